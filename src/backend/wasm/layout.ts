@@ -1,0 +1,131 @@
+/**
+ * What the WASM executor's C code and its TypeScript side agree on, in 32-bit words.
+ *
+ * The only definition: `scripts/generate-abi.ts` writes `native/wasm/include/layout.h` from it.
+ */
+
+/** Positions per KV page: four vectors of scores. */
+export const PAGE_TOKENS = 16;
+
+/** Shared by all threads; every address is a byte offset into the memory. */
+export const CONTROL = {
+  /** Raised by one to start a step; threads sleep on it. */
+  epoch: 0,
+  stop: 1,
+  numThreads: 2,
+  barrierArrived: 16,
+  barrierPhase: 32,
+  /** Threads asleep at the barrier. */
+  barrierSleepers: 33,
+  /** Epoch of the last finished step; the main thread sleeps on it. */
+  done: 48,
+
+  block: 64,
+  result: 65,
+  operations: 66,
+  numOperations: 67,
+  /** u32[numOperations * WORK_COUNTERS], zeroed before each step. */
+  workCounters: 68,
+  /** Packed activations of one linear operation. */
+  packed: 69,
+  /** Packed activations of its LoRA segments. */
+  packedLora: 70,
+  /** Private memory of thread t at `scratch + t * scratchBytes`. */
+  scratch: 71,
+  scratchBytes: 72,
+  /** u32[numSlots * numSites]: SITE record or 0. */
+  slotSites: 73,
+  numSites: 74,
+  /** f32[maxRows, shrinkStride]: A·x of every LoRA row. */
+  shrunk: 75,
+  shrinkStride: 76,
+  /** Private packing of shrunk rows, of thread t at `expandPacked + t * expandPackedBytes`. */
+  expandPacked: 77,
+  expandPackedBytes: 78,
+
+  kvPages: 80,
+  pageBytes: 81,
+  numHeads: 82,
+  numKvHeads: 83,
+  headDim: 84,
+  /** `headDim` rounded up to 4: floats per position of V. */
+  headDimPadded: 85,
+  scoreScale: 86,
+  rotaryDim: 87,
+  /** f32[maxContext, rotaryDim]: cosines, then sines, of each position. */
+  ropeTable: 88,
+  vocabSize: 89,
+  /** Floats of scores per query head in a thread's scratch. */
+  maxContext: 90,
+} as const;
+export const CONTROL_WORDS = 128;
+
+/** Atomic work queues of one operation: one per phase. */
+export const WORK_COUNTERS = 4;
+
+export const OPCODE = {
+  embed: 0,
+  rmsNorm: 1,
+  linear: 2,
+  headNorm: 3,
+  ropeKvWrite: 4,
+  attention: 5,
+  siluMul: 6,
+  gather: 7,
+  sample: 8,
+} as const;
+
+/** One operation; fields that an opcode does not use are 0. */
+export const OPERATION = {
+  opcode: 0,
+  x: 1,
+  /** Row stride of x in floats. */
+  xStride: 2,
+  out: 3,
+  outStride: 4,
+  /** Matrix panels, or a float32 vector. */
+  weight: 5,
+  format: 6,
+  /** Outputs: rows of the matrix, or the width of an element-wise operation. */
+  n: 7,
+  /** Inputs: columns of the matrix. */
+  k: 8,
+  /** Address of f32[n], or 0. */
+  bias: 9,
+  accumulate: 10,
+  /** LoRA site, or -1. */
+  site: 11,
+  /** 1 when rows are the sampled ones. */
+  sampledRows: 12,
+  /** Float bits. */
+  eps: 13,
+  /** Byte offset of the layer's part within a page; window of an attention, 0 for none, in `n`. */
+  layerOffset: 14,
+  /** First column, of a head norm. */
+  offset: 15,
+} as const;
+export const OPERATION_WORDS = 16;
+
+/** What one adapter does at one site; DELTA records follow. */
+export const SITE = {
+  format: 0,
+  /** Ranks of all deltas: rows of the stacked A. */
+  totalRank: 1,
+  a: 2,
+  numDeltas: 3,
+  /** Output panels expanded per claim; all of them where deltas are not aligned to panels. */
+  expandPanels: 4,
+} as const;
+export const SITE_WORDS = 8;
+
+export const DELTA = {
+  /** First column of this delta's rank space in the shrunk row. */
+  rankOffset: 0,
+  rank: 1,
+  outOffset: 2,
+  width: 3,
+  /** Float bits. */
+  scale: 4,
+  b: 5,
+} as const;
+export const DELTA_WORDS = 8;

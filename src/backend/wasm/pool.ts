@@ -1,0 +1,64 @@
+/** The compute threads: started once, asleep between steps, woken by one word of shared memory. */
+import { NativeError } from "../../core/errors.ts";
+import { CONTROL } from "./layout.ts";
+import type { PoolWorkerStart } from "./pool-worker.ts";
+
+export class ThreadPool {
+  readonly #workers: readonly Worker[];
+  readonly #control: Int32Array;
+  #failure: NativeError | null = null;
+  #rejectStep: ((failure: NativeError) => void) | null = null;
+
+  private constructor(workers: readonly Worker[], control: Int32Array) {
+    this.#workers = workers;
+    this.#control = control;
+    for (const worker of workers) {
+      worker.onerror = (event) => this.#fail(new Error(event.message));
+    }
+  }
+
+  /** Resolves when every thread has its instance. */
+  static async start(starts: readonly PoolWorkerStart[], control: Int32Array): Promise<ThreadPool> {
+    const workers = starts.map(() => new Worker(new URL("./pool-worker.ts", import.meta.url).href));
+    await Promise.all(
+      workers.map(
+        (worker, i) =>
+          new Promise<void>((resolve, reject) => {
+            worker.onmessage = () => resolve();
+            worker.onerror = (event) =>
+              reject(new NativeError("backend_unavailable", "a compute thread could not start", { cause: new Error(event.message) }));
+            worker.postMessage(starts[i]);
+          }),
+      ),
+    );
+    return new ThreadPool(workers, control);
+  }
+
+  /** Runs the step that memory describes; one at a time. */
+  async step(): Promise<void> {
+    if (this.#failure !== null) throw this.#failure;
+    const epoch = Atomics.add(this.#control, CONTROL.epoch, 1) + 1;
+    const finished = Atomics.waitAsync(this.#control, CONTROL.done, epoch - 1);
+    Atomics.notify(this.#control, CONTROL.epoch);
+    if (!finished.async) return;
+    await new Promise<void>((resolve, reject) => {
+      this.#rejectStep = reject;
+      void finished.value.then(() => resolve());
+    });
+    this.#rejectStep = null;
+  }
+
+  stop(): void {
+    Atomics.store(this.#control, CONTROL.stop, 1);
+    Atomics.add(this.#control, CONTROL.epoch, 1);
+    Atomics.notify(this.#control, CONTROL.epoch);
+    for (const worker of this.#workers) worker.terminate();
+  }
+
+  /** A trap in one thread leaves the others at a barrier for ever: the pool is over. */
+  #fail(cause: Error): void {
+    this.#failure = new NativeError("backend_failed", "a compute thread stopped; restart the server", { cause });
+    for (const worker of this.#workers) worker.terminate();
+    this.#rejectStep?.(this.#failure);
+  }
+}

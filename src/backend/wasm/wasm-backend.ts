@@ -1,0 +1,326 @@
+/** The backend for any CPU: kernels in WebAssembly SIMD on a pool of threads over one shared memory. */
+import { AdapterError, InvariantError, invariant } from "../../core/errors.ts";
+import type { SlotId } from "../../core/ids.ts";
+import { decodeResult, encodeStep, resultWords, StepBlock, stepWords } from "../../core/step-block.ts";
+import { RESULT_HEADER } from "../../core/step-layout.ts";
+import type { Step, StepResult } from "../../core/step.ts";
+import type { AdapterWeights } from "../../lora/adapter-weights.ts";
+import { RunAllocator } from "../../lora/run-allocator.ts";
+import type { Program } from "../../model/program.ts";
+import type { AdapterImage, Backend, BackendInfo, BackendOptions } from "../backend.ts";
+import { attachImage, type WasmAdapterImage } from "./adapter-image.ts";
+import { compileProgram, layerPageBytes, paddedHeadDim, ropeTable } from "./compile.ts";
+import { FORMAT } from "./formats.ts";
+import { CONTROL, CONTROL_WORDS, OPERATION_WORDS, PAGE_TOKENS, WORK_COUNTERS } from "./layout.ts";
+import { loadWeights, weightBytes, windowBytes } from "./load-weights.ts";
+import { align, MemoryPlan } from "./memory.ts";
+import { compileModule, createMemory, instantiate, STACK_BYTES, WASM_PAGE_BYTES, type WasmExports } from "./module.ts";
+import { ThreadPool } from "./pool.ts";
+import { AdapterStager } from "./stage-adapter.ts";
+
+/** Adapter memory is handed out in runs of this unit. */
+const ADAPTER_UNIT_BYTES = 4096;
+
+/** Bytes of KV memory that one page takes, for callers that size `numPages` by a budget. */
+export const kvPageBytes = (program: Program): number => program.numLayers * layerPageBytes(program);
+
+/** @throws {NativeError} `backend_unavailable`; {ModelError} `model_invalid` for damaged weights */
+export async function openWasmBackend(options: BackendOptions): Promise<Backend> {
+  const module = await compileModule();
+  const layout = planMemory(options, instantiateProbe(module));
+  const memory = createMemory(layout.end);
+  const exports = instantiate(module, memory, layout.stacks[0]!);
+  loadWeights(options.program, options.weights, FORMAT[options.format], exports, memory, layout.weights, layout.window);
+  writeConstants(options, layout, memory);
+  const control = new Int32Array(memory.buffer, layout.control, CONTROL_WORDS);
+  const pool = await ThreadPool.start(
+    Array.from({ length: options.numThreads }, (_, thread) => ({
+      module,
+      memory,
+      // The main thread's instance keeps the first stack.
+      stackTop: layout.stacks[thread + 1]!,
+      control: layout.control,
+      thread,
+    })),
+    control,
+  );
+  return new WasmBackend(options, layout, memory, pool, new AdapterStager(module, options.program));
+}
+
+/** Sizes are asked of the C code before the real memory exists. */
+function instantiateProbe(module: WebAssembly.Module): WasmExports {
+  const plan = new MemoryPlan();
+  const stack = plan.reserve(STACK_BYTES) + STACK_BYTES;
+  return instantiate(module, createMemory(plan.end), stack);
+}
+
+interface Layout {
+  /** Top addresses: the main thread's, then one per compute thread. */
+  readonly stacks: readonly number[];
+  readonly control: number;
+  readonly operations: number;
+  readonly workCounters: number;
+  readonly workCounterWords: number;
+  readonly block: number;
+  readonly blockWords: number;
+  readonly result: number;
+  readonly resultWords: number;
+  readonly buffers: readonly number[];
+  readonly packed: number;
+  readonly packedLora: number;
+  readonly scratch: number;
+  readonly scratchBytes: number;
+  readonly slotSites: number;
+  readonly ropeTable: number;
+  readonly maxContext: number;
+  readonly kvPages: number;
+  readonly pageBytes: number;
+  readonly adapters: number;
+  readonly weights: readonly number[];
+  readonly weightBytes: number;
+  /** Free before the first step: what loading weights reads into. Later the start of the shrunk rows, which grow. */
+  readonly window: number;
+  readonly end: number;
+}
+
+function planMemory(options: BackendOptions, exports: WasmExports): Layout {
+  const { program, maxRows, maxSequences, numPages, numThreads } = options;
+  const format = FORMAT[options.format];
+  const plan = new MemoryPlan();
+  const maxContext = Math.min(program.maxContext, numPages * PAGE_TOKENS);
+  const maxCols = Math.max(...program.weights.map((weight) => weight.cols));
+  const siteCols = Math.max(1, ...program.sites.map((site) => site.inWidth));
+  // Every segment's packed rows start on a tile of their own.
+  const segmentRows = maxRows + 3 * Math.min(maxRows, maxSequences) + 4;
+  const activations = (rows: number, cols: number): number => align(exports.activation_bytes(format, rows, cols) >>> 0);
+  const scratchBytes = align(
+    Math.max(
+      activations(1, maxCols) + (exports.linear_scratch_bytes(maxRows, maxCols) >>> 0),
+      (4 * paddedHeadDim(program) + 2 * (maxContext + 2 * PAGE_TOKENS)) * 4,
+      (program.vocabSize + 4) * 4,
+    ),
+  );
+  // Penalties list tokens that are in the KV pool, or were just sampled; biases and stop tokens come on top.
+  const maxAdjustments = numPages * PAGE_TOKENS + maxSequences * 1024;
+  const blockWords = stepWords(maxRows, maxSequences, numPages, maxSequences, maxSequences, maxAdjustments);
+  const workCounterWords = program.operations.length * WORK_COUNTERS;
+  const sizes = program.weights.map((weight) => weightBytes(exports, weight, format));
+
+  const stacks = Array.from({ length: numThreads + 1 }, () => plan.reserve(STACK_BYTES) + STACK_BYTES);
+  const control = plan.reserve(CONTROL_WORDS * 4);
+  const layout = {
+    stacks,
+    control,
+    operations: plan.reserve(program.operations.length * OPERATION_WORDS * 4),
+    workCounters: plan.reserve(workCounterWords * 4),
+    workCounterWords,
+    block: plan.reserve(blockWords * 4),
+    blockWords,
+    result: plan.reserve(resultWords(maxSequences) * 4),
+    resultWords: resultWords(maxSequences),
+    buffers: program.buffers.map(({ width, rows }) =>
+      plan.reserve(width * (rows === "sampled" ? maxSequences : maxRows) * 4),
+    ),
+    packed: plan.reserve(activations(maxRows, maxCols)),
+    packedLora: plan.reserve(align(segmentRows * siteCols * 4) + 64 * maxSequences),
+    scratch: plan.reserve(numThreads * scratchBytes),
+    scratchBytes,
+    slotSites: plan.reserve(options.numSlots * program.sites.length * 4),
+    ropeTable: plan.reserve(maxContext * program.rope.rotaryDim * 4),
+    maxContext,
+    pageBytes: kvPageBytes(program),
+    kvPages: plan.reserve(numPages * kvPageBytes(program)),
+    adapters: plan.reserve(options.adapterBytes),
+    weights: sizes.map((size) => plan.reserve(size)),
+    weightBytes: sizes.reduce((sum, size) => sum + size, 0),
+  };
+  const window = plan.reserve(windowBytes(program));
+  return { ...layout, window, end: plan.end };
+}
+
+function writeConstants(options: BackendOptions, layout: Layout, memory: WebAssembly.Memory): void {
+  const { program } = options;
+  const words = compileProgram(program, {
+    buffers: layout.buffers,
+    weights: layout.weights,
+    format: FORMAT[options.format],
+  });
+  new Uint32Array(memory.buffer, layout.operations, words.length).set(words);
+  ropeTable(program, layout.maxContext, new Float32Array(memory.buffer, layout.ropeTable));
+
+  const control = new Uint32Array(memory.buffer, layout.control, CONTROL_WORDS);
+  const constants: Partial<Record<keyof typeof CONTROL, number>> = {
+    numThreads: options.numThreads,
+    block: layout.block,
+    result: layout.result,
+    operations: layout.operations,
+    numOperations: program.operations.length,
+    workCounters: layout.workCounters,
+    packed: layout.packed,
+    packedLora: layout.packedLora,
+    scratch: layout.scratch,
+    scratchBytes: layout.scratchBytes,
+    slotSites: layout.slotSites,
+    numSites: program.sites.length,
+    kvPages: layout.kvPages,
+    pageBytes: layout.pageBytes,
+    numHeads: program.attention.numHeads,
+    numKvHeads: program.attention.numKvHeads,
+    headDim: program.attention.headDim,
+    headDimPadded: paddedHeadDim(program),
+    rotaryDim: program.rope.rotaryDim,
+    ropeTable: layout.ropeTable,
+    vocabSize: program.vocabSize,
+    maxContext: layout.maxContext,
+  };
+  for (const [name, value] of Object.entries(constants)) control[CONTROL[name as keyof typeof CONTROL]] = value;
+  new Float32Array(memory.buffer, layout.control, CONTROL_WORDS)[CONTROL.scoreScale] = program.attention.scale;
+}
+
+class WasmBackend implements Backend {
+  readonly info: BackendInfo;
+  readonly #options: BackendOptions;
+  readonly #layout: Layout;
+  readonly #memory: WebAssembly.Memory;
+  readonly #pool: ThreadPool;
+  readonly #stager: AdapterStager;
+  readonly #room: RunAllocator;
+  /** Where each attached slot's bytes lie, in units. */
+  readonly #attached = new Map<SlotId, { readonly start: number; readonly length: number }>();
+  readonly #block = new StepBlock();
+  /** The LoRA work areas at the end of memory, as large as the largest adapter attached so far needs. */
+  #maxTotalRank = 0;
+  #maxRank = 0;
+  #running: Promise<unknown> = Promise.resolve();
+
+  constructor(
+    options: BackendOptions,
+    layout: Layout,
+    memory: WebAssembly.Memory,
+    pool: ThreadPool,
+    stager: AdapterStager,
+  ) {
+    this.#options = options;
+    this.#layout = layout;
+    this.#memory = memory;
+    this.#pool = pool;
+    this.#stager = stager;
+    this.#room = new RunAllocator(Math.floor(options.adapterBytes / ADAPTER_UNIT_BYTES));
+    const threads = options.numThreads === 1 ? "1 thread" : `${options.numThreads} threads`;
+    this.info = {
+      name: "wasm",
+      description: `WebAssembly SIMD, ${threads}, ${options.format} weights`,
+      pageTokens: PAGE_TOKENS,
+      numPages: options.numPages,
+      numSlots: options.numSlots,
+      adapterBytes: options.adapterBytes,
+      maxRows: options.maxRows,
+      maxSequences: options.maxSequences,
+      weightBytes: layout.weightBytes,
+      kvBytes: options.numPages * layout.pageBytes,
+    };
+  }
+
+  run(step: Step): Promise<StepResult> {
+    const result = this.#running.then(() => this.#run(step));
+    this.#running = result.catch(() => undefined);
+    return result;
+  }
+
+  async #run(step: Step): Promise<StepResult> {
+    const started = performance.now();
+    encodeStep(step, this.#block);
+    const { used } = this.#block;
+    invariant(used.length <= this.#layout.blockWords, "a step block fits its memory");
+    const { buffer } = this.#memory;
+    new Int32Array(buffer, this.#layout.block, used.length).set(used);
+    new Uint32Array(buffer, this.#layout.workCounters, this.#layout.workCounterWords).fill(0);
+    this.#writeLoraAreas();
+    await this.#pool.step();
+    const words = new Int32Array(buffer, this.#layout.result, this.#layout.resultWords);
+    words[RESULT_HEADER.elapsedMicros] = (performance.now() - started) * 1000;
+    return decodeResult(words, new Float32Array(buffer, this.#layout.result, this.#layout.resultWords));
+  }
+
+  stage(adapter: AdapterWeights): Promise<AdapterImage> {
+    return this.#stager.stage(adapter);
+  }
+
+  deviceBytes(image: AdapterImage): number {
+    return Math.ceil(image.numBytes / ADAPTER_UNIT_BYTES) * ADAPTER_UNIT_BYTES;
+  }
+
+  // Nothing here waits: the copy runs at memory speed, and a slot that no step names may be written at any time.
+  async attach(slot: SlotId, image: AdapterImage): Promise<void> {
+    if (!isWasmImage(image)) throw new InvariantError("an image was staged by another backend");
+    invariant(!this.#attached.has(slot), "a slot is detached before it is attached again");
+    this.#growLoraAreas(image);
+    const length = this.deviceBytes(image) / ADAPTER_UNIT_BYTES;
+    const start = this.#room.allocate(length);
+    if (start === undefined) {
+      throw new AdapterError(
+        "adapter_too_large",
+        `the adapter takes ${image.numBytes} bytes, and no free run of the ${this.#options.adapterBytes} bytes ` +
+          "for adapters is that long; raise device_cache_percent",
+      );
+    }
+    this.#attached.set(slot, { start, length });
+    const address = this.#layout.adapters + start * ADAPTER_UNIT_BYTES;
+    attachImage(this.#memory, address, image, this.#siteTable(slot));
+  }
+
+  detach(slot: SlotId): void {
+    const run = this.#attached.get(slot);
+    invariant(run !== undefined, "only an attached slot is detached");
+    this.#siteTable(slot).fill(0);
+    this.#room.free(run.start, run.length);
+    this.#attached.delete(slot);
+  }
+
+  async close(): Promise<void> {
+    await this.#running;
+    this.#pool.stop();
+  }
+
+  #siteTable(slot: SlotId): Uint32Array {
+    const numSites = this.#options.program.sites.length;
+    return new Uint32Array(this.#memory.buffer, this.#layout.slotSites + slot * numSites * 4, numSites);
+  }
+
+  /** Work areas lie at the end of memory so that an adapter of any rank only makes the memory longer. */
+  #growLoraAreas(image: WasmAdapterImage): void {
+    this.#maxTotalRank = Math.max(this.#maxTotalRank, Math.ceil(image.maxTotalRank / 8) * 8);
+    this.#maxRank = Math.max(this.#maxRank, image.maxRank);
+    const { shrunkBytes, expandBytes } = this.#loraAreas();
+    const end = this.#layout.window + shrunkBytes + this.#options.numThreads * expandBytes;
+    const missing = end - this.#memory.buffer.byteLength;
+    if (missing <= 0) return;
+    try {
+      this.#memory.grow(Math.ceil(missing / WASM_PAGE_BYTES));
+    } catch (cause) {
+      throw new AdapterError("adapter_too_large", `no memory for the work areas of rank ${image.maxRank}`, { cause });
+    }
+  }
+
+  #loraAreas(): { shrunkBytes: number; expandBytes: number } {
+    const rows = Math.ceil(this.#options.maxRows / 4) * 4;
+    return {
+      shrunkBytes: align(rows * this.#maxTotalRank * 4),
+      expandBytes: align(rows * this.#maxRank * 4),
+    };
+  }
+
+  /** Written between steps only: threads read these words while a step runs. */
+  #writeLoraAreas(): void {
+    const { shrunkBytes, expandBytes } = this.#loraAreas();
+    const control = new Uint32Array(this.#memory.buffer, this.#layout.control, CONTROL_WORDS);
+    control[CONTROL.shrunk] = this.#layout.window;
+    control[CONTROL.shrinkStride] = this.#maxTotalRank;
+    control[CONTROL.expandPacked] = this.#layout.window + shrunkBytes;
+    control[CONTROL.expandPackedBytes] = expandBytes;
+  }
+}
+
+function isWasmImage(image: AdapterImage): image is WasmAdapterImage {
+  return "sites" in image;
+}

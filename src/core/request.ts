@@ -1,0 +1,48 @@
+/** What a client asked, past all parsing: token ids, a sampling record and an adapter by id. */
+import type { LorikeetError } from "./errors.ts";
+import type { AdapterId } from "./ids.ts";
+import type { FinishReason, SampledToken, Sampling } from "./sampling.ts";
+
+export interface GenerationRequest {
+  /** At least one id, each below the vocabulary's size. */
+  readonly promptTokens: readonly number[];
+  /** `null` for the base model. */
+  readonly adapter: AdapterId | null;
+  readonly sampling: Sampling;
+  /** Whose request it is, for limits and fairness; empty without keys. */
+  readonly tenant: string;
+  /** Longest time from submission to the last token; `null` for the server's own limit. */
+  readonly timeoutMs: number | null;
+}
+
+/** A piece of one sequence's output: the text and tokens of one or more steps. */
+export interface GenerationEvent {
+  /** New text, always whole code points; may be empty while a stop string or a character is incomplete. */
+  readonly text: string;
+  readonly tokens: readonly SampledToken[];
+  /** Present on the last event only. */
+  readonly finish: Finish | null;
+}
+
+export interface Finish {
+  readonly reason: FinishReason;
+  /** The stop string or user's stop token that ended it; `null` for the model's own end token and every other reason. */
+  readonly stopReason: string | number | null;
+  /** Present when `reason` is `error`. */
+  readonly error: LorikeetError | null;
+  readonly usage: Usage;
+  readonly timing: RequestTiming;
+}
+
+export interface Usage {
+  readonly promptTokens: number;
+  readonly completionTokens: number;
+}
+
+/** Milliseconds spent in each part of a request's life. */
+export interface RequestTiming {
+  readonly queueMs: number;
+  readonly adapterMs: number;
+  readonly prefillMs: number;
+  readonly decodeMs: number;
+}

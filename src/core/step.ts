@@ -1,0 +1,48 @@
+/**
+ * One forward pass as plain records: what the engine asks of a backend, and what comes back.
+ *
+ * `encodeStep` in `step-block.ts` turns a `Step` into the words that native code reads.
+ */
+import type { SampledToken, Sampling } from "./sampling.ts";
+import type { PageId, SlotId } from "./ids.ts";
+
+/** Consecutive positions of one sequence. */
+export interface StepSequence {
+  /** Tokens to compute, at least one. */
+  readonly tokens: ArrayLike<number>;
+  /** Position of the first of them, from 0. */
+  readonly position: number;
+  /** Pages that hold positions `0 .. position + tokens.length - 1`, in order. */
+  readonly pages: readonly PageId[];
+  /** `NO_SLOT` for the base model. */
+  readonly slot: SlotId;
+  /** Present when the last row's logits are wanted: a decode row, or the end of a prompt. */
+  readonly sample: StepSample | null;
+}
+
+export interface StepSample {
+  readonly sampling: Sampling;
+  /** Tokens generated so far: 0 for the first. */
+  readonly counter: number;
+  /** Tokens whose logits change before sampling; empty in the common case. */
+  readonly adjustments: readonly TokenAdjustment[];
+}
+
+export interface TokenAdjustment {
+  readonly token: number;
+  readonly generatedCount: number;
+  readonly seen: boolean;
+  readonly bias: number;
+}
+
+/** Sequences sorted by slot, so that rows of one adapter are neighbours. */
+export interface Step {
+  readonly sequences: readonly StepSequence[];
+}
+
+export interface StepResult {
+  /** One entry per sequence that asked for a sample, in step order; `null` where logits were not finite. */
+  readonly sampled: readonly (SampledToken | null)[];
+  /** Time inside native code. */
+  readonly computeMs: number;
+}

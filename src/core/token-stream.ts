@@ -1,0 +1,122 @@
+/**
+ * The way from the engine to whoever reads one sequence: pull based, bounded, one reader.
+ *
+ * The engine never waits for a reader. Pieces that meet no waiting reader are merged into one event, so a
+ * slow reader gets fewer and larger events; past the caps the stream is full and its sequence is cancelled.
+ */
+import { InvariantError } from "./errors.ts";
+import type { Finish, GenerationEvent } from "./request.ts";
+import type { SampledToken } from "./sampling.ts";
+
+export interface TokenStreamLimits {
+  /** Most unread tokens, each alternative of a token counting as one more; at least 1. */
+  readonly maxUnreadTokens: number;
+  /** Most unread UTF-16 units of text; at least 1. */
+  readonly maxUnreadChars: number;
+}
+
+export const defaultStreamLimits: TokenStreamLimits = {
+  maxUnreadTokens: 65_536,
+  maxUnreadChars: 262_144,
+};
+
+type ReadResult = IteratorResult<GenerationEvent, undefined>;
+const END: ReadResult = { done: true, value: undefined };
+
+export class TokenStream implements AsyncIterable<GenerationEvent> {
+  readonly #limits: TokenStreamLimits;
+  readonly #onAbandon: () => void;
+  #text = "";
+  #tokens: SampledToken[] = [];
+  #numUnread = 0;
+  #finish: Finish | null = null;
+  /** `finished`: the last piece is in; `ended`: it was read, or the reader left. */
+  #state: "open" | "finished" | "ended" = "open";
+  #waiting: ((result: ReadResult) => void) | null = null;
+  #isTaken = false;
+
+  /** @param onAbandon called once when the reader leaves before it has read the finish */
+  constructor(onAbandon: () => void, limits: TokenStreamLimits = defaultStreamLimits) {
+    this.#onAbandon = onAbandon;
+    this.#limits = limits;
+  }
+
+  /**
+   * Adds text and tokens.
+   *
+   * @returns false when the unread part is over a cap: only the finish should follow
+   */
+  push(text: string, tokens: readonly SampledToken[]): boolean {
+    if (this.#state !== "open") return true;
+    this.#keep(text, tokens);
+    this.#wakeReader();
+    return (
+      this.#numUnread <= this.#limits.maxUnreadTokens &&
+      this.#text.length <= this.#limits.maxUnreadChars
+    );
+  }
+
+  /** Adds the last piece; later calls change nothing. */
+  end(text: string, tokens: readonly SampledToken[], finish: Finish): void {
+    if (this.#state !== "open") return;
+    this.#keep(text, tokens);
+    this.#finish = finish;
+    this.#state = "finished";
+    this.#wakeReader();
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<GenerationEvent, undefined> {
+    if (this.#isTaken) throw new InvariantError("a generation has one reader only");
+    this.#isTaken = true;
+    return { next: () => this.#next(), return: () => this.#leave() };
+  }
+
+  #keep(text: string, tokens: readonly SampledToken[]): void {
+    this.#text += text;
+    for (const token of tokens) {
+      this.#tokens.push(token);
+      this.#numUnread += 1 + token.top.length;
+    }
+  }
+
+  #wakeReader(): void {
+    if (this.#waiting === null) return;
+    const wake = this.#waiting;
+    this.#waiting = null;
+    wake(this.#take());
+  }
+
+  #take(): ReadResult {
+    const value: GenerationEvent = { text: this.#text, tokens: this.#tokens, finish: this.#finish };
+    this.#text = "";
+    this.#tokens = [];
+    this.#numUnread = 0;
+    if (this.#finish !== null) this.#state = "ended";
+    return { done: false, value };
+  }
+
+  #next(): Promise<ReadResult> {
+    if (this.#state === "ended") return Promise.resolve(END);
+    if (this.#waiting !== null) {
+      return Promise.reject(new InvariantError("a generation is read one event at a time"));
+    }
+    if (this.#tokens.length > 0 || this.#text !== "" || this.#finish !== null) {
+      return Promise.resolve(this.#take());
+    }
+    return new Promise((resolve) => {
+      this.#waiting = resolve;
+    });
+  }
+
+  #leave(): Promise<ReadResult> {
+    if (this.#state !== "ended") {
+      this.#state = "ended";
+      this.#text = "";
+      this.#tokens = [];
+      this.#waiting?.(END);
+      this.#waiting = null;
+      this.#onAbandon();
+    }
+    return Promise.resolve(END);
+  }
+}

@@ -1,0 +1,106 @@
+/** Turns a plan into a step on the backend, and the result into tokens of its sequences. */
+import type { Backend } from "../backend/backend.ts";
+import type { Clock } from "../core/clock.ts";
+import { NativeError, toLorikeetError } from "../core/errors.ts";
+import type { SampledToken } from "../core/sampling.ts";
+import type { Step, StepSample, StepSequence } from "../core/step.ts";
+import { picksToken, type PlanEntry, type StepPlan } from "../schedule/compose-step.ts";
+import { failure } from "../schedule/retire.ts";
+import { appendToken, numGenerated, type Sequence } from "../schedule/sequence.ts";
+
+/** Only grow. */
+export interface EngineCounters {
+  steps: number;
+  /** Prompt tokens of sequences that reached their first token. */
+  promptTokens: number;
+  generatedTokens: number;
+  /** Milliseconds inside the backend's native code. */
+  computeMs: number;
+}
+
+export class Engine {
+  readonly counters: EngineCounters = {
+    steps: 0,
+    promptTokens: 0,
+    generatedTokens: 0,
+    computeMs: 0,
+  };
+  readonly #backend: Pick<Backend, "run">;
+  readonly #clock: Clock;
+
+  constructor(backend: Pick<Backend, "run">, clock: Clock) {
+    this.#backend = backend;
+    this.#clock = clock;
+  }
+
+  /**
+   * Runs a step and hands each sequence its token. A sequence that ends gets its `ending`; nothing is retired.
+   *
+   * @throws {NativeError} `backend_failed`; no sequence has changed then
+   */
+  async runStep(plan: StepPlan): Promise<void> {
+    const result = await this.#backend.run(toStep(plan));
+    const numSampled = plan.entries.reduce((sum, entry) => sum + (picksToken(entry) ? 1 : 0), 0);
+    if (result.sampled.length !== numSampled) {
+      throw new NativeError(
+        "backend_failed",
+        `the backend returned ${result.sampled.length} tokens for ${numSampled} sampled rows`,
+      );
+    }
+    this.counters.steps++;
+    this.counters.computeMs += result.computeMs;
+    const nowMs = this.#clock.nowMs();
+    let next = 0;
+    for (const entry of plan.entries) {
+      const token = picksToken(entry) ? result.sampled[next++]! : undefined;
+      entry.sequence.computed = entry.position + entry.numRows;
+      if (token !== undefined && entry.sequence.ending === null) {
+        this.#apply(entry.sequence, token, nowMs);
+      }
+    }
+  }
+
+  #apply(sequence: Sequence, token: SampledToken | null, nowMs: number): void {
+    if (token === null) {
+      sequence.ending = failure(
+        new NativeError(
+          "non_finite_logits",
+          "the model's output for this request was not a finite number; check the adapter's weights",
+        ),
+      );
+      return;
+    }
+    appendToken(sequence, token.id);
+    this.counters.generatedTokens++;
+    if (sequence.firstTokenMs === null) {
+      sequence.firstTokenMs = nowMs;
+      this.counters.promptTokens += sequence.promptLength;
+    }
+    try {
+      sequence.ending = sequence.output.accept(token);
+    } catch (thrown) {
+      // One request's text must not stop the step of the others.
+      sequence.ending = failure(toLorikeetError(thrown));
+    }
+  }
+}
+
+/** @complexity O(sequences); tokens are views, page tables and adjustments are shared with the records */
+export const toStep = (plan: StepPlan): Step => ({ sequences: plan.entries.map(toStepSequence) });
+
+function toStepSequence(entry: PlanEntry): StepSequence {
+  const { sequence, slot, position, numRows } = entry;
+  return {
+    tokens: sequence.tokens.subarray(position, position + numRows),
+    position,
+    pages: sequence.pages,
+    slot,
+    sample: picksToken(entry) ? toSample(sequence) : null,
+  };
+}
+
+const toSample = (sequence: Sequence): StepSample => ({
+  sampling: sequence.sampling,
+  counter: numGenerated(sequence),
+  adjustments: sequence.output.adjustments(),
+});

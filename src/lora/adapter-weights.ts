@@ -1,0 +1,46 @@
+/** The one form that every adapter file is translated to. */
+import type { SiteId } from "../model/program.ts";
+
+/** Row-major numbers as they lie in a file, little-endian. */
+export interface AdapterMatrix {
+  readonly dtype: "F32" | "F16" | "BF16";
+  readonly rows: number;
+  readonly cols: number;
+  readonly bytes: Uint8Array;
+}
+
+/** `out[offset .. offset + width] += scale · B · (A · x)` at one site. */
+export interface LoraDelta {
+  readonly site: SiteId;
+  readonly offset: number;
+  readonly width: number;
+  readonly rank: number;
+  /** `alpha / rank`, or `alpha / sqrt(rank)` for rsLoRA; kept apart from B, in float64 here and float32 on the device. */
+  readonly scale: number;
+  /** `[rank, inWidth]` */
+  readonly a: AdapterMatrix;
+  /** `[width, rank]` */
+  readonly b: AdapterMatrix;
+}
+
+export interface AdapterWeights {
+  /** SHA-256 over the canonical configuration and weights, hex. */
+  readonly digest: string;
+  /** Ordered by site, then offset. */
+  readonly deltas: readonly LoraDelta[];
+  readonly report: AdapterReport;
+}
+
+/** What a load found and will do: the proof that the adapter is applied. */
+export interface AdapterReport {
+  readonly format: "peft";
+  /** Module paths that the adapter changes. */
+  readonly numModules: number;
+  readonly maxRank: number;
+  readonly minRank: number;
+  readonly scaleRule: "alpha/rank" | "alpha/sqrt(rank)";
+  /** Bytes of all A and B matrices as stored. */
+  readonly numBytes: number;
+  /** Things worth telling that are not errors, a sentence each. */
+  readonly warnings: readonly string[];
+}

@@ -1,0 +1,1 @@
+export class RunAllocator { #n:number; #next=0; constructor(n:number){this.#n=n;} allocate(l:number):number|undefined{ if(this.#next+l>this.#n) return undefined; const s=this.#next; this.#next+=l; return s;} free(_s:number,_l:number){} }

@@ -1,0 +1,143 @@
+/**
+ * The forward program: a model's layers as a flat list of operations over named buffers.
+ *
+ * It is made once from `config.json`, knows nothing of a batch, and both backends run it. Activation
+ * buffers are float32 `[rows, width]`; `step` buffers have one row per row of the step, `sampled`
+ * buffers one per row whose logits are wanted.
+ */
+
+/** Index into `Program.buffers`. */
+export type BufferId = number;
+/** Index into `Program.weights`. */
+export type WeightId = number;
+/** Index into `Program.sites`. */
+export type SiteId = number;
+
+export interface BufferSpec {
+  readonly name: string;
+  /** Floats per row. */
+  readonly width: number;
+  readonly rows: "step" | "sampled";
+}
+
+/** A tensor of the checkpoint, or a run of its rows, that becomes part of a weight. */
+export interface WeightPart {
+  readonly tensor: string;
+  /** Rows taken, all of the tensor's. */
+  readonly rows: number;
+}
+
+export interface WeightSpec {
+  readonly name: string;
+  /** `matrix` is stored in the backend's weight format; `vector` always in float32. */
+  readonly kind: "matrix" | "vector";
+  readonly rows: number;
+  /** 1 for a vector. */
+  readonly cols: number;
+  /** Stacked along rows, in order. Two weights may name the same tensor (tied embeddings share one weight instead). */
+  readonly parts: readonly WeightPart[];
+}
+
+/**
+ * A place where adapters act: one linear operation's input and output.
+ *
+ * `modules` says which slice of the output each module path writes: `q_proj`, `k_proj` and `v_proj`
+ * of a fused matrix, or the fused `qkv_proj` itself. Modules that the base checkpoint does not have
+ * under that name (`own: false`) are other spellings that adapters of fused or split layouts use.
+ */
+export interface LoraSite {
+  readonly name: string;
+  readonly layer: number;
+  readonly inWidth: number;
+  readonly outWidth: number;
+  readonly modules: readonly SiteModule[];
+}
+
+export interface SiteModule {
+  /** Full path as in the checkpoint, e.g. `model.layers.0.self_attn.q_proj`. */
+  readonly path: string;
+  readonly offset: number;
+  readonly width: number;
+  readonly own: boolean;
+}
+
+export interface RopeSpec {
+  /** Rotated part of the head, even, at most `headDim`; the rest passes through. */
+  readonly rotaryDim: number;
+  /** `[rotaryDim / 2]` inverse frequencies in float64, scaling rules already applied. */
+  readonly inverseFrequencies: readonly number[];
+  /** Multiplies cosine and sine; 1 except for scalings that ask for it. */
+  readonly attentionScaling: number;
+}
+
+export type Operation =
+  /** `out[row] = weight[token[row]]` */
+  | { readonly kind: "embed"; readonly weight: WeightId; readonly out: BufferId }
+  /** `out = x / rms(x) * weight`, per row */
+  | {
+      readonly kind: "rmsNorm";
+      readonly x: BufferId;
+      readonly weight: WeightId;
+      readonly eps: number;
+      readonly out: BufferId;
+    }
+  /**
+   * `out = [out +] weight · x [+ bias] [+ adapter deltas of site]`.
+   * With `accumulate` the whole product, bias and deltas are added to what `out` holds (the residual stream).
+   */
+  | {
+      readonly kind: "linear";
+      readonly x: BufferId;
+      readonly weight: WeightId;
+      readonly bias: WeightId | null;
+      readonly out: BufferId;
+      readonly accumulate: boolean;
+      readonly site: SiteId | null;
+    }
+  /** RMS norm of each head in `x[offset .. offset + numHeads * headDim]`, in place; `weight` is `[headDim]` */
+  | {
+      readonly kind: "headNorm";
+      readonly x: BufferId;
+      readonly offset: number;
+      readonly numHeads: number;
+      readonly weight: WeightId;
+      readonly eps: number;
+    }
+  /** Rotates q and k of the fused qkv buffer in place and writes k and v into the layer's pages */
+  | { readonly kind: "ropeKvWrite"; readonly qkv: BufferId; readonly layer: number }
+  /** Causal attention of each row over its sequence's pages; `window` limits how far back, in positions */
+  | {
+      readonly kind: "attention";
+      readonly qkv: BufferId;
+      readonly out: BufferId;
+      readonly layer: number;
+      readonly window: number | null;
+    }
+  /** `out = silu(x[0 .. width]) * x[width .. 2 * width]` */
+  | { readonly kind: "siluMul"; readonly x: BufferId; readonly out: BufferId }
+  /** Copies the sampled rows of `x` into a `sampled` buffer */
+  | { readonly kind: "gather"; readonly x: BufferId; readonly out: BufferId }
+  /** Picks a token for each sampled row from its logits */
+  | { readonly kind: "sample"; readonly logits: BufferId };
+
+export interface AttentionShape {
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  readonly headDim: number;
+  /** Multiplies the scores: `1 / sqrt(headDim)` for all models served. */
+  readonly scale: number;
+}
+
+export interface Program {
+  readonly numLayers: number;
+  readonly hiddenSize: number;
+  readonly vocabSize: number;
+  /** Longest sequence the positions allow. */
+  readonly maxContext: number;
+  readonly attention: AttentionShape;
+  readonly rope: RopeSpec;
+  readonly buffers: readonly BufferSpec[];
+  readonly weights: readonly WeightSpec[];
+  readonly sites: readonly LoraSite[];
+  readonly operations: readonly Operation[];
+}

@@ -1,0 +1,16 @@
+/** Where a backend reads the checkpoint's tensors from while it opens. */
+export interface WeightSource {
+  /** Shape and dtype as stored; a vector has `cols` 1. */
+  info(tensor: string): TensorInfo;
+  /**
+   * Reads rows `[rowStart, rowStart + numRows)` into the start of `target`, as stored, little-endian.
+   * `target` may view shared memory and holds at least `numRows * cols * bytes per element`.
+   */
+  readRows(tensor: string, rowStart: number, numRows: number, target: Uint8Array): void;
+}
+
+export interface TensorInfo {
+  readonly dtype: "F32" | "F16" | "BF16";
+  readonly rows: number;
+  readonly cols: number;
+}

@@ -1,0 +1,154 @@
+/** What the next step computes. */
+import { growTable, pagesFor, pagesMissing } from "../kv/page-table.ts";
+import type { SlotId } from "../core/ids.ts";
+import { hasStartable, nextToStart } from "./fair-order.ts";
+import { reservePages } from "./preempt.ts";
+import { groupOf, isAged, type ScheduleTable } from "./schedule-table.ts";
+import { isDecoding, numUncomputed, type Sequence } from "./sequence.ts";
+
+/** Consecutive positions of one sequence. */
+export interface PlanEntry {
+  readonly sequence: Sequence;
+  readonly slot: SlotId;
+  /** First position computed. */
+  readonly position: number;
+  /** At least 1; the sequence has pages for all of them. */
+  numRows: number;
+}
+
+/** One step: entries sorted by slot, the base model first. */
+export interface StepPlan {
+  entries: PlanEntry[];
+  numRows: number;
+}
+
+/** Whether the entry computes the newest token, so that the next one is picked. */
+export const picksToken = (entry: PlanEntry): boolean =>
+  entry.position + entry.numRows === entry.sequence.length;
+
+/**
+ * Composes the next step: one row for each decoding sequence, then chunks of prompts within the token
+ * budget, running ones before new ones.
+ *
+ * Every prompt with another behind it gets half of the rows left, so that a long one does not hold up the
+ * short ones; what the last ones leave goes to the first.
+ *
+ * @returns a plan without entries when nothing can run
+ * @complexity O(running + starts · groups)
+ */
+export function composeStep(table: ScheduleTable, nowMs: number): StepPlan {
+  const plan: StepPlan = { entries: [], numRows: 0 };
+  const numPreempted = table.counters.preemptions;
+  table.numComposed++;
+  const prefilling: Sequence[] = [];
+  for (const sequence of [...table.running]) {
+    if (sequence.phase !== "running") continue;
+    if (!isDecoding(sequence)) prefilling.push(sequence);
+    else if (reservePages(table, sequence, sequence.length)) addRows(table, plan, sequence, 1);
+  }
+  continuePrefills(table, plan, prefilling);
+  // Before new ones start: a sequence that was preempted just now may be among them.
+  if (table.counters.preemptions > numPreempted) dropPreempted(plan);
+  startWaiting(table, plan, nowMs);
+  giveRest(table, plan);
+
+  if (plan.entries.length === 0) return plan;
+  for (const entry of plan.entries) {
+    entry.sequence.isInStep = true;
+    groupOf(table, entry.sequence.adapter).servedRows += entry.numRows;
+  }
+  plan.entries.sort((a, b) => a.slot - b.slot || a.sequence.startOrder - b.sequence.startOrder);
+  table.step++;
+  return plan;
+}
+
+function addRows(table: ScheduleTable, plan: StepPlan, sequence: Sequence, numRows: number): void {
+  const { slot } = groupOf(table, sequence.adapter);
+  plan.entries.push({ sequence, slot, position: sequence.computed, numRows });
+  plan.numRows += numRows;
+}
+
+/** Rows for a prompt: half of what is left while another prompt is behind it. */
+function chunkRows(sequence: Sequence, rowsLeft: number, isLast: boolean): number {
+  return Math.min(numUncomputed(sequence), isLast ? rowsLeft : Math.ceil(rowsLeft / 2));
+}
+
+function continuePrefills(table: ScheduleTable, plan: StepPlan, prefilling: Sequence[]): void {
+  const hasPlace = table.running.length < maxRunning(table) && hasStartable(table);
+  for (const [index, sequence] of prefilling.entries()) {
+    const rowsLeft = table.limits.maxRows - plan.numRows;
+    if (rowsLeft === 0) return;
+    if (sequence.phase !== "running") continue;
+    const isLast = index === prefilling.length - 1 && !hasPlace;
+    const numRows = chunkRows(sequence, rowsLeft, isLast);
+    if (reservePages(table, sequence, sequence.computed + numRows)) {
+      addRows(table, plan, sequence, numRows);
+    }
+  }
+}
+
+const maxRunning = ({ limits }: ScheduleTable): number =>
+  Math.min(limits.maxSequences, limits.maxRows);
+
+function startWaiting(table: ScheduleTable, plan: StepPlan, nowMs: number): void {
+  if (table.numWaiting === 0) return;
+  let promised = promisedPages(table);
+  while (table.running.length < maxRunning(table) && plan.numRows < table.limits.maxRows) {
+    const sequence = nextToStart(table);
+    if (sequence === undefined) return;
+    const group = groupOf(table, sequence.adapter);
+    const { pool } = table;
+    const needed = pagesFor(sequence.length + 1, pool.pageTokens);
+    if (pool.numFree - promised < needed) {
+      if (isAged(table, sequence)) return;
+      group.skippedAt = table.numComposed;
+      continue;
+    }
+    start(table, sequence, nowMs);
+    const isLast = table.running.length === maxRunning(table) || !hasStartable(table);
+    const numRows = chunkRows(sequence, table.limits.maxRows - plan.numRows, isLast);
+    growTable(pool, sequence.pages, numRows);
+    promised += needed - sequence.pages.length;
+    addRows(table, plan, sequence, numRows);
+  }
+}
+
+/** Pages that running prompts are still to take: a newcomer must not take them first. */
+function promisedPages({ running, pool }: ScheduleTable): number {
+  let promised = 0;
+  for (const sequence of running) {
+    if (isDecoding(sequence)) continue;
+    promised += pagesMissing(sequence.pages, sequence.length + 1, pool.pageTokens);
+  }
+  return promised;
+}
+
+function start(table: ScheduleTable, sequence: Sequence, nowMs: number): void {
+  const group = groupOf(table, sequence.adapter);
+  group.waiting.shift();
+  group.numRunning++;
+  table.running.push(sequence);
+  table.numWaiting--;
+  table.waitingTokens -= sequence.length;
+  sequence.phase = "running";
+  sequence.startOrder = table.nextStartOrder++;
+  sequence.startedMs ??= nowMs;
+}
+
+/** Rows that nobody took go to the prompts of this step, first come first served, as free pages allow. */
+function giveRest(table: ScheduleTable, plan: StepPlan): void {
+  for (const entry of plan.entries) {
+    const { sequence } = entry;
+    const rowsLeft = table.limits.maxRows - plan.numRows;
+    const extra = Math.min(rowsLeft, numUncomputed(sequence) - entry.numRows);
+    if (extra <= 0) continue;
+    if (!growTable(table.pool, sequence.pages, entry.position + entry.numRows + extra)) continue;
+    entry.numRows += extra;
+    plan.numRows += extra;
+  }
+}
+
+function dropPreempted(plan: StepPlan): void {
+  plan.entries = plan.entries.filter(({ sequence }) => sequence.phase === "running");
+  plan.numRows = plan.entries.reduce((sum, { numRows }) => sum + numRows, 0);
+}

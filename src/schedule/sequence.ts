@@ -1,0 +1,145 @@
+/**
+ * The record of one request under way: its tokens, its pages and its place in the schedule.
+ *
+ * Its owner is the schedule table; the engine writes `length`, `computed` and `ending` between two steps.
+ */
+import type { LorikeetError } from "../core/errors.ts";
+import type { AdapterId, PageId, RequestId } from "../core/ids.ts";
+import type { Finish } from "../core/request.ts";
+import type { FinishReason, SampledToken, Sampling } from "../core/sampling.ts";
+import type { TokenAdjustment } from "../core/step.ts";
+
+/** Why a sequence is to end; it is retired when no step names it. */
+export interface Ending {
+  readonly reason: FinishReason;
+  readonly stopReason: string | number | null;
+  readonly error: LorikeetError | null;
+}
+
+/** What becomes of a sequence's tokens; the engine's part of the record. */
+export interface SequenceOutput {
+  /** Logits to change before the next token is picked; the array is reused from step to step. */
+  adjustments(): readonly TokenAdjustment[];
+  /** Takes the next token. @returns how the sequence ends with it, or `null` */
+  accept(token: SampledToken): Ending | null;
+  /** Lets go what was held back and closes the stream. Called once. */
+  finish(finish: Finish): void;
+}
+
+export interface Sequence {
+  readonly id: RequestId;
+  /** `null` for the base model. */
+  readonly adapter: AdapterId | null;
+  readonly sampling: Sampling;
+  readonly output: SequenceOutput;
+  readonly promptLength: number;
+  /** Order of submission, over all adapters. */
+  readonly arrival: number;
+  readonly submittedMs: number;
+  /** `Infinity` for none. */
+  readonly deadlineMs: number;
+
+  /** Prompt and generated tokens; the first `length` count. */
+  tokens: Int32Array;
+  length: number;
+  /** Positions whose KV is in the pages; less than `length` while there is something to compute. */
+  computed: number;
+  readonly pages: PageId[];
+
+  phase: "waiting" | "running" | "ended";
+  /** Order of the latest start; the highest is preempted first. */
+  startOrder: number;
+  /** Whether a step that has not finished names it: its pages and lease must stay. */
+  isInStep: boolean;
+  /** Step at which it last joined the queue. */
+  queuedStep: number;
+  /** Set when the sequence is to end; first come stays. */
+  ending: Ending | null;
+  numPreemptions: number;
+
+  /** When its adapter was there to be used; the submission for the base model. */
+  adapterReadyMs: number | null;
+  /** First start, not the one after a preemption. */
+  startedMs: number | null;
+  firstTokenMs: number | null;
+}
+
+export interface SequenceStart {
+  readonly id: RequestId;
+  readonly adapter: AdapterId | null;
+  readonly promptTokens: readonly number[];
+  readonly sampling: Sampling;
+  readonly output: SequenceOutput;
+  readonly arrival: number;
+  readonly submittedMs: number;
+  readonly deadlineMs: number;
+}
+
+export function createSequence(start: SequenceStart): Sequence {
+  const { promptTokens, ...rest } = start;
+  const promptLength = promptTokens.length;
+  const tokens = new Int32Array(promptLength + Math.min(rest.sampling.maxTokens, 64));
+  tokens.set(promptTokens);
+  return {
+    ...rest,
+    promptLength,
+    tokens,
+    length: promptLength,
+    computed: 0,
+    pages: [],
+    phase: "waiting",
+    startOrder: -1,
+    isInStep: false,
+    queuedStep: 0,
+    ending: null,
+    numPreemptions: 0,
+    adapterReadyMs: rest.adapter === null ? rest.submittedMs : null,
+    startedMs: null,
+    firstTokenMs: null,
+  };
+}
+
+export const numGenerated = (sequence: Sequence): number => sequence.length - sequence.promptLength;
+
+/** Tokens that the sequence may still generate. */
+export const numRemaining = (sequence: Sequence): number =>
+  sequence.sampling.maxTokens - numGenerated(sequence);
+
+/** Tokens whose KV is still to be computed; at least 1 while the sequence lives. */
+export const numUncomputed = (sequence: Sequence): number => sequence.length - sequence.computed;
+
+/** Whether only the newest token is left to compute, so that a step takes one row. */
+export const isDecoding = (sequence: Sequence): boolean =>
+  sequence.computed > 0 && numUncomputed(sequence) === 1;
+
+export function appendToken(sequence: Sequence, token: number): void {
+  if (sequence.length === sequence.tokens.length) {
+    const grown = new Int32Array(sequence.tokens.length * 2 + 1);
+    grown.set(sequence.tokens);
+    sequence.tokens = grown;
+  }
+  sequence.tokens[sequence.length++] = token;
+}
+
+/** The last record of a sequence. */
+export function finishOf(sequence: Sequence, ending: Ending, nowMs: number): Finish {
+  const { submittedMs } = sequence;
+  const startedMs = sequence.startedMs ?? nowMs;
+  const adapterReadyMs = Math.min(sequence.adapterReadyMs ?? nowMs, startedMs);
+  const firstTokenMs = sequence.firstTokenMs ?? nowMs;
+  return {
+    reason: ending.reason,
+    stopReason: ending.stopReason,
+    error: ending.error,
+    usage: {
+      promptTokens: sequence.promptLength,
+      completionTokens: numGenerated(sequence),
+    },
+    timing: {
+      queueMs: startedMs - adapterReadyMs,
+      adapterMs: adapterReadyMs - submittedMs,
+      prefillMs: sequence.startedMs === null ? 0 : firstTokenMs - startedMs,
+      decodeMs: sequence.firstTokenMs === null ? 0 : nowMs - firstTokenMs,
+    },
+  };
+}

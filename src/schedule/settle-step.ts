@@ -1,0 +1,16 @@
+/** Closes the books on a finished step. */
+import type { StepPlan } from "./compose-step.ts";
+import { retire, type Retired } from "./retire.ts";
+import type { ScheduleTable } from "./schedule-table.ts";
+
+/** Retires the sequences that ended in the step or were cancelled during it. */
+export function settleStep(table: ScheduleTable, plan: StepPlan, nowMs: number): Retired[] {
+  const retired: Retired[] = [];
+  for (const { sequence } of plan.entries) {
+    sequence.isInStep = false;
+    if (sequence.ending !== null) {
+      retired.push(retire(table, sequence, sequence.ending, nowMs));
+    }
+  }
+  return retired;
+}

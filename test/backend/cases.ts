@@ -1,0 +1,361 @@
+/** What every backend must do. Each backend's test file calls `backendCases` with its own way to open one. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import fc from "fast-check";
+import type { Backend, BackendOptions, WeightFormat } from "../../src/backend/backend.ts";
+import { asPageId, asSlotId, NO_SLOT, type PageId, type SlotId } from "../../src/core/ids.ts";
+import type { SampledToken, Sampling } from "../../src/core/sampling.ts";
+import type { StepSequence } from "../../src/core/step.ts";
+import type { AdapterWeights } from "../../src/lora/adapter-weights.ts";
+import type { Program } from "../../src/model/program.ts";
+import { greedy } from "../helpers/sampling.ts";
+import { logSoftmax, ReferenceExecutor } from "../helpers/reference-executor.ts";
+import { numbers, randomAdapter, randomWeights, TINY, type TinyShape, tinyProgram } from "../helpers/tiny-program.ts";
+
+export type OpenBackend = (options: BackendOptions) => Promise<Backend>;
+
+const SHAPES: Readonly<Record<string, TinyShape>> = {
+  "grouped heads": TINY,
+  "tied embeddings": { ...TINY, tied: true },
+  "biases everywhere": { ...TINY, bias: true },
+  "norms on q and k": { ...TINY, qkNorm: true },
+  "a sliding window of 5": { ...TINY, window: 5 },
+  "a window as long as a page": { ...TINY, window: 16 },
+  "partial rotation": { ...TINY, rotaryDim: 4 },
+  "odd sizes": { hidden: 33, layers: 3, heads: 5, kvHeads: 5, headDim: 6, ffn: 17, vocab: 97 },
+  "one head of 64": { hidden: 64, layers: 1, heads: 1, kvHeads: 1, headDim: 64, ffn: 96, vocab: 50 },
+  "three heads per kv head, 128 wide": { hidden: 48, layers: 1, heads: 3, kvHeads: 1, headDim: 128, ffn: 64, vocab: 200 },
+};
+
+/** Largest difference of log-probabilities against float64, by weight format. */
+const TOLERANCE: Readonly<Record<WeightFormat, number>> = { float32: 2e-5, bfloat16: 0.1, int8: 0.35 };
+
+const NUM_PAGES = 64;
+const LIMITS = { numThreads: 2, maxRows: 96, maxSequences: 12, numPages: NUM_PAGES, numSlots: 6, adapterBytes: 4 << 20 };
+
+/** Shuffled pages, so that no test passes because tables happen to be in order. */
+function pageLists(pageTokens: number, lengths: readonly number[]): PageId[][] {
+  const free = Array.from({ length: NUM_PAGES }, (_, i) => asPageId((i * 37 + 11) % NUM_PAGES));
+  return lengths.map((length) => free.splice(0, Math.ceil(length / pageTokens)));
+}
+
+const tokensOf = (length: number, vocab: number, seed: number): number[] => {
+  const random = numbers(seed);
+  return Array.from({ length }, () => Math.floor(((random() + 1) / 2) * vocab));
+};
+
+interface Job {
+  readonly tokens: readonly number[];
+  readonly slot: SlotId;
+}
+
+/** Feeds whole prompts in the given chunk sizes, some jobs side by side, and returns the last sample of each. */
+async function runJobs(backend: Backend, jobs: readonly Job[], chunks: readonly number[], sampling: Sampling): Promise<SampledToken[]> {
+  const pages = pageLists(backend.info.pageTokens, jobs.map((job) => job.tokens.length));
+  const done = jobs.map(() => 0);
+  const results: SampledToken[] = [];
+  for (let turn = 0; results.filter(Boolean).length < jobs.length; turn++) {
+    const sequences: (StepSequence & { job: number })[] = [];
+    let rows = backend.info.maxRows;
+    jobs.forEach((job, i) => {
+      const length = Math.min(chunks[(turn + i) % chunks.length]!, job.tokens.length - done[i]!, rows);
+      if (length <= 0) return;
+      rows -= length;
+      const last = done[i]! + length === job.tokens.length;
+      sequences.push({
+        job: i,
+        tokens: job.tokens.slice(done[i], done[i]! + length),
+        position: done[i]!,
+        pages: pages[i]!.slice(0, Math.ceil((done[i]! + length) / backend.info.pageTokens)),
+        slot: job.slot,
+        sample: last ? { sampling, counter: 0, adjustments: [] } : null,
+      });
+      done[i]! += length;
+    });
+    sequences.sort((a, b) => b.slot - a.slot);
+    const { sampled } = await backend.run({ sequences });
+    sequences.filter((sequence) => sequence.sample !== null).forEach((sequence, i) => (results[sequence.job] = sampled[i]!));
+  }
+  return results;
+}
+
+const largestError = (token: SampledToken, reference: Float64Array): number =>
+  Math.max(...token.top.map(({ id, logprob }) => Math.abs(logprob - reference[id]!)));
+
+export function backendCases(name: string, open: OpenBackend): void {
+  describe(`${name}: the forward program`, () => {
+    test.each(Object.keys(SHAPES))("equals float64 arithmetic on %s", async (key) => {
+      const program = tinyProgram(SHAPES[key]!);
+      const weights = randomWeights(program, 5);
+      const reference = new ReferenceExecutor(program, weights);
+      const backend = await open({ ...LIMITS, program, weights, format: "float32" });
+      const adapter = randomAdapter(program, 3, { ranks: [1, 4, 9, 3], coverage: 0.8 });
+      await backend.attach(asSlotId(2), await backend.stage(adapter));
+      const tokens = tokensOf(39, program.vocabSize, 8);
+      for (const [slot, weightsOf] of [[NO_SLOT, null], [asSlotId(2), adapter]] as const) {
+        const [token] = await runJobs(backend, [{ tokens, slot }], [39], greedy({ logprobs: 20 }));
+        const expected = logSoftmax(reference.logits(tokens, weightsOf));
+        expect(token!.id).toBe(expected.indexOf(Math.max(...expected)));
+        expect(token!.rank).toBe(1);
+        expect(largestError(token!, expected)).toBeLessThan(TOLERANCE.float32);
+      }
+      await backend.close();
+    });
+
+    test.each(["bfloat16", "int8"] as const)("stays near float64 arithmetic with %s weights", async (format) => {
+      const program = tinyProgram({ hidden: 64, layers: 2, heads: 4, kvHeads: 2, headDim: 16, ffn: 96, vocab: 120 });
+      const weights = randomWeights(program, 6);
+      const reference = new ReferenceExecutor(program, weights);
+      const backend = await open({ ...LIMITS, program, weights, format });
+      const adapter = randomAdapter(program, 4, { ranks: [8], dtype: "BF16" });
+      await backend.attach(asSlotId(0), await backend.stage(adapter));
+      const tokens = tokensOf(24, program.vocabSize, 9);
+      for (const [slot, weightsOf] of [[NO_SLOT, null], [asSlotId(0), adapter]] as const) {
+        const [token] = await runJobs(backend, [{ tokens, slot }], [24], greedy({ logprobs: 20 }));
+        const error = largestError(token!, logSoftmax(reference.logits(tokens, weightsOf)));
+        expect(error).toBeLessThan(TOLERANCE[format]);
+        // Rounded weights cannot give the exact answer: an error of zero would mean the format was ignored.
+        expect(error).toBeGreaterThan(TOLERANCE.float32);
+      }
+      await backend.close();
+    });
+  });
+
+  describe(`${name}: batches`, () => {
+    const program = tinyProgram(TINY);
+    const weights = randomWeights(program, 5);
+    const adapters: AdapterWeights[] = [
+      randomAdapter(program, 1, { ranks: [4] }),
+      randomAdapter(program, 2, { ranks: [8, 1, 17], coverage: 0.5 }),
+      randomAdapter(program, 3, { ranks: [40], dtype: "BF16" }),
+      randomAdapter(program, 4, { ranks: [2, 3], dtype: "BF16", coverage: 0.3 }),
+    ];
+    const backends = new Map<WeightFormat, Backend>();
+    beforeAll(async () => {
+      for (const format of ["float32", "bfloat16", "int8"] as const) {
+        const backend = await open({ ...LIMITS, program, weights, format });
+        for (const [slot, adapter] of adapters.entries()) await backend.attach(asSlotId(slot), await backend.stage(adapter));
+        backends.set(format, backend);
+      }
+    });
+    afterAll(async () => {
+      for (const backend of backends.values()) await backend.close();
+    });
+
+    test.each(["float32", "bfloat16", "int8"] as const)(
+      "%s: a row's bits do not depend on its batch, its neighbours' adapters or its chunks",
+      async (format) => {
+        const backend = backends.get(format)!;
+        const job = fc.record({ length: fc.integer({ min: 1, max: 60 }), slot: fc.integer({ min: -1, max: 3 }), seed: fc.nat(1000) });
+        await fc.assert(
+          fc.asyncProperty(
+            fc.array(job, { minLength: 1, maxLength: 9 }),
+            fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 4 }),
+            async (specs, chunks) => {
+              const jobs = specs.map(({ length, slot, seed }) => ({
+                tokens: tokensOf(length, program.vocabSize, seed),
+                slot: slot < 0 ? NO_SLOT : asSlotId(slot),
+              }));
+              const sampling = greedy({ logprobs: 20 });
+              const together = await runJobs(backend, jobs, chunks, sampling);
+              for (const [i, one] of jobs.entries()) {
+                const [alone] = await runJobs(backend, [one], [backend.info.maxRows], sampling);
+                expect(together[i]).toEqual(alone!);
+              }
+            },
+          ),
+          { numRuns: 25, seed: 20 },
+        );
+      },
+    );
+
+    test("rows of the base model are untouched by adapters beside them", async () => {
+      const backend = backends.get("float32")!;
+      const reference = new ReferenceExecutor(program, weights);
+      const tokens = tokensOf(20, program.vocabSize, 77);
+      const jobs = [NO_SLOT, asSlotId(0), NO_SLOT, asSlotId(2)].map((slot) => ({ tokens, slot }));
+      const [first, , third] = await runJobs(backend, jobs, [20], greedy({ logprobs: 20 }));
+      expect(first).toEqual(third!);
+      expect(largestError(first!, logSoftmax(reference.logits(tokens)))).toBeLessThan(TOLERANCE.float32);
+    });
+
+    test("equal merged weights: deltas of several ranks sum to one dense matrix", async () => {
+      const backend = backends.get("float32")!;
+      const reference = new ReferenceExecutor(program, weights);
+      for (const [slot, adapter] of adapters.entries()) {
+        const tokens = tokensOf(30, program.vocabSize, slot);
+        const [token] = await runJobs(backend, [{ tokens, slot: asSlotId(slot) }], [7], greedy({ logprobs: 20 }));
+        expect(largestError(token!, logSoftmax(reference.logits(tokens, adapter)))).toBeLessThan(TOLERANCE.float32);
+      }
+    });
+  });
+
+  describe(`${name}: slots`, () => {
+    const program = tinyProgram(TINY);
+    const weights = randomWeights(program, 5);
+    const tokens = tokensOf(12, program.vocabSize, 3);
+    const answer = async (backend: Backend, slot: SlotId) =>
+      (await runJobs(backend, [{ tokens, slot }], [12], greedy({ logprobs: 20 })))[0]!;
+
+    test("a detached slot is free for another adapter, and memory comes back", async () => {
+      const backend = await open({ ...LIMITS, program, weights, format: "float32", adapterBytes: 256 << 10 });
+      const first = await backend.stage(randomAdapter(program, 1, { ranks: [4] }));
+      const second = await backend.stage(randomAdapter(program, 2, { ranks: [4] }));
+      await backend.attach(asSlotId(0), first);
+      const before = await answer(backend, asSlotId(0));
+      for (let i = 0; i < 50; i++) {
+        backend.detach(asSlotId(0));
+        await backend.attach(asSlotId(0), i % 2 === 0 ? second : first);
+      }
+      expect(await answer(backend, asSlotId(0))).toEqual(before);
+      await backend.close();
+    });
+
+    test("an adapter with no room is refused by size and leaves the others as they were", async () => {
+      const backend = await open({ ...LIMITS, program, weights, format: "float32", adapterBytes: 128 << 10 });
+      const small = await backend.stage(randomAdapter(program, 1, { ranks: [2] }));
+      const large = await backend.stage(randomAdapter(program, 2, { ranks: [300] }));
+      await backend.attach(asSlotId(0), small);
+      const before = await answer(backend, asSlotId(0));
+      await expect(backend.attach(asSlotId(1), large)).rejects.toMatchObject({ errorCode: "adapter_too_large" });
+      expect(await answer(backend, asSlotId(0))).toEqual(before);
+      await backend.close();
+    });
+
+    test("deltas may overlap: a fused and a split delta on one slice add up", async () => {
+      const reference = new ReferenceExecutor(program, weights);
+      const split = randomAdapter(program, 1, { ranks: [3] });
+      const other = randomAdapter(program, 9, { ranks: [5] });
+      const both = { ...split, digest: "b".repeat(64), deltas: [...split.deltas, ...other.deltas] };
+      const backend = await open({ ...LIMITS, program, weights, format: "float32" });
+      await backend.attach(asSlotId(0), await backend.stage(both));
+      expect(largestError(await answer(backend, asSlotId(0)), logSoftmax(reference.logits(tokens, both)))).toBeLessThan(
+        TOLERANCE.float32,
+      );
+      await backend.close();
+    });
+  });
+
+  samplingCases(name, open);
+}
+
+function samplingCases(name: string, open: OpenBackend): void {
+  describe(`${name}: sampling`, () => {
+    const program: Program = tinyProgram({ ...TINY, vocab: 300 });
+    const weights = randomWeights(program, 5);
+    const reference = logSoftmax(new ReferenceExecutor(program, weights).logits([1, 2, 3]));
+    const byLikelihood = [...reference.keys()].sort((a, b) => reference[b]! - reference[a]!);
+    let backend: Backend;
+    beforeAll(async () => {
+      backend = await open({ ...LIMITS, program, weights, format: "float32" });
+    });
+    afterAll(() => backend.close());
+
+    const sample = async (sampling: Sampling, counter = 0, adjustments: NonNullable<StepSequence["sample"]>["adjustments"] = []) => {
+      const sequence = { tokens: [1, 2, 3], position: 0, pages: [asPageId(0)], slot: NO_SLOT, sample: { sampling, counter, adjustments } };
+      return (await backend.run({ sequences: [sequence] })).sampled[0]!;
+    };
+    const draws = async (sampling: Sampling, count: number): Promise<Map<number, number>> => {
+      const counts = new Map<number, number>();
+      for (let i = 0; i < count; i++) {
+        const { id } = (await sample(sampling, i))!;
+        counts.set(id, (counts.get(id) ?? 0) + 1);
+      }
+      return counts;
+    };
+    const adjustment = (token: number, change: { seen?: boolean; generatedCount?: number; bias?: number }) => ({
+      token,
+      seen: change.seen ?? false,
+      generatedCount: change.generatedCount ?? 0,
+      bias: change.bias ?? 0,
+    });
+
+    test("greedy takes the most likely token and reports the raw distribution", async () => {
+      const token = (await sample(greedy({ logprobs: 5 })))!;
+      expect(token.id).toBe(byLikelihood[0]!);
+      expect(token.top.map(({ id }) => id)).toEqual(byLikelihood.slice(0, 5));
+      expect(token.logprob).toBeCloseTo(reference[token.id]!, 4);
+    });
+
+    test("a draw follows the distribution", async () => {
+      const counts = await draws({ ...greedy(), temperature: 1 }, 2000);
+      for (const id of byLikelihood.slice(0, 5)) {
+        const expected = Math.exp(reference[id]!) * 2000;
+        expect(Math.abs((counts.get(id) ?? 0) - expected)).toBeLessThan(5 * Math.sqrt(expected) + 5);
+      }
+    });
+
+    test("the same seed and counter give the same token; other seeds do not", async () => {
+      const hot = (seed: bigint): Sampling => ({ ...greedy(), temperature: 3, seed });
+      const series = async (seed: bigint) => {
+        const ids: number[] = [];
+        for (let i = 0; i < 12; i++) ids.push((await sample(hot(seed), i))!.id);
+        return ids;
+      };
+      expect(await series(5n)).toEqual(await series(5n));
+      expect(await series(5n)).not.toEqual(await series(6n));
+      expect(await series(5n)).not.toEqual(await series(5n + (1n << 40n)));
+    });
+
+    test.each([1, 2, 7])("top-k %d draws from the k most likely tokens only", async (topK) => {
+      const counts = await draws({ ...greedy(), temperature: 5, topK }, 300);
+      expect(new Set(counts.keys())).toEqual(new Set(byLikelihood.slice(0, topK)));
+    });
+
+    test("top-p keeps the smallest set that reaches p", async () => {
+      const topP = 0.5;
+      let mass = 0;
+      const kept = byLikelihood.filter((id) => {
+        const needed = mass < topP;
+        mass += Math.exp(reference[id]!);
+        return needed;
+      });
+      const counts = await draws({ ...greedy(), temperature: 1, topP }, 600);
+      for (const id of counts.keys()) expect(kept).toContain(id);
+      expect(counts.size).toBeGreaterThan(kept.length / 2);
+    });
+
+    test("min-p drops tokens below a share of the most likely one", async () => {
+      const floor = Math.log(0.5) + reference[byLikelihood[0]!]!;
+      const counts = await draws({ ...greedy(), temperature: 1, minP: 0.5 }, 300);
+      for (const id of counts.keys()) expect(reference[id]!).toBeGreaterThan(floor - 1e-3);
+    });
+
+    test("a bias of minus infinity forbids a token, and reports stay raw", async () => {
+      const best = byLikelihood[0]!;
+      const token = (await sample(greedy({ logprobs: 3 }), 0, [adjustment(best, { bias: Number.NEGATIVE_INFINITY })]))!;
+      expect(token.id).toBe(byLikelihood[1]!);
+      expect(token.rank).toBe(2);
+      expect(token.top[0]!.id).toBe(best);
+    });
+
+    test("penalties move logits by their formulas", async () => {
+      const best = byLikelihood[0]!;
+      const gap = reference[best]! - reference[byLikelihood[1]!]!;
+      const frequencyPenalty = gap / 3;
+      const at = (generatedCount: number) =>
+        sample({ ...greedy(), frequencyPenalty }, 0, [adjustment(best, { generatedCount })]);
+      expect((await at(2))!.id).toBe(best);
+      expect((await at(4))!.id).toBe(byLikelihood[1]!);
+      const presence = (presencePenalty: number) =>
+        sample({ ...greedy(), presencePenalty }, 0, [adjustment(best, { generatedCount: 1 })]);
+      expect((await presence(gap * 0.9))!.id).toBe(best);
+      expect((await presence(gap * 1.1))!.id).toBe(byLikelihood[1]!);
+      const seen = await sample({ ...greedy(), repetitionPenalty: 1000 }, 0, [adjustment(best, { seen: true })]);
+      expect(seen!.id).not.toBe(best);
+    });
+
+    test("a row with every token forbidden is flagged, and its neighbour is not", async () => {
+      const forbidden = byLikelihood.map((token) => adjustment(token, { bias: Number.NEGATIVE_INFINITY }));
+      const of = (page: number, adjustments: readonly ReturnType<typeof adjustment>[]): StepSequence => ({
+        tokens: [1, 2, 3],
+        position: 0,
+        pages: [asPageId(page)],
+        slot: NO_SLOT,
+        sample: { sampling: greedy(), counter: 0, adjustments },
+      });
+      const { sampled } = await backend.run({ sequences: [of(0, forbidden), of(1, [])] });
+      expect(sampled[0]).toBeNull();
+      expect(sampled[1]!.id).toBe(byLikelihood[0]!);
+    });
+  });
+}

@@ -1,0 +1,207 @@
+/**
+ * The forward program in plain float64 loops: what both backends are compared with.
+ *
+ * It computes one sequence from its first token, without pages, batches or chunks.
+ */
+import type { AdapterMatrix, AdapterWeights } from "../../src/lora/adapter-weights.ts";
+import type { Operation, Program, WeightSpec } from "../../src/model/program.ts";
+import type { WeightSource } from "../../src/model/weight-source.ts";
+
+export function decodeNumbers(bytes: Uint8Array, dtype: "F32" | "F16" | "BF16"): Float64Array {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const size = dtype === "F32" ? 4 : 2;
+  const bits = new DataView(new ArrayBuffer(4));
+  return Float64Array.from({ length: bytes.byteLength / size }, (_, i) => {
+    if (dtype === "F32") return view.getFloat32(i * 4, true);
+    if (dtype === "F16") return view.getFloat16(i * 2, true);
+    bits.setUint32(0, view.getUint16(i * 2, true) << 16);
+    return bits.getFloat32(0);
+  });
+}
+
+const matrixNumbers = (matrix: AdapterMatrix): Float64Array => decodeNumbers(matrix.bytes, matrix.dtype);
+
+export function readWeight(source: WeightSource, weight: WeightSpec): Float64Array {
+  const parts = weight.parts.map(({ tensor, rows }) => {
+    const { dtype, cols } = source.info(tensor);
+    const bytes = new Uint8Array(rows * cols * (dtype === "F32" ? 4 : 2));
+    source.readRows(tensor, 0, rows, bytes);
+    return decodeNumbers(bytes, dtype);
+  });
+  return Float64Array.from(parts.flatMap((part) => Array.from(part)));
+}
+
+export class ReferenceExecutor {
+  readonly #program: Program;
+  readonly #weights: readonly Float64Array[];
+
+  constructor(program: Program, source: WeightSource) {
+    this.#program = program;
+    this.#weights = program.weights.map((weight) => readWeight(source, weight));
+  }
+
+  /** @returns the logits after the last token, `[vocabSize]` */
+  logits(tokens: readonly number[], adapter: AdapterWeights | null = null): Float64Array {
+    const program = this.#program;
+    const rows = tokens.length;
+    const buffers = program.buffers.map((spec) => new Float64Array((spec.rows === "step" ? rows : 1) * spec.width));
+    for (const operation of program.operations) this.#run(operation, tokens, buffers, adapter);
+    const last = program.operations.at(-1)!;
+    if (last.kind !== "sample") throw new Error("a program ends with sample");
+    return buffers[last.logits]!;
+  }
+
+  #run(
+    operation: Operation,
+    tokens: readonly number[],
+    buffers: readonly Float64Array[],
+    adapter: AdapterWeights | null,
+  ): void {
+    const { buffers: specs, attention, rope } = this.#program;
+    const { numHeads, numKvHeads, headDim } = attention;
+    const rows = tokens.length;
+    const width = (id: number): number => specs[id]!.width;
+    switch (operation.kind) {
+      case "embed": {
+        const weight = this.#weights[operation.weight]!;
+        const n = width(operation.out);
+        tokens.forEach((token, row) => buffers[operation.out]!.set(weight.subarray(token * n, (token + 1) * n), row * n));
+        return;
+      }
+      case "rmsNorm": {
+        const n = width(operation.x);
+        const x = buffers[operation.x]!;
+        for (let at = 0; at < x.length; at += n) {
+          buffers[operation.out]!.set(normalised(x.subarray(at, at + n), this.#weights[operation.weight]!, operation.eps), at);
+        }
+        return;
+      }
+      case "headNorm": {
+        const x = buffers[operation.x]!;
+        for (let row = 0; row < rows; row++) {
+          for (let head = 0; head < operation.numHeads; head++) {
+            const at = row * width(operation.x) + operation.offset + head * headDim;
+            x.set(normalised(x.subarray(at, at + headDim), this.#weights[operation.weight]!, operation.eps), at);
+          }
+        }
+        return;
+      }
+      case "linear": {
+        const spec = this.#program.weights[operation.weight]!;
+        const x = buffers[operation.x]!;
+        const out = buffers[operation.out]!;
+        const bias = operation.bias === null ? null : this.#weights[operation.bias]!;
+        const deltas = adapter?.deltas.filter((delta) => delta.site === operation.site) ?? [];
+        for (let row = 0; row < x.length / spec.cols; row++) {
+          const input = x.subarray(row * spec.cols, (row + 1) * spec.cols);
+          const y = product(this.#weights[operation.weight]!, input, spec.rows);
+          if (bias !== null) y.forEach((value, i) => (y[i] = value + bias[i]!));
+          for (const delta of deltas) {
+            const expanded = product(matrixNumbers(delta.b), product(matrixNumbers(delta.a), input, delta.rank), delta.width);
+            expanded.forEach((value, i) => (y[delta.offset + i]! += delta.scale * value));
+          }
+          for (let i = 0; i < spec.rows; i++) {
+            const at = row * width(operation.out) + i;
+            out[at] = (operation.accumulate ? out[at]! : 0) + y[i]!;
+          }
+        }
+        return;
+      }
+      case "ropeKvWrite": {
+        const qkv = buffers[operation.qkv]!;
+        const w = width(operation.qkv);
+        for (let row = 0; row < rows; row++) {
+          for (let head = 0; head < numHeads + numKvHeads; head++) {
+            const at = row * w + head * headDim;
+            rotate(qkv.subarray(at, at + headDim), row, rope.inverseFrequencies, rope.attentionScaling);
+          }
+        }
+        return;
+      }
+      case "attention": {
+        const qkv = buffers[operation.qkv]!;
+        const w = width(operation.qkv);
+        const out = buffers[operation.out]!;
+        for (let row = 0; row < rows; row++) {
+          const first = operation.window === null ? 0 : Math.max(0, row + 1 - operation.window);
+          for (let head = 0; head < numHeads; head++) {
+            const kv = Math.floor(head / (numHeads / numKvHeads));
+            const q = qkv.subarray(row * w + head * headDim, row * w + (head + 1) * headDim);
+            const scores: number[] = [];
+            for (let t = first; t <= row; t++) {
+              const k = t * w + (numHeads + kv) * headDim;
+              let dot = 0;
+              for (let d = 0; d < headDim; d++) dot += q[d]! * qkv[k + d]!;
+              scores.push(dot * attention.scale);
+            }
+            const max = Math.max(...scores);
+            const weights = scores.map((score) => Math.exp(score - max));
+            const sum = weights.reduce((a, b) => a + b, 0);
+            for (let d = 0; d < headDim; d++) {
+              let value = 0;
+              weights.forEach((weight, i) => {
+                value += weight * qkv[(first + i) * w + (numHeads + numKvHeads + kv) * headDim + d]!;
+              });
+              out[row * width(operation.out) + head * headDim + d] = value / sum;
+            }
+          }
+        }
+        return;
+      }
+      case "siluMul": {
+        const n = width(operation.out);
+        const x = buffers[operation.x]!;
+        for (let row = 0; row < rows; row++) {
+          for (let i = 0; i < n; i++) {
+            const gate = x[row * 2 * n + i]!;
+            buffers[operation.out]![row * n + i] = (gate / (1 + Math.exp(-gate))) * x[row * 2 * n + n + i]!;
+          }
+        }
+        return;
+      }
+      case "gather": {
+        const n = width(operation.x);
+        buffers[operation.out]!.set(buffers[operation.x]!.subarray((rows - 1) * n, rows * n));
+        return;
+      }
+      case "sample":
+        return;
+    }
+  }
+}
+
+function product(matrix: Float64Array, x: Float64Array, rows: number): Float64Array {
+  const cols = x.length;
+  const y = new Float64Array(rows);
+  for (let row = 0; row < rows; row++) {
+    let sum = 0;
+    for (let i = 0; i < cols; i++) sum += matrix[row * cols + i]! * x[i]!;
+    y[row] = sum;
+  }
+  return y;
+}
+
+function normalised(x: Float64Array, weight: Float64Array, eps: number): Float64Array {
+  let squares = 0;
+  for (const value of x) squares += value * value;
+  const factor = 1 / Math.sqrt(squares / x.length + eps);
+  return x.map((value, i) => value * factor * weight[i]!);
+}
+
+function rotate(head: Float64Array, position: number, frequencies: readonly number[], scaling: number): void {
+  const half = frequencies.length;
+  frequencies.forEach((frequency, i) => {
+    const cos = Math.cos(position * frequency) * scaling;
+    const sin = Math.sin(position * frequency) * scaling;
+    const a = head[i]!;
+    const b = head[i + half]!;
+    head[i] = a * cos - b * sin;
+    head[i + half] = b * cos + a * sin;
+  });
+}
+
+export function logSoftmax(logits: Float64Array): Float64Array {
+  const max = logits.reduce((a, b) => Math.max(a, b));
+  const sum = logits.reduce((total, value) => total + Math.exp(value - max), 0);
+  return logits.map((value) => value - max - Math.log(sum));
+}

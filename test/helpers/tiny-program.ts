@@ -1,0 +1,205 @@
+/** Small decoder programs of any shape with random weights in memory, for tests of backends. */
+import type { AdapterMatrix, AdapterWeights, LoraDelta } from "../../src/lora/adapter-weights.ts";
+import type { LoraSite, Operation, Program, WeightSpec } from "../../src/model/program.ts";
+import type { TensorInfo, WeightSource } from "../../src/model/weight-source.ts";
+
+export interface TinyShape {
+  readonly hidden: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  readonly ffn: number;
+  readonly vocab: number;
+  readonly tied?: boolean;
+  readonly bias?: boolean;
+  readonly qkNorm?: boolean;
+  readonly window?: number | null;
+  readonly rotaryDim?: number;
+  readonly maxContext?: number;
+}
+
+export const TINY: TinyShape = { hidden: 24, layers: 2, heads: 6, kvHeads: 2, headDim: 8, ffn: 40, vocab: 61 };
+
+/** Seeded numbers in [-1, 1). Source: mulberry32. */
+export function numbers(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), state | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 2147483648 - 1;
+  };
+}
+
+export function tinyProgram(shape: TinyShape): Program {
+  const { hidden, layers, heads, kvHeads, headDim, ffn, vocab } = shape;
+  const qkv = (heads + 2 * kvHeads) * headDim;
+  const q = heads * headDim;
+  const kv = kvHeads * headDim;
+  const weights: WeightSpec[] = [];
+  const weight = (name: string, rows: number, cols: number, kind: "matrix" | "vector" = "matrix"): number =>
+    weights.push({ name, kind, rows, cols, parts: [{ tensor: name, rows }] }) - 1;
+  const vector = (name: string, width: number): number => weight(name, width, 1, "vector");
+  const sites: LoraSite[] = [];
+  const operations: Operation[] = [];
+  const B = { residual: 0, normed: 1, qkv: 2, attended: 3, gateUp: 4, activated: 5, last: 6, lastNormed: 7, logits: 8 };
+  const embed = weight("embed", vocab, hidden);
+  operations.push({ kind: "embed", weight: embed, out: B.residual });
+  const linear = (
+    layer: number,
+    name: string,
+    x: number,
+    out: number,
+    inWidth: number,
+    outWidth: number,
+    accumulate: boolean,
+    slices: readonly (readonly [string, number, number])[],
+  ): void => {
+    const path = `layers.${layer}.${name}`;
+    const bias = shape.bias === true ? vector(`${path}.bias`, outWidth) : null;
+    sites.push({
+      name: path,
+      layer,
+      inWidth,
+      outWidth,
+      modules: slices.map(([module, offset, width]) => ({ path: `layers.${layer}.${module}`, offset, width, own: true })),
+    });
+    operations.push({
+      kind: "linear",
+      x,
+      weight: weight(path, outWidth, inWidth),
+      bias,
+      out,
+      accumulate,
+      site: sites.length - 1,
+    });
+  };
+  for (let layer = 0; layer < layers; layer++) {
+    operations.push({ kind: "rmsNorm", x: B.residual, weight: vector(`norm1.${layer}`, hidden), eps: 1e-5, out: B.normed });
+    linear(layer, "qkv", B.normed, B.qkv, hidden, qkv, false, [["q", 0, q], ["k", q, kv], ["v", q + kv, kv]]);
+    if (shape.qkNorm === true) {
+      operations.push({ kind: "headNorm", x: B.qkv, offset: 0, numHeads: heads, weight: vector(`qnorm.${layer}`, headDim), eps: 1e-6 });
+      operations.push({ kind: "headNorm", x: B.qkv, offset: q, numHeads: kvHeads, weight: vector(`knorm.${layer}`, headDim), eps: 1e-6 });
+    }
+    operations.push({ kind: "ropeKvWrite", qkv: B.qkv, layer });
+    operations.push({ kind: "attention", qkv: B.qkv, out: B.attended, layer, window: shape.window ?? null });
+    linear(layer, "o", B.attended, B.residual, q, hidden, true, [["o", 0, hidden]]);
+    operations.push({ kind: "rmsNorm", x: B.residual, weight: vector(`norm2.${layer}`, hidden), eps: 1e-5, out: B.normed });
+    linear(layer, "gateUp", B.normed, B.gateUp, hidden, 2 * ffn, false, [["gate", 0, ffn], ["up", ffn, ffn]]);
+    operations.push({ kind: "siluMul", x: B.gateUp, out: B.activated });
+    linear(layer, "down", B.activated, B.residual, ffn, hidden, true, [["down", 0, hidden]]);
+  }
+  operations.push({ kind: "gather", x: B.residual, out: B.last });
+  operations.push({ kind: "rmsNorm", x: B.last, weight: vector("norm", hidden), eps: 1e-5, out: B.lastNormed });
+  const head = shape.tied === true ? embed : weight("head", vocab, hidden);
+  operations.push({ kind: "linear", x: B.lastNormed, weight: head, bias: null, out: B.logits, accumulate: false, site: null });
+  operations.push({ kind: "sample", logits: B.logits });
+  const rotaryDim = shape.rotaryDim ?? headDim;
+  const step = (name: string, width: number) => ({ name, width, rows: "step" as const });
+  const sampled = (name: string, width: number) => ({ name, width, rows: "sampled" as const });
+  return {
+    numLayers: layers,
+    hiddenSize: hidden,
+    vocabSize: vocab,
+    maxContext: shape.maxContext ?? 256,
+    attention: { numHeads: heads, numKvHeads: kvHeads, headDim, scale: 1 / Math.sqrt(headDim) },
+    rope: {
+      rotaryDim,
+      inverseFrequencies: Array.from({ length: rotaryDim / 2 }, (_, i) => 10000 ** ((-2 * i) / rotaryDim)),
+      attentionScaling: 1,
+    },
+    buffers: [
+      step("residual", hidden),
+      step("normed", hidden),
+      step("qkv", qkv),
+      step("attended", q),
+      step("gateUp", 2 * ffn),
+      step("activated", ffn),
+      sampled("last", hidden),
+      sampled("lastNormed", hidden),
+      sampled("logits", vocab),
+    ],
+    weights,
+    sites,
+    operations,
+  };
+}
+
+/** Random tensors for every weight of a program; vectors are near one, matrices keep activations of order one. */
+export function randomWeights(program: Program, seed: number): WeightSource {
+  const random = numbers(seed);
+  const tensors = new Map(
+    program.weights.map((weight) => {
+      const data = new Float32Array(weight.rows * weight.cols);
+      const scale = weight.kind === "vector" ? 0.3 : 1.7 / Math.sqrt(weight.cols);
+      const centre = weight.kind === "vector" && !weight.name.endsWith("bias") ? 1 : 0;
+      for (let i = 0; i < data.length; i++) data[i] = centre + random() * scale;
+      return [weight.name, { data, rows: weight.rows, cols: weight.cols }] as const;
+    }),
+  );
+  const tensor = (name: string) => {
+    const found = tensors.get(name);
+    if (found === undefined) throw new Error(`no tensor ${name}`);
+    return found;
+  };
+  return {
+    info: (name): TensorInfo => ({ dtype: "F32", rows: tensor(name).rows, cols: tensor(name).cols }),
+    readRows(name, rowStart, numRows, target) {
+      const { data, cols } = tensor(name);
+      target.set(new Uint8Array(data.buffer, rowStart * cols * 4, numRows * cols * 4));
+    },
+  };
+}
+
+/** Truncates a float32 to bfloat16 bits. */
+const bfloat16Bits = (value: number): number => new Uint32Array(Float32Array.of(value).buffer)[0]! >>> 16;
+
+export function randomMatrix(rows: number, cols: number, scale: number, dtype: "F32" | "BF16", random: () => number): AdapterMatrix {
+  const values = Float32Array.from({ length: rows * cols }, () => random() * scale);
+  const bytes =
+    dtype === "F32" ? new Uint8Array(values.buffer) : new Uint8Array(Uint16Array.from(values, bfloat16Bits).buffer);
+  return { dtype, rows, cols, bytes };
+}
+
+export interface RandomAdapterOptions {
+  readonly ranks: readonly number[];
+  readonly dtype?: "F32" | "BF16";
+  /** Share of modules that the adapter changes. */
+  readonly coverage?: number;
+}
+
+export function randomAdapter(program: Program, seed: number, options: RandomAdapterOptions): AdapterWeights {
+  const random = numbers(seed);
+  const dtype = options.dtype ?? "F32";
+  const deltas: LoraDelta[] = [];
+  program.sites.forEach((site, id) => {
+    for (const module of site.modules) {
+      if (!module.own || (random() + 1) / 2 >= (options.coverage ?? 1)) continue;
+      const rank = options.ranks[deltas.length % options.ranks.length]!;
+      deltas.push({
+        site: id,
+        offset: module.offset,
+        width: module.width,
+        rank,
+        scale: 0.5 + Math.abs(random()),
+        a: randomMatrix(rank, site.inWidth, 1.7 / Math.sqrt(site.inWidth), dtype, random),
+        b: randomMatrix(module.width, rank, 1.2 / Math.sqrt(rank), dtype, random),
+      });
+    }
+  });
+  const ranks = deltas.map((delta) => delta.rank);
+  return {
+    digest: `${seed}`.padStart(64, "0"),
+    deltas,
+    report: {
+      format: "peft",
+      numModules: deltas.length,
+      maxRank: Math.max(...ranks),
+      minRank: Math.min(...ranks),
+      scaleRule: "alpha/rank",
+      numBytes: deltas.reduce((sum, { a, b }) => sum + a.bytes.length + b.bytes.length, 0),
+      warnings: [],
+    },
+  };
+}
