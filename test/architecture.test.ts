@@ -23,7 +23,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   actors: ["core", "model", "lora", "kv", "schedule", "engine", "backend"],
   runtime: ["core", "model", "lora", "kv", "schedule", "engine", "backend", "actors"],
   config: ["core"],
-  http: ["core", "model", "runtime", "config"],
+  http: ["core", "formats", "model", "runtime", "config"],
 };
 
 /** Packages with one home. */

@@ -15,6 +15,9 @@ export type ErrorCode =
   | "forbidden_path"
   | "payload_too_large"
   | "misdirected_request"
+  | "route_not_found"
+  | "method_not_allowed"
+  | "unsupported_media_type"
   // AdapterError
   | "adapter_not_found"
   | "adapter_invalid"

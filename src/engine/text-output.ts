@@ -52,7 +52,9 @@ export class TextOutput implements SequenceOutput {
     if (stopTokenIds.has(token.id)) {
       const stopReason = eosTokenIds.has(token.id) ? null : token.id;
       ending = { reason: "stop", stopReason, error: null };
-      if (includeStop) text = this.#detokenizer?.push(token.id) ?? "";
+      if (includeStop) {
+        text = (this.#matcher?.flush() ?? "") + (this.#detokenizer?.push(token.id) ?? "");
+      }
     } else {
       text = this.#detokenizer?.push(token.id) ?? "";
       if (this.#matcher !== null && this.#numGenerated >= minTokens) {

@@ -26,7 +26,9 @@ export interface JsonLimits {
  */
 export function parseJson(bytes: Uint8Array, limits: JsonLimits): JsonValue {
   if (bytes.length > limits.maxBytes) {
-    throw new FormatError(`the JSON text has ${bytes.length} bytes, more than the ${limits.maxBytes} allowed`);
+    throw new FormatError(
+      `the JSON text has ${bytes.length} bytes, more than the ${limits.maxBytes} allowed`,
+    );
   }
   return new JsonReader(decodeUtf8(bytes), limits.maxDepth).read();
 }
@@ -34,7 +36,8 @@ export function parseJson(bytes: Uint8Array, limits: JsonLimits): JsonValue {
 /** `parseJson` for a text that must be an object. */
 export function parseJsonObject(bytes: Uint8Array, limits: JsonLimits): JsonObject {
   const value = parseJson(bytes, limits);
-  if (!isJsonObject(value)) throw new FormatError(`the JSON text must be an object, got ${nameJsonType(value)}`);
+  if (!isJsonObject(value))
+    throw new FormatError(`the JSON text must be an object, got ${nameJsonType(value)}`);
   return value;
 }
 
@@ -102,7 +105,9 @@ class JsonReader {
       const keyAt = this.#at;
       const key = this.#string();
       if (Object.hasOwn(object, key)) {
-        throw new FormatError(`the key ${quoted(key)} appears twice in one object (${this.#place(keyAt)})`);
+        throw new FormatError(
+          `the key ${quoted(key)} appears twice in one object (${this.#place(keyAt)})`,
+        );
       }
       this.#skipSpace();
       if (!this.#takes(":")) this.#fail("a colon");
@@ -150,9 +155,7 @@ class JsonReader {
       }
     }
     this.#at = at + 1;
-    const text = hasEscape
-      ? this.#unescape(from, at + 1)
-      : this.#text.slice(from + 1, at);
+    const text = hasEscape ? this.#unescape(from, at + 1) : this.#text.slice(from + 1, at);
     if (text.isWellFormed()) return text;
     this.#at = from;
     return this.#fail("a string without lone surrogates");

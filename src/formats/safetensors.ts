@@ -8,7 +8,13 @@
  * @source https://github.com/huggingface/safetensors, format description and `tensor.rs` `Metadata::validate`
  */
 import { FormatError, quoted } from "./format-error.ts";
-import { isJsonObject, type JsonObject, type JsonValue, nameJsonType, parseJsonObject } from "./json.ts";
+import {
+  isJsonObject,
+  type JsonObject,
+  type JsonValue,
+  nameJsonType,
+  parseJsonObject,
+} from "./json.ts";
 
 export type FloatDtype = "F32" | "F16" | "BF16";
 
@@ -71,7 +77,11 @@ export function parseSafetensors(
   limits: SafetensorsLimits = ADAPTER_LIMITS,
 ): Map<string, Tensor> {
   const headerBytes = headerLength(bytes, bytes.length, limits);
-  const { tensors, dataStart } = parseHeader(bytes.subarray(8, 8 + headerBytes), bytes.length, limits);
+  const { tensors, dataStart } = parseHeader(
+    bytes.subarray(8, 8 + headerBytes),
+    bytes.length,
+    limits,
+  );
   const views = new Map<string, Tensor>();
   for (const [name, { dtype, shape, begin, end }] of tensors) {
     views.set(name, { dtype, shape, bytes: bytes.subarray(dataStart + begin, dataStart + end) });
@@ -86,9 +96,15 @@ export function parseSafetensors(
  * @param fileBytes size of the whole file
  * @returns bytes of JSON that follow the first 8, all inside the file
  */
-export function headerLength(prefix: Uint8Array, fileBytes: number, limits: SafetensorsLimits): number {
+export function headerLength(
+  prefix: Uint8Array,
+  fileBytes: number,
+  limits: SafetensorsLimits,
+): number {
   if (prefix.length < 8 || fileBytes < 8) {
-    throw new FormatError(`the safetensors file has ${fileBytes} bytes, too few for a header length`);
+    throw new FormatError(
+      `the safetensors file has ${fileBytes} bytes, too few for a header length`,
+    );
   }
   const view = new DataView(prefix.buffer, prefix.byteOffset, 8);
   const length = view.getBigUint64(0, true);
@@ -142,21 +158,32 @@ export function checkedProduct(sizes: readonly number[]): number | undefined {
   return product;
 }
 
-function parseEntry(name: string, value: JsonValue | undefined, limits: SafetensorsLimits): TensorEntry {
+function parseEntry(
+  name: string,
+  value: JsonValue | undefined,
+  limits: SafetensorsLimits,
+): TensorEntry {
   if (new TextEncoder().encode(name).length > limits.maxNameBytes) {
-    throw new FormatError(`the tensor name ${quoted(name)} is longer than ${limits.maxNameBytes} bytes`);
+    throw new FormatError(
+      `the tensor name ${quoted(name)} is longer than ${limits.maxNameBytes} bytes`,
+    );
   }
   const tensor = `tensor ${quoted(name)}`;
-  if (!isJsonObject(value)) throw new FormatError(`${tensor} must be an object, got ${nameJsonType(value)}`);
+  if (!isJsonObject(value))
+    throw new FormatError(`${tensor} must be an object, got ${nameJsonType(value)}`);
   const dtype = parseDtype(tensor, value);
   const shape = parseSizes(tensor, "shape", value);
   if (shape.length > limits.maxDims) {
-    throw new FormatError(`${tensor} has ${shape.length} dimensions, more than the ${limits.maxDims} allowed`);
+    throw new FormatError(
+      `${tensor} has ${shape.length} dimensions, more than the ${limits.maxDims} allowed`,
+    );
   }
   const offsets = parseSizes(tensor, "data_offsets", value);
   const [begin, end] = offsets;
   if (offsets.length !== 2 || begin === undefined || end === undefined || begin > end) {
-    throw new FormatError(`${tensor} must have data_offsets [begin, end] in order, got [${offsets.join(", ")}]`);
+    throw new FormatError(
+      `${tensor} must have data_offsets [begin, end] in order, got [${offsets.join(", ")}]`,
+    );
   }
   // A zero anywhere makes the product small, so the other sizes are multiplied on their own as well.
   const numBytes = checkedProduct([...shape, DTYPE_BYTES[dtype]]);
@@ -186,14 +213,18 @@ function parseSizes(tensor: string, field: string, value: JsonObject): readonly 
   return sizes.map((size: JsonValue) => {
     if (typeof size === "number" && Number.isSafeInteger(size) && size >= 0) return size;
     const found = typeof size === "number" ? String(size) : nameJsonType(size);
-    throw new FormatError(`${tensor} must have whole numbers of at least 0 in ${field}, got ${found}`);
+    throw new FormatError(
+      `${tensor} must have whole numbers of at least 0 in ${field}, got ${found}`,
+    );
   });
 }
 
 function checkMetadata(metadata: JsonValue | undefined): void {
   if (metadata === undefined) return;
   if (!isJsonObject(metadata)) {
-    throw new FormatError(`the safetensors __metadata__ must be an object, got ${nameJsonType(metadata)}`);
+    throw new FormatError(
+      `the safetensors __metadata__ must be an object, got ${nameJsonType(metadata)}`,
+    );
   }
   for (const [key, value] of Object.entries(metadata)) {
     if (typeof value !== "string") {
@@ -211,7 +242,8 @@ function checkCover(
   let covered = 0;
   for (const { name, entry } of entries) {
     if (entry.begin !== covered) {
-      const fault = entry.begin < covered ? "overlaps the tensor before it" : "leaves a hole before it";
+      const fault =
+        entry.begin < covered ? "overlaps the tensor before it" : "leaves a hole before it";
       throw new FormatError(
         `tensor ${quoted(name)} begins at byte ${entry.begin} and ${fault}, which ends at ${covered}`,
       );

@@ -11,6 +11,8 @@ import type { LoadedModel } from "../model/load-model.ts";
 export interface Runtime {
   readonly model: LoadedModel;
   readonly backend: { readonly name: string; readonly description: string };
+  /** Most tokens of one sequence, prompt and output together. */
+  readonly maxContext: number;
 
   /**
    * Queues one sequence.

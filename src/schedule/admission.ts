@@ -1,27 +1,32 @@
 /** Whether a request may join the queue. Nothing is kept of one that may not. */
 import { CapacityError, RequestError } from "../core/errors.ts";
-import type { Sampling } from "../core/sampling.ts";
 import type { ScheduleLimits, ScheduleTable } from "./schedule-table.ts";
 import { groupOf } from "./schedule-table.ts";
 import type { Sequence } from "./sequence.ts";
 
+export const promptTooLong = (promptLength: number, maxContext: number): RequestError =>
+  new RequestError(
+    "context_length_exceeded",
+    `the prompt has ${promptLength} tokens, but at most ${maxContext} fit with at least one token of ` +
+      `output; shorten it to ${maxContext - 1} tokens or fewer`,
+    { field: "prompt", details: { promptLength, maxContext } },
+  );
+
 /**
- * Limits the output to what is left of the context.
+ * Holds a request to the context, so that the page pool can always hold the longest sequence alone.
  *
- * @throws {RequestError} `context_length_exceeded` when the prompt leaves no room for a token
+ * @throws {RequestError} `context_length_exceeded`
  */
-export function fitContext(limits: ScheduleLimits, promptLength: number, sampling: Sampling): Sampling {
-  const room = limits.maxContext - promptLength;
-  if (room < 1) {
-    throw new RequestError(
-      "context_length_exceeded",
-      `the prompt has ${promptLength} tokens, but at most ${limits.maxContext} fit with at least one ` +
-        `token of output; shorten it to ${limits.maxContext - 1} tokens or fewer`,
-      { field: "prompt", details: { promptLength, maxContext: limits.maxContext } },
-    );
-  }
-  if (sampling.maxTokens <= room) return sampling;
-  return { ...sampling, maxTokens: room, minTokens: Math.min(sampling.minTokens, room) };
+export function checkContext(limits: ScheduleLimits, promptLength: number, maxTokens: number): void {
+  const { maxContext } = limits;
+  if (promptLength >= maxContext) throw promptTooLong(promptLength, maxContext);
+  if (promptLength + maxTokens <= maxContext) return;
+  throw new RequestError(
+    "context_length_exceeded",
+    `the prompt has ${promptLength} tokens and asks for up to ${maxTokens} more, but at most ${maxContext} ` +
+      `fit together; ask for ${maxContext - promptLength} or fewer`,
+    { field: "maxTokens", details: { promptLength, maxTokens, maxContext } },
+  );
 }
 
 /** @throws {CapacityError} `queue_full` */

@@ -41,7 +41,7 @@ export function composeStep(table: ScheduleTable, nowMs: number): StepPlan {
   const numPreempted = table.counters.preemptions;
   table.numComposed++;
   const prefilling: Sequence[] = [];
-  for (const sequence of [...table.running]) {
+  for (const sequence of table.running.slice()) {
     if (sequence.phase !== "running") continue;
     if (!isDecoding(sequence)) prefilling.push(sequence);
     else if (reservePages(table, sequence, sequence.length)) addRows(table, plan, sequence, 1);

@@ -84,7 +84,7 @@ export function expire(table: ScheduleTable, nowMs: number): Retired[] {
   if (nowMs < table.nextDeadlineMs) return [];
   const retired: Retired[] = [];
   let nextDeadlineMs = Infinity;
-  for (const sequence of [...table.sequences.values()]) {
+  for (const sequence of table.sequences.values()) {
     if (sequence.deadlineMs <= nowMs) {
       retired.push(...endSequence(table, sequence.id, endingOf("timeout"), nowMs));
     } else {

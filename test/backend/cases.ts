@@ -7,7 +7,7 @@ import type { SampledToken, Sampling } from "../../src/core/sampling.ts";
 import type { StepSequence } from "../../src/core/step.ts";
 import type { AdapterWeights } from "../../src/lora/adapter-weights.ts";
 import type { Program } from "../../src/model/program.ts";
-import { greedy } from "../helpers/sampling.ts";
+import { samplingWith } from "../helpers/sampling.ts";
 import { logSoftmax, ReferenceExecutor } from "../helpers/reference-executor.ts";
 import { numbers, randomAdapter, randomWeights, TINY, type TinyShape, tinyProgram } from "../helpers/tiny-program.ts";
 
@@ -92,7 +92,7 @@ export function backendCases(name: string, open: OpenBackend): void {
       await backend.attach(asSlotId(2), await backend.stage(adapter));
       const tokens = tokensOf(39, program.vocabSize, 8);
       for (const [slot, weightsOf] of [[NO_SLOT, null], [asSlotId(2), adapter]] as const) {
-        const [token] = await runJobs(backend, [{ tokens, slot }], [39], greedy({ logprobs: 20 }));
+        const [token] = await runJobs(backend, [{ tokens, slot }], [39], samplingWith({ logprobs: 20 }));
         const expected = logSoftmax(reference.logits(tokens, weightsOf));
         expect(token!.id).toBe(expected.indexOf(Math.max(...expected)));
         expect(token!.rank).toBe(1);
@@ -110,7 +110,7 @@ export function backendCases(name: string, open: OpenBackend): void {
       await backend.attach(asSlotId(0), await backend.stage(adapter));
       const tokens = tokensOf(24, program.vocabSize, 9);
       for (const [slot, weightsOf] of [[NO_SLOT, null], [asSlotId(0), adapter]] as const) {
-        const [token] = await runJobs(backend, [{ tokens, slot }], [24], greedy({ logprobs: 20 }));
+        const [token] = await runJobs(backend, [{ tokens, slot }], [24], samplingWith({ logprobs: 20 }));
         const error = largestError(token!, logSoftmax(reference.logits(tokens, weightsOf)));
         expect(error).toBeLessThan(TOLERANCE[format]);
         // Rounded weights cannot give the exact answer: an error of zero would mean the format was ignored.
@@ -155,7 +155,7 @@ export function backendCases(name: string, open: OpenBackend): void {
                 tokens: tokensOf(length, program.vocabSize, seed),
                 slot: slot < 0 ? NO_SLOT : asSlotId(slot),
               }));
-              const sampling = greedy({ logprobs: 20 });
+              const sampling = samplingWith({ logprobs: 20 });
               const together = await runJobs(backend, jobs, chunks, sampling);
               for (const [i, one] of jobs.entries()) {
                 const [alone] = await runJobs(backend, [one], [backend.info.maxRows], sampling);
@@ -173,7 +173,7 @@ export function backendCases(name: string, open: OpenBackend): void {
       const reference = new ReferenceExecutor(program, weights);
       const tokens = tokensOf(20, program.vocabSize, 77);
       const jobs = [NO_SLOT, asSlotId(0), NO_SLOT, asSlotId(2)].map((slot) => ({ tokens, slot }));
-      const [first, , third] = await runJobs(backend, jobs, [20], greedy({ logprobs: 20 }));
+      const [first, , third] = await runJobs(backend, jobs, [20], samplingWith({ logprobs: 20 }));
       expect(first).toEqual(third!);
       expect(largestError(first!, logSoftmax(reference.logits(tokens)))).toBeLessThan(TOLERANCE.float32);
     });
@@ -183,7 +183,7 @@ export function backendCases(name: string, open: OpenBackend): void {
       const reference = new ReferenceExecutor(program, weights);
       for (const [slot, adapter] of adapters.entries()) {
         const tokens = tokensOf(30, program.vocabSize, slot);
-        const [token] = await runJobs(backend, [{ tokens, slot: asSlotId(slot) }], [7], greedy({ logprobs: 20 }));
+        const [token] = await runJobs(backend, [{ tokens, slot: asSlotId(slot) }], [7], samplingWith({ logprobs: 20 }));
         expect(largestError(token!, logSoftmax(reference.logits(tokens, adapter)))).toBeLessThan(TOLERANCE.float32);
       }
     });
@@ -194,7 +194,7 @@ export function backendCases(name: string, open: OpenBackend): void {
     const weights = randomWeights(program, 5);
     const tokens = tokensOf(12, program.vocabSize, 3);
     const answer = async (backend: Backend, slot: SlotId) =>
-      (await runJobs(backend, [{ tokens, slot }], [12], greedy({ logprobs: 20 })))[0]!;
+      (await runJobs(backend, [{ tokens, slot }], [12], samplingWith({ logprobs: 20 })))[0]!;
 
     test("a detached slot is free for another adapter, and memory comes back", async () => {
       const backend = await open({ ...LIMITS, program, weights, format: "float32", adapterBytes: 256 << 10 });
@@ -270,14 +270,14 @@ function samplingCases(name: string, open: OpenBackend): void {
     });
 
     test("greedy takes the most likely token and reports the raw distribution", async () => {
-      const token = (await sample(greedy({ logprobs: 5 })))!;
+      const token = (await sample(samplingWith({ logprobs: 5 })))!;
       expect(token.id).toBe(byLikelihood[0]!);
       expect(token.top.map(({ id }) => id)).toEqual(byLikelihood.slice(0, 5));
       expect(token.logprob).toBeCloseTo(reference[token.id]!, 4);
     });
 
     test("a draw follows the distribution", async () => {
-      const counts = await draws({ ...greedy(), temperature: 1 }, 2000);
+      const counts = await draws({ ...samplingWith(), temperature: 1 }, 2000);
       for (const id of byLikelihood.slice(0, 5)) {
         const expected = Math.exp(reference[id]!) * 2000;
         expect(Math.abs((counts.get(id) ?? 0) - expected)).toBeLessThan(5 * Math.sqrt(expected) + 5);
@@ -285,7 +285,7 @@ function samplingCases(name: string, open: OpenBackend): void {
     });
 
     test("the same seed and counter give the same token; other seeds do not", async () => {
-      const hot = (seed: bigint): Sampling => ({ ...greedy(), temperature: 3, seed });
+      const hot = (seed: bigint): Sampling => ({ ...samplingWith(), temperature: 3, seed });
       const series = async (seed: bigint) => {
         const ids: number[] = [];
         for (let i = 0; i < 12; i++) ids.push((await sample(hot(seed), i))!.id);
@@ -297,7 +297,7 @@ function samplingCases(name: string, open: OpenBackend): void {
     });
 
     test.each([1, 2, 7])("top-k %d draws from the k most likely tokens only", async (topK) => {
-      const counts = await draws({ ...greedy(), temperature: 5, topK }, 300);
+      const counts = await draws({ ...samplingWith(), temperature: 5, topK }, 300);
       expect(new Set(counts.keys())).toEqual(new Set(byLikelihood.slice(0, topK)));
     });
 
@@ -309,20 +309,20 @@ function samplingCases(name: string, open: OpenBackend): void {
         mass += Math.exp(reference[id]!);
         return needed;
       });
-      const counts = await draws({ ...greedy(), temperature: 1, topP }, 600);
+      const counts = await draws({ ...samplingWith(), temperature: 1, topP }, 600);
       for (const id of counts.keys()) expect(kept).toContain(id);
       expect(counts.size).toBeGreaterThan(kept.length / 2);
     });
 
     test("min-p drops tokens below a share of the most likely one", async () => {
       const floor = Math.log(0.5) + reference[byLikelihood[0]!]!;
-      const counts = await draws({ ...greedy(), temperature: 1, minP: 0.5 }, 300);
+      const counts = await draws({ ...samplingWith(), temperature: 1, minP: 0.5 }, 300);
       for (const id of counts.keys()) expect(reference[id]!).toBeGreaterThan(floor - 1e-3);
     });
 
     test("a bias of minus infinity forbids a token, and reports stay raw", async () => {
       const best = byLikelihood[0]!;
-      const token = (await sample(greedy({ logprobs: 3 }), 0, [adjustment(best, { bias: Number.NEGATIVE_INFINITY })]))!;
+      const token = (await sample(samplingWith({ logprobs: 3 }), 0, [adjustment(best, { bias: Number.NEGATIVE_INFINITY })]))!;
       expect(token.id).toBe(byLikelihood[1]!);
       expect(token.rank).toBe(2);
       expect(token.top[0]!.id).toBe(best);
@@ -333,14 +333,14 @@ function samplingCases(name: string, open: OpenBackend): void {
       const gap = reference[best]! - reference[byLikelihood[1]!]!;
       const frequencyPenalty = gap / 3;
       const at = (generatedCount: number) =>
-        sample({ ...greedy(), frequencyPenalty }, 0, [adjustment(best, { generatedCount })]);
+        sample({ ...samplingWith(), frequencyPenalty }, 0, [adjustment(best, { generatedCount })]);
       expect((await at(2))!.id).toBe(best);
       expect((await at(4))!.id).toBe(byLikelihood[1]!);
       const presence = (presencePenalty: number) =>
-        sample({ ...greedy(), presencePenalty }, 0, [adjustment(best, { generatedCount: 1 })]);
+        sample({ ...samplingWith(), presencePenalty }, 0, [adjustment(best, { generatedCount: 1 })]);
       expect((await presence(gap * 0.9))!.id).toBe(best);
       expect((await presence(gap * 1.1))!.id).toBe(byLikelihood[1]!);
-      const seen = await sample({ ...greedy(), repetitionPenalty: 1000 }, 0, [adjustment(best, { seen: true })]);
+      const seen = await sample({ ...samplingWith(), repetitionPenalty: 1000 }, 0, [adjustment(best, { seen: true })]);
       expect(seen!.id).not.toBe(best);
     });
 
@@ -351,7 +351,7 @@ function samplingCases(name: string, open: OpenBackend): void {
         position: 0,
         pages: [asPageId(page)],
         slot: NO_SLOT,
-        sample: { sampling: greedy(), counter: 0, adjustments },
+        sample: { sampling: samplingWith(), counter: 0, adjustments },
       });
       const { sampled } = await backend.run({ sequences: [of(0, forbidden), of(1, [])] });
       expect(sampled[0]).toBeNull();

@@ -11,7 +11,7 @@
 #pragma once
 #include <stdint.h>
 
-enum { PANEL_ROWS = 8 };   /* rows of W per panel; N is padded to it with zeros */
+enum { PANEL_ROWS = 16 };  /* rows of W per panel; a last panel of at most 8 rows is stored with 8 */
 enum { INT8_GROUP = 32 };  /* columns that share one scale; K is padded to it with zeros */
 
 enum matrix_format { FORMAT_FLOAT32 = 0, FORMAT_BFLOAT16 = 1, FORMAT_INT8 = 2 };
@@ -20,23 +20,18 @@ enum linear_mode { LINEAR_SET = 0, LINEAR_ADD = 1 };
 
 /* ---- storage -------------------------------------------------------------------------------- */
 
-/** Bytes of one panel of PANEL_ROWS rows and k columns. */
-uint32_t panel_bytes(uint32_t format, uint32_t k);
-
 /** Bytes of a matrix of n rows and k columns. */
 uint32_t matrix_bytes(uint32_t format, uint32_t n, uint32_t k);
 
 /**
- * Converts num_rows row-major source rows [num_rows, k] into the panels of a matrix, starting at matrix
- * row row0 (any value). Rows beyond the last one written up to the panel's end must have been zeroed
- * before (a fresh matrix is zero-filled by the caller). Returns 0, or 1 + the row of the first
- * non-finite value.
+ * Converts num_rows row-major source rows [num_rows, k] into rows row0 and on of a matrix of n rows. The
+ * matrix was zero-filled before its first row. Returns 0, or 1 + the row of the first non-finite value.
  */
-uint32_t panel_pack(uint32_t format, void* matrix, uint32_t k, uint32_t row0, const void* source,
+uint32_t panel_pack(uint32_t format, void* matrix, uint32_t n, uint32_t k, uint32_t row0, const void* source,
                     uint32_t source_dtype, uint32_t num_rows);
 
-/** Writes row n of a matrix as k floats: the embedding lookup. */
-void panel_read_row(uint32_t format, const void* matrix, uint32_t k, uint32_t n, float* out);
+/** Writes one row of a matrix of n rows as k floats: the embedding lookup. */
+void panel_read_row(uint32_t format, const void* matrix, uint32_t n, uint32_t k, uint32_t row, float* out);
 
 /* ---- activations ---------------------------------------------------------------------------- */
 
@@ -57,7 +52,7 @@ uint32_t linear_scratch_bytes(uint32_t max_rows, uint32_t max_k);
 
 typedef struct {
   uint32_t format;
-  uint32_t n;          /* rows of W that are written; a multiple of PANEL_ROWS is not required */
+  uint32_t n;          /* rows of W, as it was packed */
   uint32_t k;
   uint32_t num_rows;   /* rows of x, at least 1 */
   const void* matrix;  /* panels, 64-byte aligned */

@@ -47,6 +47,7 @@ function encode(operation: Operation, program: Program, { buffers, weights, form
         opcode: OPCODE.embed,
         weight: weight(operation.weight),
         format,
+        n: program.weights[operation.weight]!.rows,
         k: program.weights[operation.weight]!.cols,
         ...output(operation.out),
       };

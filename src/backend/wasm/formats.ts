@@ -6,4 +6,4 @@ export const DTYPE = { F32: 0, F16: 1, BF16: 2 } as const;
 export const DTYPE_BYTES = { F32: 4, F16: 2, BF16: 2 } as const;
 
 /** Rows per panel. */
-export const PANEL_ROWS = 8;
+export const PANEL_ROWS = 16;

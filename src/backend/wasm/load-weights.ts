@@ -43,7 +43,7 @@ export function loadWeights(
         const view = new Uint8Array(memory.buffer, window, numRows * rowBytes);
         source.readRows(part.tensor, done, numRows, view);
         const bad = matrix
-          ? exports.panel_pack(format, at[id]!, weight.cols, row, window, DTYPE[dtype], numRows)
+          ? exports.panel_pack(format, at[id]!, weight.rows, weight.cols, row, window, DTYPE[dtype], numRows)
           : copyVector(memory, view, dtype, at[id]! + row * 4, numRows);
         if (bad !== 0) {
           throw new ModelError(

@@ -7,18 +7,18 @@ const BINARY = new URL("../../../native/wasm/lorikeet.wasm", import.meta.url);
 export interface WasmExports {
   stackRestore(top: number): void;
   pool_worker(control: number, thread: number): void;
-  panel_bytes(format: number, k: number): number;
   matrix_bytes(format: number, n: number, k: number): number;
   panel_pack(
     format: number,
     matrix: number,
+    n: number,
     k: number,
     row0: number,
     source: number,
     sourceDtype: number,
     numRows: number,
   ): number;
-  panel_read_row(format: number, matrix: number, k: number, n: number, out: number): void;
+  panel_read_row(format: number, matrix: number, n: number, k: number, row: number, out: number): void;
   activation_bytes(format: number, numRows: number, k: number): number;
   linear_scratch_bytes(maxRows: number, maxK: number): number;
 }

@@ -77,7 +77,7 @@ export class AdapterStager {
     for (const matrix of matrices) {
       invariant(matrix.cols === cols, "matrices of one site have one width");
       new Uint8Array(this.#memory.buffer, source, matrix.bytes.length).set(matrix.bytes);
-      const bad = this.#exports.panel_pack(format, this.#base, cols, row, source, DTYPE[matrix.dtype], matrix.rows);
+      const bad = this.#exports.panel_pack(format, this.#base, rows, cols, row, source, DTYPE[matrix.dtype], matrix.rows);
       if (bad !== 0) {
         throw new AdapterError("adapter_invalid", `the adapter has a value that is not finite in row ${bad - 1} of a matrix`);
       }

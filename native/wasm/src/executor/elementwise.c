@@ -14,7 +14,7 @@ void run_embed(step_t* step, const uint32_t* op) {
   const int shared = row_is_shared(step, step->num_rows);
   float* out = address(op[OPERATION_OUT]);
   for (uint32_t row = shared ? claim(step, 0, 1) : 0; row < step->num_rows; row = shared ? claim(step, 0, 1) : row + 1) {
-    panel_read_row(op[OPERATION_FORMAT], address(op[OPERATION_WEIGHT]), op[OPERATION_K], (uint32_t)tokens[row],
+    panel_read_row(op[OPERATION_FORMAT], address(op[OPERATION_WEIGHT]), op[OPERATION_N], op[OPERATION_K], (uint32_t)tokens[row],
                    out + (uintptr_t)row * op[OPERATION_OUT_STRIDE]);
   }
   if (shared) barrier(step);

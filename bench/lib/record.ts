@@ -1,0 +1,57 @@
+/** What every bench writes: where it ran, what it measured, medians and spread. */
+import { cpus, totalmem } from "node:os";
+import { mkdirSync } from "node:fs";
+import { dirname } from "node:path";
+
+export interface Spread {
+  readonly median: number;
+  readonly min: number;
+  readonly max: number;
+  readonly samples: number;
+}
+
+export function spreadOf(samples: readonly number[]): Spread {
+  const sorted = [...samples].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  const median = sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+  return { median, min: sorted[0]!, max: sorted.at(-1)!, samples: sorted.length };
+}
+
+export const mapSpread = (spread: Spread, to: (value: number) => number): Spread => {
+  const ends = [to(spread.min), to(spread.max)];
+  return { median: to(spread.median), min: Math.min(...ends), max: Math.max(...ends), samples: spread.samples };
+};
+
+const git = (...args: string[]): string => Bun.spawnSync(["git", ...args]).stdout.toString().trim();
+
+export function machine(): Record<string, unknown> {
+  return {
+    cpu: cpus()[0]?.model ?? "unknown",
+    cores: cpus().length,
+    memoryGiB: Math.round(totalmem() / 2 ** 30),
+    bun: Bun.version,
+    platform: `${process.platform}-${process.arch}`,
+  };
+}
+
+export async function writeRecord(path: string, name: string, results: unknown): Promise<void> {
+  mkdirSync(dirname(path), { recursive: true });
+  const record = {
+    name,
+    date: new Date().toISOString(),
+    commit: git("rev-parse", "HEAD"),
+    dirty: git("status", "--porcelain", "--untracked-files=no", "--", "src", "native") !== "",
+    machine: machine(),
+    results,
+  };
+  await Bun.write(path, `${JSON.stringify(record, null, 1)}\n`);
+}
+
+/** Fixed-width columns; numbers align right. */
+export function printTable(header: readonly string[], rows: readonly (readonly string[])[]): void {
+  const widths = header.map((cell, i) => Math.max(cell.length, ...rows.map((row) => row[i]!.length)));
+  const line = (cells: readonly string[]): string =>
+    cells.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join("  ");
+  console.log(line(header));
+  for (const row of rows) console.log(line(row));
+}

@@ -1,0 +1,175 @@
+/**
+ * float32 and bfloat16 panels times float32 activations.
+ *
+ * Every output has one accumulator and gains its products in ascending k, multiply then add, on every path:
+ * one row or many, unpacked on the fly or ahead, in one block of columns or several.
+ */
+#include "linear.h"
+#include "panels.h"
+
+/* Columns per block: an unpacked block and a tile of activations share the first-level cache. */
+enum { BLOCK_COLUMNS = 320 };
+
+static inline v128_t multiply_add(v128_t sum, v128_t a, v128_t b) { return wasm_f32x4_add(sum, wasm_f32x4_mul(a, b)); }
+
+/* ---- one row ---- */
+
+#define BFLOAT16_8(at, s0, s1)                              \
+  {                                                         \
+    const v128_t halves = wasm_v128_load(w + (at));         \
+    s0 = multiply_add(s0, x, bfloat16_low(halves));         \
+    s1 = multiply_add(s1, x, bfloat16_high(halves));        \
+  }
+#define FLOAT32_8(at, s0, s1)                               \
+  {                                                         \
+    s0 = multiply_add(s0, x, wasm_v128_load(w + (at)));     \
+    s1 = multiply_add(s1, x, wasm_v128_load(w + (at) + 16)); \
+  }
+
+/* Defines a kernel for one row and 16 outputs, or 8: four or two chains of additions side by side. */
+#define ROW_KERNEL_16(name, COLUMN_8, bytes_8)                                                          \
+  static __attribute__((noinline)) void name(const uint8_t* w, const float* xs, uint32_t k, v128_t* out) { \
+    v128_t s0 = wasm_f32x4_const_splat(0.0f), s1 = s0, s2 = s0, s3 = s0;                                \
+    for (const float* end = xs + (k & ~3u); xs != end; xs += 4, w += 8 * (bytes_8)) {                   \
+      const v128_t four = wasm_v128_load(xs);                                                           \
+      { const v128_t x = DUP(four, 0); COLUMN_8(0, s0, s1) COLUMN_8((bytes_8), s2, s3) }                \
+      { const v128_t x = DUP(four, 1); COLUMN_8(2 * (bytes_8), s0, s1) COLUMN_8(3 * (bytes_8), s2, s3) } \
+      { const v128_t x = DUP(four, 2); COLUMN_8(4 * (bytes_8), s0, s1) COLUMN_8(5 * (bytes_8), s2, s3) } \
+      { const v128_t x = DUP(four, 3); COLUMN_8(6 * (bytes_8), s0, s1) COLUMN_8(7 * (bytes_8), s2, s3) } \
+    }                                                                                                   \
+    for (uint32_t rest = k & 3u; rest > 0; rest--, xs++, w += 2 * (bytes_8)) {                          \
+      const v128_t x = wasm_f32x4_splat(*xs);                                                           \
+      COLUMN_8(0, s0, s1) COLUMN_8((bytes_8), s2, s3)                                                   \
+    }                                                                                                   \
+    out[0] = s0, out[1] = s1, out[2] = s2, out[3] = s3;                                                 \
+  }
+#define ROW_KERNEL_8(name, COLUMN_8, bytes_8)                                                           \
+  static __attribute__((noinline)) void name(const uint8_t* w, const float* xs, uint32_t k, v128_t* out) { \
+    v128_t s0 = wasm_f32x4_const_splat(0.0f), s1 = s0;                                                  \
+    for (const float* end = xs + k; xs != end; xs++, w += (bytes_8)) {                                  \
+      const v128_t x = wasm_v128_load32_splat(xs);                                                      \
+      COLUMN_8(0, s0, s1)                                                                               \
+    }                                                                                                   \
+    out[0] = s0, out[1] = s1;                                                                           \
+  }
+
+ROW_KERNEL_16(bfloat16_row_16, BFLOAT16_8, 16)
+ROW_KERNEL_8(bfloat16_row_8, BFLOAT16_8, 16)
+ROW_KERNEL_16(float32_row_16, FLOAT32_8, 32)
+ROW_KERNEL_8(float32_row_8, FLOAT32_8, 32)
+
+static void one_row(const linear_t* op, uint32_t panel0, uint32_t panel1) {
+  const uint32_t stride = stored_bytes(op->format, PANEL_ROWS, op->k);
+  const int is_bfloat16 = op->format == FORMAT_BFLOAT16;
+  for (uint32_t panel = panel0; panel < panel1; panel++) {
+    const uint8_t* w = (const uint8_t*)op->matrix + (uintptr_t)panel * stride;
+    const uint32_t n = panel * PANEL_ROWS;
+    v128_t sums[4];
+    if (panel_width(n, op->n) == PANEL_ROWS) {
+      if (is_bfloat16) bfloat16_row_16(w, op->packed, op->k, sums);
+      else float32_row_16(w, op->packed, op->k, sums);
+      store_outputs(op, 0, n, sums[0], sums[1]);
+      store_outputs(op, 0, n + HALF_ROWS, sums[2], sums[3]);
+    } else {
+      if (is_bfloat16) bfloat16_row_8(w, op->packed, op->k, sums);
+      else float32_row_8(w, op->packed, op->k, sums);
+      store_outputs(op, 0, n, sums[0], sums[1]);
+    }
+  }
+}
+
+/* ---- more rows: tiles of four rows by eight outputs ---- */
+
+/* Unpacks columns of a bfloat16 panel, keeping its width. */
+static __attribute__((noinline)) void unpack(const uint8_t* panel, uint32_t eights, float* out) {
+  for (const uint8_t* end = panel + eights * 16; panel != end; panel += 16, out += 8) {
+    const v128_t halves = wasm_v128_load(panel);
+    wasm_v128_store(out, bfloat16_low(halves));
+    wasm_v128_store(out + 4, bfloat16_high(halves));
+  }
+}
+
+#define TILE_ROW(r, x)                \
+  s##r##0 = multiply_add(s##r##0, x, w0); \
+  s##r##1 = multiply_add(s##r##1, x, w1);
+
+/*
+ * sums[row][half] gains w[k][8] * x[k][4] over `columns` columns; rows of w are `stride` floats apart.
+ * SPREAD activations come as whole vectors: loads are free beside the arithmetic, lane copies are not.
+ */
+#define TILE_KERNEL(name, x_floats, X)                                                                          \
+  static __attribute__((noinline)) void name(const float* w, uint32_t stride, const float* x, uint32_t columns, v128_t* sums) { \
+    v128_t s00 = sums[0], s01 = sums[1], s10 = sums[2], s11 = sums[3];                                          \
+    v128_t s20 = sums[4], s21 = sums[5], s30 = sums[6], s31 = sums[7];                                          \
+    for (const float* end = x + columns * (x_floats); x != end; w += stride, x += (x_floats)) {                 \
+      const v128_t w0 = wasm_v128_load(w), w1 = wasm_v128_load(w + 4);                                          \
+      X(w0, w1)                                                                                                 \
+    }                                                                                                           \
+    sums[0] = s00, sums[1] = s01, sums[2] = s10, sums[3] = s11;                                                 \
+    sums[4] = s20, sums[5] = s21, sums[6] = s30, sums[7] = s31;                                                 \
+  }
+#define DENSE_COLUMN(w0, w1)                       \
+  const v128_t xs = wasm_v128_load(x);             \
+  { const v128_t v = DUP(xs, 0); TILE_ROW(0, v) }  \
+  { const v128_t v = DUP(xs, 1); TILE_ROW(1, v) }  \
+  { const v128_t v = DUP(xs, 2); TILE_ROW(2, v) }  \
+  { const v128_t v = DUP(xs, 3); TILE_ROW(3, v) }
+#define SPREAD_COLUMN(w0, w1)                              \
+  { const v128_t v = wasm_v128_load(x); TILE_ROW(0, v) }      \
+  { const v128_t v = wasm_v128_load(x + 4); TILE_ROW(1, v) }  \
+  { const v128_t v = wasm_v128_load(x + 8); TILE_ROW(2, v) }  \
+  { const v128_t v = wasm_v128_load(x + 12); TILE_ROW(3, v) }
+
+TILE_KERNEL(dense_tile, 4, DENSE_COLUMN)
+TILE_KERNEL(spread_tile_columns, 16, SPREAD_COLUMN)
+
+static void many_rows(const linear_t* op, uint32_t panel0, uint32_t panel1, float* scratch) {
+  const uint32_t k = op->k, tiles = tiles_of(op->num_rows);
+  const uint32_t stride = stored_bytes(op->format, PANEL_ROWS, k);
+  const int spread = op->num_rows <= SPREAD_ROWS;
+  const uint32_t x_floats = spread ? 16 : 4;
+  float* unpacked = scratch;
+  v128_t* sums = (v128_t*)(scratch + BLOCK_COLUMNS * PANEL_ROWS);
+  for (uint32_t panel = panel0; panel < panel1; panel++) {
+    const uint8_t* weights = (const uint8_t*)op->matrix + (uintptr_t)panel * stride;
+    const uint32_t n = panel * PANEL_ROWS, width = panel_width(n, op->n), halves = width / HALF_ROWS;
+    for (uint32_t i = 0; i < tiles * halves * 8; i++) sums[i] = wasm_f32x4_const_splat(0.0f);
+    for (uint32_t column = 0; column < k; column += BLOCK_COLUMNS) {
+      const uint32_t columns = k - column < BLOCK_COLUMNS ? k - column : BLOCK_COLUMNS;
+      const float* block = (const float*)weights + column * width;
+      if (op->format == FORMAT_BFLOAT16) {
+        unpack(weights + column * width * 2, columns * halves, unpacked);
+        block = unpacked;
+      }
+      for (uint32_t tile = 0; tile < tiles; tile++) {
+        const float* x = (const float*)op->packed + ((uintptr_t)tile * k + column) * x_floats;
+        for (uint32_t half = 0; half < halves; half++) {
+          v128_t* to = sums + (tile * halves + half) * 8;
+          if (spread) spread_tile_columns(block + half * HALF_ROWS, width, x, columns, to);
+          else dense_tile(block + half * HALF_ROWS, width, x, columns, to);
+        }
+      }
+    }
+    for (uint32_t row = 0; row < op->num_rows; row++) {
+      for (uint32_t half = 0; half < halves && n + half * HALF_ROWS < op->n; half++) {
+        const v128_t* from = sums + ((row / ACTIVATION_TILE) * halves + half) * 8 + row % ACTIVATION_TILE * 2;
+        store_outputs(op, row, n + half * HALF_ROWS, from[0], from[1]);
+      }
+    }
+  }
+}
+
+EXPORT(linear_scratch_bytes) uint32_t linear_scratch_bytes(uint32_t max_rows, uint32_t max_k) {
+  (void)max_k;
+  return BLOCK_COLUMNS * PANEL_ROWS * 4 + tiles_of(max_rows) * ACTIVATION_TILE * PANEL_ROWS * 4;
+}
+
+void float_panels(const linear_t* op, uint32_t panel0, uint32_t panel1, float* scratch) {
+  if (op->num_rows == 1) one_row(op, panel0, panel1);
+  else many_rows(op, panel0, panel1, scratch);
+}
+
+EXPORT(linear_panels) void linear_panels(const linear_t* op, uint32_t panel0, uint32_t panel1, void* scratch) {
+  if (op->format == FORMAT_INT8) int8_panels(op, panel0, panel1);
+  else float_panels(op, panel0, panel1, scratch);
+}

@@ -1,0 +1,139 @@
+/**
+ * int8 panels times int8 activations, 32 columns at a time.
+ *
+ * Sums over a group are exact integers; groups are added in float32 in ascending order, on every path.
+ */
+#include "linear.h"
+#include "panels.h"
+
+#define LOW_BYTES wasm_i16x8_const_splat(255)
+
+/* sum += four outputs of one vector of weights: four columns, one row of activations. */
+#define DOT(sum, w, low, odd, difference) \
+  sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(w, odd)); \
+  sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(low, difference));
+
+/* total += (256 * sum) * (weight scale * activation scale / 256) */
+static inline v128_t add_group(v128_t total, v128_t sum, int32_t offset, const float* scales, float activation_scale) {
+  const v128_t exact = wasm_f32x4_convert_i32x4(wasm_i32x4_sub(sum, wasm_i32x4_splat(offset)));
+  return wasm_f32x4_add(total, wasm_f32x4_mul(exact, wasm_f32x4_mul(wasm_v128_load(scales), wasm_f32x4_splat(activation_scale))));
+}
+
+/* ---- one row, 16 outputs ---- */
+
+#define ROW_VECTOR(sum, at)                                          \
+  {                                                                  \
+    const v128_t v = wasm_v128_load(w + (at));                       \
+    DOT(sum, v, wasm_v128_and(v, LOW_BYTES), odd, difference)        \
+  }
+static __attribute__((noinline)) void int8_row(const uint8_t* w, const uint8_t* x, uint32_t groups, v128_t* totals) {
+  const v128_t zero = wasm_i32x4_const_splat(0);
+  totals[0] = totals[1] = totals[2] = totals[3] = zero;
+  for (; groups > 0; groups--) {
+    v128_t s0 = zero, s1 = zero, s2 = zero, s3 = zero;
+    const uint8_t* differences = x + 32;
+    for (const uint8_t* end = x + 32; x != end; x += 4, differences += 4, w += 64) {
+      const v128_t odd = wasm_v128_load32_splat(x), difference = wasm_v128_load32_splat(differences);
+      ROW_VECTOR(s0, 0) ROW_VECTOR(s1, 16) ROW_VECTOR(s2, 32) ROW_VECTOR(s3, 48)
+    }
+    const int32_t offset = *(const int32_t*)(x + 32);
+    const float scale = *(const float*)(x + 36);
+    totals[0] = add_group(totals[0], s0, offset, (const float*)w, scale);
+    totals[1] = add_group(totals[1], s1, offset, (const float*)w + 4, scale);
+    totals[2] = add_group(totals[2], s2, offset, (const float*)w + 8, scale);
+    totals[3] = add_group(totals[3], s3, offset, (const float*)w + 12, scale);
+    w += 4 * PANEL_ROWS;
+    x += 40;
+  }
+}
+
+/* One row, the eight outputs of a half panel: rare, so one vector at a time. */
+static void int8_row_half(const uint8_t* w, const uint8_t* x, uint32_t groups, v128_t* totals) {
+  totals[0] = totals[1] = wasm_i32x4_const_splat(0);
+  for (; groups > 0; groups--, w += INT8_GROUP * HALF_ROWS + 4 * HALF_ROWS, x += INT8_ROW_BYTES) {
+    for (uint32_t half = 0; half < 2; half++) {
+      v128_t sum = wasm_i32x4_const_splat(0);
+      for (uint32_t quad = 0; quad < 8; quad++) {
+        const v128_t odd = wasm_v128_load32_splat(x + quad * 4), difference = wasm_v128_load32_splat(x + 32 + quad * 4);
+        ROW_VECTOR(sum, quad * 32 + half * 16)
+      }
+      totals[half] = add_group(totals[half], sum, *(const int32_t*)(x + 64), (const float*)(w + INT8_GROUP * HALF_ROWS) + 4 * half,
+                               *(const float*)(x + 68));
+    }
+  }
+}
+
+static void one_row(const linear_t* op, uint32_t panel0, uint32_t panel1) {
+  const uint32_t groups = int8_groups(op->k), stride = groups * int8_group_bytes(PANEL_ROWS);
+  for (uint32_t panel = panel0; panel < panel1; panel++) {
+    const uint8_t* w = (const uint8_t*)op->matrix + (uintptr_t)panel * stride;
+    const uint32_t n = panel * PANEL_ROWS;
+    v128_t totals[4];
+    if (panel_width(n, op->n) == PANEL_ROWS) {
+      int8_row(w, op->packed, groups, totals);
+      store_outputs(op, 0, n, totals[0], totals[1]);
+      store_outputs(op, 0, n + HALF_ROWS, totals[2], totals[3]);
+    } else {
+      int8_row_half(w, op->packed, groups, totals);
+      store_outputs(op, 0, n, totals[0], totals[1]);
+    }
+  }
+}
+
+/* ---- tiles of four rows by eight outputs ---- */
+
+#define TILE_LANE(r)                                                                    \
+  {                                                                                     \
+    const v128_t odd = DUP(odds, r), difference = DUP(differences, r);                  \
+    DOT(s##r##0, w0, low0, odd, difference)                                             \
+    DOT(s##r##1, w1, low1, odd, difference)                                             \
+  }
+
+/* totals[row][half of 4]; `w` is the tile's eight rows within a panel of `width` rows. */
+static __attribute__((noinline)) void int8_tile(const uint8_t* w, uint32_t width, const uint8_t* x,
+                                                uint32_t groups, v128_t* totals) {
+  const v128_t zero = wasm_i32x4_const_splat(0);
+  const uint32_t quad_bytes = 4 * width, scale_bytes = 4 * width;
+  for (uint32_t i = 0; i < 8; i++) totals[i] = zero;
+  for (; groups > 0; groups--) {
+    v128_t s00 = zero, s01 = zero, s10 = zero, s11 = zero, s20 = zero, s21 = zero, s30 = zero, s31 = zero;
+    const float* scales = (const float*)(w + INT8_GROUP * width);
+    for (const uint8_t* end = x + 128; x != end; x += 16, w += quad_bytes) {
+      const v128_t w0 = wasm_v128_load(w), w1 = wasm_v128_load(w + 16);
+      const v128_t low0 = wasm_v128_and(w0, LOW_BYTES), low1 = wasm_v128_and(w1, LOW_BYTES);
+      const v128_t odds = wasm_v128_load(x), differences = wasm_v128_load(x + 128);
+      TILE_LANE(0) TILE_LANE(1) TILE_LANE(2) TILE_LANE(3)
+    }
+    const int32_t* offsets = (const int32_t*)(x + 128);
+    const float* activation_scales = (const float*)(x + 144);
+#define ADD_ROW(r)                                                                                        \
+  totals[2 * r] = add_group(totals[2 * r], s##r##0, offsets[r], scales, activation_scales[r]);            \
+  totals[2 * r + 1] = add_group(totals[2 * r + 1], s##r##1, offsets[r], scales + 4, activation_scales[r]);
+    ADD_ROW(0) ADD_ROW(1) ADD_ROW(2) ADD_ROW(3)
+#undef ADD_ROW
+    x += 160;
+    w += scale_bytes;
+  }
+}
+
+static void many_rows(const linear_t* op, uint32_t panel0, uint32_t panel1) {
+  const uint32_t groups = int8_groups(op->k), stride = groups * int8_group_bytes(PANEL_ROWS);
+  for (uint32_t panel = panel0; panel < panel1; panel++) {
+    const uint8_t* weights = (const uint8_t*)op->matrix + (uintptr_t)panel * stride;
+    const uint32_t n = panel * PANEL_ROWS, width = panel_width(n, op->n);
+    for (uint32_t row = 0; row < op->num_rows; row += ACTIVATION_TILE) {
+      const uint32_t rows = op->num_rows - row < ACTIVATION_TILE ? op->num_rows - row : ACTIVATION_TILE;
+      const uint8_t* x = (const uint8_t*)op->packed + (uintptr_t)(row / ACTIVATION_TILE) * groups * INT8_TILE_BYTES;
+      for (uint32_t half = 0; half < width && n + half < op->n; half += HALF_ROWS) {
+        v128_t totals[8];
+        int8_tile(weights + half * 4, width, x, groups, totals);
+        for (uint32_t r = 0; r < rows; r++) store_outputs(op, row + r, n + half, totals[2 * r], totals[2 * r + 1]);
+      }
+    }
+  }
+}
+
+void int8_panels(const linear_t* op, uint32_t panel0, uint32_t panel1) {
+  if (op->num_rows == 1) one_row(op, panel0, panel1);
+  else many_rows(op, panel0, panel1);
+}

@@ -1,0 +1,147 @@
+/**
+ * Runs Bun, wherever it is, with everything installed that the project needs:
+ *
+ *   node scripts/bun.mjs run bench/run.ts
+ *
+ * Plain JavaScript without dependencies, so that Node 20 and npm are all that a machine needs at first; it
+ * runs under Bun as well. Bun comes as a package from npm. Its platform package is taken directly, because
+ * the wrapper package only works after an install script, and npm 12 runs none.
+ */
+import { spawn, spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { chmodSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { delimiter, dirname, join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+
+export const root = dirname(dirname(fileURLToPath(import.meta.url)));
+export const BUN_VERSION = "1.4.5";
+const isWindows = process.platform === "win32";
+const EXE = isWindows ? "bun.exe" : "bun";
+
+/** Path of a Bun that is new enough; installed if there is none. */
+export function findBun() {
+  const [platform, fallback] = platformPackages();
+  const candidates = [
+    ...(process.versions.bun === undefined ? [] : [process.execPath]),
+    ...(process.env.PATH ?? "").split(delimiter).filter(Boolean).map((dir) => join(dir, EXE)),
+    ...[platform, fallback].filter(Boolean).flatMap((name) => [
+      join(root, "node_modules", name, "bin", EXE),
+      join(root, ".bun", "node_modules", name, "bin", EXE),
+    ]),
+  ];
+  return candidates.find(isUsable) ?? installBun(platform) ?? installBun(fallback) ?? noBun(platform);
+}
+
+/** Installs the packages when the lock file or a patch has changed since they were last installed. */
+export function installPackages(bun) {
+  const stamp = join(root, "node_modules", ".installed");
+  const wanted = installDigest();
+  if (existsSync(stamp) && readFileSync(stamp, "utf8") === wanted) return;
+  say("installing packages");
+  const { status } = spawnSync(bun, ["install", "--frozen-lockfile"], { cwd: root, stdio: ["ignore", 2, 2] });
+  if (status !== 0) fail("the packages could not be installed; see the messages above");
+  writeFileSync(stamp, wanted);
+}
+
+/** Runs a command to its end with this process' streams and signals. @returns its exit code */
+export function run(command, args, options = {}) {
+  return new Promise((resolve) => {
+    const child = spawn(command, args, { cwd: root, stdio: "inherit", ...options });
+    const forward = (signal) => child.kill(signal);
+    for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, forward);
+    child.on("error", (error) => {
+      say(`${command} could not be started: ${error.message}`);
+      resolve(127);
+    });
+    child.on("close", (code, signal) => {
+      for (const name of ["SIGINT", "SIGTERM"]) process.off(name, forward);
+      resolve(code ?? (signal === "SIGINT" ? 130 : 143));
+    });
+  });
+}
+
+export const say = (text) => void process.stderr.write(`${text}\n`);
+
+/** @returns {never} */
+export function fail(text) {
+  say(`error: ${text}`);
+  process.exit(1);
+}
+
+/** The package for this machine, and the one that also runs on old processors. */
+function platformPackages() {
+  const os = { linux: "linux", darwin: "darwin", win32: "windows" }[process.platform];
+  const cpu = { x64: "x64", arm64: "aarch64" }[process.arch];
+  if (os === undefined || cpu === undefined) {
+    fail(`Bun does not run on ${process.platform} ${process.arch}`);
+  }
+  const libc = os === "linux" && isMusl() ? "-musl" : "";
+  const name = `@oven/bun-${os}-${cpu}${libc}`;
+  if (cpu !== "x64") return [name, undefined];
+  const baseline = `${name}-baseline`;
+  return hasAvx2() ? [name, baseline] : [baseline, undefined];
+}
+
+function isMusl() {
+  try {
+    return readdirSync("/lib").some((file) => file.startsWith("ld-musl-")) && !existsSync("/lib64/ld-linux-x86-64.so.2");
+  } catch {
+    return false;
+  }
+}
+
+/** Bun's usual build needs AVX2 and dies of an illegal instruction without it. */
+function hasAvx2() {
+  if (process.platform === "linux") return /\bavx2\b/.test(readFileSync("/proc/cpuinfo", "utf8"));
+  if (process.platform === "darwin") return spawnSync("sysctl", ["-n", "hw.optional.avx2_0"]).stdout?.toString().trim() === "1";
+  return false;
+}
+
+function isUsable(path) {
+  if (!existsSync(path)) return false;
+  const { status, stdout } = spawnSync(path, ["--version"], { encoding: "utf8" });
+  return status === 0 && isAtLeast(stdout.trim(), BUN_VERSION);
+}
+
+export function isAtLeast(version, wanted) {
+  const found = /^(\d+)\.(\d+)\.(\d+)/.exec(version)?.slice(1).map(Number);
+  if (found === undefined) return false;
+  const least = wanted.split(".").map(Number);
+  const at = found.findIndex((number, i) => number !== least[i]);
+  return at === -1 || found[at] > least[at];
+}
+
+function installBun(name) {
+  if (name === undefined) return undefined;
+  say(`installing Bun ${BUN_VERSION}`);
+  const args = [
+    "install", "--prefix", join(root, ".bun"), "--no-save", "--no-package-lock", "--ignore-scripts",
+    "--no-audit", "--no-fund", "--loglevel", "error", `${name}@${BUN_VERSION}`,
+  ];
+  // Started through npm, its own path is known; otherwise it is looked up.
+  const npm = process.env.npm_execpath ?? "";
+  const isScript = /npm-cli\.[cm]?js$/.test(npm);
+  const options = { cwd: root, stdio: ["ignore", 2, 2], shell: isWindows && !isScript };
+  if (isScript) spawnSync(process.execPath, [npm, ...args], options);
+  else spawnSync("npm", args, options);
+  const path = join(root, ".bun", "node_modules", name, "bin", EXE);
+  if (existsSync(path) && !isWindows) chmodSync(path, 0o755);
+  return isUsable(path) ? path : undefined;
+}
+
+const noBun = (name) =>
+  fail(`Bun ${BUN_VERSION} or newer was not found and could not be installed; try npm install --prefix .bun ${name}@${BUN_VERSION}`);
+
+function installDigest() {
+  const hash = createHash("sha256");
+  const patches = join(root, "patches");
+  const files = existsSync(patches) ? readdirSync(patches).sort().map((file) => join(patches, file)) : [];
+  for (const file of [join(root, "bun.lock"), ...files]) hash.update(readFileSync(file));
+  return hash.digest("hex");
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
+  const bun = findBun();
+  installPackages(bun);
+  process.exitCode = await run(bun, process.argv.slice(2));
+}

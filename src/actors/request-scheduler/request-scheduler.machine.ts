@@ -1,0 +1,223 @@
+/**
+ * Runs step after step while there are requests, and hears of everything that changes who may run.
+ *
+ *   idle ── request.submit ──▶ gathering ──▶ composing ◀─────────────┐
+ *    ▲                             ▲         │  │  │                 │ done
+ *    │                             │         │  │  └─ has a plan ─▶ stepping ── error ──▶ failed
+ *    ├───────── no requests ───────┼─────────┘  └─ nothing can run ─▶ waiting
+ *    │                             └──── adapter.*, request.*, deadline ─┘
+ *    └─ draining and no requests ─▶ drained
+ *
+ * The schedule table is changed in place and is no part of XState's snapshot: it has thousands of entries,
+ * and copying it per event would cost more than a step. Tokens do not pass through here either: the engine
+ * writes them to each request's stream, and this machine hears one `done` per step.
+ */
+import { assign, emit, enqueueActions, setup } from "xstate";
+import type { Clock } from "../../core/clock.ts";
+import { toLorikeetError, type LorikeetError } from "../../core/errors.ts";
+import type { AdapterId, RequestId, SlotId } from "../../core/ids.ts";
+import type { Engine } from "../../engine/engine.ts";
+import { enqueue as enqueueSequence } from "../../schedule/admission.ts";
+import { composeStep, type StepPlan } from "../../schedule/compose-step.ts";
+import { blockLease, changeLeases, grantLease, refuseLease, turnOver } from "../../schedule/leases.ts";
+import type { LeaseChange } from "../../schedule/leases.ts";
+import { endAll, endingOf, endSequence, expire, failure } from "../../schedule/retire.ts";
+import type { Retired } from "../../schedule/retire.ts";
+import type { ScheduleTable } from "../../schedule/schedule-table.ts";
+import type { Sequence } from "../../schedule/sequence.ts";
+import { settleStep } from "../../schedule/settle-step.ts";
+import { awaitTurn } from "./await-turn.ts";
+import type { RequestSchedulerCommand, RequestSchedulerFact } from "./request-scheduler.events.ts";
+import { runStep } from "./run-step.ts";
+
+export interface RequestSchedulerInput {
+  readonly table: ScheduleTable;
+  readonly engine: Pick<Engine, "runStep">;
+  readonly clock: Clock;
+  /** Resolves in a later turn of the event loop. */
+  readonly yieldTurn: () => Promise<void>;
+  /** Hears of the time between composing a step and settling it, in milliseconds. */
+  readonly onStepTime: (elapsedMs: number) => void;
+}
+
+interface RequestSchedulerContext extends RequestSchedulerInput {
+  /** The step under way. */
+  readonly plan: StepPlan;
+  readonly composedMs: number;
+  readonly isDraining: boolean;
+}
+
+const NO_PLAN: StepPlan = { entries: [], numRows: 0 };
+/** Timers hold 31 bits of milliseconds; a minute is often enough to look for later deadlines. */
+const MAX_DEADLINE_DELAY_MS = 60_000;
+
+const leaseFact = (change: LeaseChange): RequestSchedulerFact => ({
+  type: change.kind === "wanted" ? "adapter.wanted" : "adapter.released",
+  adapterId: change.adapterId,
+  leaseNumber: change.leaseNumber,
+});
+
+const endedFact = ({ sequence, finish }: Retired): RequestSchedulerFact => ({
+  type: "request.ended",
+  requestId: sequence.id,
+  adapterId: sequence.adapter,
+  finish,
+});
+
+interface Lease {
+  readonly adapterId: AdapterId;
+  readonly leaseNumber: number;
+}
+
+export const requestSchedulerMachine = setup({
+  types: {
+    context: {} as RequestSchedulerContext,
+    events: {} as RequestSchedulerCommand,
+    emitted: {} as RequestSchedulerFact,
+    input: {} as RequestSchedulerInput,
+  },
+  actors: { awaitTurn, runStep },
+  delays: {
+    nextDeadline: ({ context: { table, clock } }) =>
+      Math.min(Math.max(table.nextDeadlineMs - clock.nowMs(), 0), MAX_DEADLINE_DELAY_MS),
+  },
+  guards: {
+    hasPlan: ({ context }) => context.plan.entries.length > 0,
+    hasRequests: ({ context }) => context.table.sequences.size > 0,
+    isDraining: ({ context }) => context.isDraining,
+  },
+  actions: {
+    enqueue: enqueueActions(({ context, enqueue }, params: { readonly sequence: Sequence }) => {
+      enqueueSequence(context.table, params.sequence);
+      for (const change of changeLeases(context.table)) enqueue.emit(leaseFact(change));
+    }),
+    cancel: enqueueActions(({ context, enqueue }, params: { readonly requestId: RequestId }) => {
+      const { table, clock } = context;
+      const ended = endSequence(table, params.requestId, endingOf("cancelled"), clock.nowMs());
+      for (const retired of ended) enqueue.emit(endedFact(retired));
+      for (const change of changeLeases(table)) enqueue.emit(leaseFact(change));
+    }),
+    use: ({ context }, params: Lease & { readonly slot: SlotId }) => {
+      const { table, clock } = context;
+      grantLease(table, params.adapterId, params.leaseNumber, params.slot, clock.nowMs());
+    },
+    block: ({ context }, params: Lease) => {
+      blockLease(context.table, params.adapterId, params.leaseNumber);
+    },
+    refuse: enqueueActions(
+      ({ context, enqueue }, params: Lease & { readonly error: LorikeetError }) => {
+        const { table, clock } = context;
+        const { adapterId, leaseNumber, error } = params;
+        const ended = refuseLease(table, adapterId, leaseNumber, error, clock.nowMs());
+        for (const retired of ended) enqueue.emit(endedFact(retired));
+      },
+    ),
+    startDraining: assign({ isDraining: true }),
+    stopAll: enqueueActions(({ context, enqueue }) => {
+      const ended = endAll(context.table, endingOf("shutdown"), context.clock.nowMs());
+      for (const retired of ended) enqueue.emit(endedFact(retired));
+      for (const change of changeLeases(context.table)) enqueue.emit(leaseFact(change));
+    }),
+    compose: enqueueActions(({ context, enqueue }) => {
+      const { table, clock } = context;
+      const composedMs = clock.nowMs();
+      for (const retired of expire(table, composedMs)) enqueue.emit(endedFact(retired));
+      turnOver(table);
+      for (const change of changeLeases(table)) enqueue.emit(leaseFact(change));
+      enqueue.assign({ plan: composeStep(table, composedMs), composedMs });
+    }),
+    settle: enqueueActions(({ context, enqueue }) => {
+      const nowMs = context.clock.nowMs();
+      const ended = settleStep(context.table, context.plan, nowMs);
+      for (const retired of ended) enqueue.emit(endedFact(retired));
+      enqueue.assign({ plan: NO_PLAN });
+      context.onStepTime(nowMs - context.composedMs);
+    }),
+    fail: enqueueActions(({ context, enqueue }, params: { readonly thrown: unknown }) => {
+      const { table, plan, clock } = context;
+      const error = toLorikeetError(params.thrown);
+      const nowMs = clock.nowMs();
+      const waiting = endAll(table, failure(error), nowMs);
+      const inStep = settleStep(table, plan, nowMs);
+      for (const retired of [...waiting, ...inStep]) enqueue.emit(endedFact(retired));
+      enqueue.assign({ plan: NO_PLAN });
+      enqueue.emit({ type: "engine.failed", error });
+    }),
+    tellDrained: emit({ type: "scheduler.drained" }),
+  },
+}).createMachine({
+  id: "requestScheduler",
+  context: ({ input }) => ({ ...input, plan: NO_PLAN, composedMs: 0, isDraining: false }),
+  initial: "idle",
+  on: {
+    "request.submit": { actions: { type: "enqueue", params: ({ event }) => event } },
+    "request.cancel": { actions: { type: "cancel", params: ({ event }) => event } },
+    "adapter.use": { actions: { type: "use", params: ({ event }) => event } },
+    "adapter.block": { actions: { type: "block", params: ({ event }) => event } },
+    "adapter.refuse": { actions: { type: "refuse", params: ({ event }) => event } },
+    "scheduler.drain": { actions: "startDraining" },
+    "scheduler.stop": { actions: ["startDraining", "stopAll"] },
+  },
+  states: {
+    idle: {
+      always: [
+        { guard: "hasRequests", target: "gathering" },
+        { guard: "isDraining", target: "drained" },
+      ],
+    },
+    gathering: {
+      invoke: {
+        src: "awaitTurn",
+        input: ({ context: { yieldTurn } }) => ({ yieldTurn }),
+        onDone: "composing",
+      },
+    },
+    composing: {
+      entry: "compose",
+      always: [
+        { guard: "hasPlan", target: "stepping" },
+        { guard: "hasRequests", target: "waiting" },
+        { target: "idle" },
+      ],
+    },
+    stepping: {
+      invoke: {
+        src: "runStep",
+        input: ({ context: { engine, plan, yieldTurn } }) => ({ engine, plan, yieldTurn }),
+        onDone: { target: "composing", actions: "settle" },
+        onError: {
+          target: "failed",
+          actions: { type: "fail", params: ({ event }) => ({ thrown: event.error }) },
+        },
+      },
+    },
+    waiting: {
+      after: { nextDeadline: "composing" },
+      on: {
+        "request.submit": {
+          target: "gathering",
+          actions: { type: "enqueue", params: ({ event }) => event },
+        },
+        "request.cancel": {
+          target: "composing",
+          actions: { type: "cancel", params: ({ event }) => event },
+        },
+        "adapter.use": {
+          target: "composing",
+          actions: { type: "use", params: ({ event }) => event },
+        },
+        "adapter.block": {
+          target: "composing",
+          actions: { type: "block", params: ({ event }) => event },
+        },
+        "adapter.refuse": {
+          target: "composing",
+          actions: { type: "refuse", params: ({ event }) => event },
+        },
+        "scheduler.stop": { target: "composing", actions: ["startDraining", "stopAll"] },
+      },
+    },
+    drained: { entry: "tellDrained", type: "final" },
+    failed: { type: "final" },
+  },
+});

@@ -1,0 +1,260 @@
+/**
+ * Gives out places on the device: at once where the adapter is there, else as soon as one can be had.
+ *
+ *   ready ── head of queue has its image, and room or unleased adapters ──▶ uploading
+ *     ▲                                                                        │
+ *     └──────────── done: slot.granted │ error: slot.refused or wait ──────────┘
+ *
+ * Waiters are served first come, first served among those whose image is there. Images are asked for ahead
+ * of time for the first `maxImages` of them, so that an upload does not wait for a file; those are held
+ * here, beside the host cache's own bytes. One upload at a time: they share the way to the device.
+ */
+import { assign, enqueueActions, setup } from "xstate";
+import type { AdapterImage, Backend } from "../../backend/backend.ts";
+import { LorikeetError, toLorikeetError } from "../../core/errors.ts";
+import type { AdapterId } from "../../core/ids.ts";
+import type { SlotPool } from "../../lora/slot-pool.ts";
+import { nextPlacement, type Placement, type Waiter } from "./placement.ts";
+import type { SlotAllocatorCommand, SlotAllocatorFact } from "./slot-allocator.events.ts";
+import { uploadAdapter, type Upload } from "./upload-adapter.ts";
+
+export interface SlotAllocatorInput {
+  readonly backend: Pick<Backend, "attach" | "detach" | "deviceBytes">;
+  /** Changed in place. */
+  readonly pool: SlotPool;
+  /** Images asked for or held by waiters at once; at least 1. */
+  readonly maxImages: number;
+}
+
+interface SlotAllocatorContext extends SlotAllocatorInput {
+  /** First come, first served; the one being uploaded among them. At most one per adapter. */
+  readonly waiters: readonly Waiter[];
+  readonly upload: Upload | null;
+}
+
+const placementOf = ({ waiters, pool, backend }: SlotAllocatorContext): Placement | null =>
+  nextPlacement(
+    waiters,
+    {
+      numAttached: pool.numUsed,
+      numFreeSlots: pool.numFree,
+      freeBytes: pool.freeBytes,
+      unleased: pool.unleased(),
+    },
+    (image) => backend.deviceBytes(image),
+  );
+
+const without = (waiters: readonly Waiter[], adapterId: AdapterId): readonly Waiter[] =>
+  waiters.filter((waiter) => waiter.adapterId !== adapterId);
+
+const changed = (
+  waiters: readonly Waiter[],
+  adapterId: AdapterId,
+  change: Partial<Waiter>,
+): readonly Waiter[] =>
+  waiters.map((waiter) => (waiter.adapterId === adapterId ? { ...waiter, ...change } : waiter));
+
+/** An adapter that the device refused alone cannot fit; beside others it may, once they are gone. */
+const mayFitLater = (pool: SlotPool, error: unknown): boolean =>
+  error instanceof LorikeetError && error.errorCode === "adapter_too_large" && pool.numUsed > 1;
+
+interface AdapterParam {
+  readonly adapterId: AdapterId;
+}
+interface LeaseParam extends AdapterParam {
+  readonly leaseNumber: number;
+}
+
+export const slotAllocatorMachine = setup({
+  types: {
+    context: {} as SlotAllocatorContext,
+    events: {} as SlotAllocatorCommand,
+    emitted: {} as SlotAllocatorFact,
+    input: {} as SlotAllocatorInput,
+  },
+  actors: { uploadAdapter },
+  guards: {
+    isOnDevice: ({ context }, { adapterId }: AdapterParam) =>
+      context.pool.slotOf(adapterId) !== null && context.upload?.adapterId !== adapterId,
+    isWaiting: ({ context }, { adapterId }: AdapterParam) =>
+      context.waiters.some((waiter) => waiter.adapterId === adapterId),
+    canPlace: ({ context }) => placementOf(context) !== null,
+    mayFitLater: ({ context }, params: { readonly error: unknown }) =>
+      mayFitLater(context.pool, params.error),
+  },
+  actions: {
+    grantAgain: enqueueActions(({ context, enqueue }, params: LeaseParam) => {
+      const { adapterId, leaseNumber } = params;
+      const slot = context.pool.slotOf(adapterId);
+      if (slot === null) return;
+      context.pool.lease(adapterId);
+      enqueue.emit({ type: "slot.granted", adapterId, leaseNumber, slot });
+    }),
+    enqueue: assign({
+      waiters: ({ context }, { adapterId, leaseNumber }: LeaseParam) => [
+        ...without(context.waiters, adapterId),
+        {
+          adapterId,
+          leaseNumber,
+          image: null,
+          isFetching: false,
+          lacksMemory: false,
+          isToldBlocked: false,
+        },
+      ],
+    }),
+    dequeue: assign({
+      waiters: ({ context }, { adapterId }: AdapterParam) => without(context.waiters, adapterId),
+    }),
+    release: ({ context }, { adapterId }: AdapterParam) => {
+      const isSeated = context.pool.slotOf(adapterId) !== null;
+      if (isSeated && context.upload?.adapterId !== adapterId) context.pool.release(adapterId);
+    },
+    forgetBlocked: assign({
+      waiters: ({ context }) =>
+        context.waiters.map((waiter) => ({ ...waiter, isToldBlocked: false })),
+    }),
+    takeImage: assign({
+      waiters: ({ context }, params: AdapterParam & { readonly image: AdapterImage }) =>
+        changed(context.waiters, params.adapterId, { image: params.image, isFetching: false }),
+    }),
+    refuse: enqueueActions(
+      ({ context, enqueue }, params: AdapterParam & { readonly error: LorikeetError }) => {
+        const { adapterId, error } = params;
+        const waiter = context.waiters.find((each) => each.adapterId === adapterId);
+        if (waiter === undefined) return;
+        const { leaseNumber } = waiter;
+        enqueue.assign({ waiters: without(context.waiters, adapterId) });
+        enqueue.emit({ type: "slot.refused", adapterId, leaseNumber, error });
+      },
+    ),
+    wantImages: enqueueActions(({ context, enqueue }) => {
+      let numImages = 0;
+      const waiters = context.waiters.map((waiter) => {
+        if (numImages >= context.maxImages) return waiter;
+        numImages++;
+        const isUploading = context.upload?.adapterId === waiter.adapterId;
+        if (waiter.image !== null || waiter.isFetching || isUploading) return waiter;
+        enqueue.emit({ type: "image.wanted", adapterId: waiter.adapterId });
+        return { ...waiter, isFetching: true };
+      });
+      enqueue.assign({ waiters });
+    }),
+    tellBlocked: enqueueActions(({ context, enqueue }) => {
+      if (context.upload !== null || placementOf(context) !== null) return;
+      const waiters = context.waiters.map((waiter) => {
+        if (waiter.image === null || waiter.isToldBlocked) return waiter;
+        const { adapterId, leaseNumber } = waiter;
+        enqueue.emit({ type: "slot.blocked", adapterId, leaseNumber });
+        return { ...waiter, isToldBlocked: true };
+      });
+      enqueue.assign({ waiters });
+    }),
+    place: enqueueActions(({ context, enqueue }) => {
+      const placement = placementOf(context);
+      if (placement === null) return;
+      const { pool, backend } = context;
+      const { image, waiter } = placement;
+      const evicted = placement.evicted.map((adapterId) => {
+        const slot = pool.evict(adapterId);
+        enqueue.emit({ type: "slot.evicted", adapterId, slot });
+        return slot;
+      });
+      const slot = pool.seat(waiter.adapterId, backend.deviceBytes(image));
+      enqueue.assign({ upload: { adapterId: waiter.adapterId, image, slot, evicted } });
+    }),
+    finishUpload: enqueueActions(({ context, enqueue }) => {
+      const { upload, waiters, pool } = context;
+      if (upload === null) return;
+      const { adapterId, slot } = upload;
+      const waiter = waiters.find((each) => each.adapterId === adapterId);
+      enqueue.assign({ upload: null, waiters: without(waiters, adapterId) });
+      enqueue.emit({ type: "slot.filled", adapterId, slot });
+      if (waiter === undefined) pool.release(adapterId);
+      else
+        enqueue.emit({ type: "slot.granted", adapterId, leaseNumber: waiter.leaseNumber, slot });
+    }),
+    undoUpload: assign({
+      upload: ({ context: { upload, pool } }) => {
+        if (upload !== null) {
+          pool.release(upload.adapterId);
+          pool.evict(upload.adapterId);
+        }
+        return null;
+      },
+    }),
+    waitForMemory: assign({
+      waiters: ({ context: { waiters, upload } }) =>
+        upload === null ? waiters : changed(waiters, upload.adapterId, { lacksMemory: true }),
+    }),
+    refuseUpload: enqueueActions(({ context, enqueue }, params: { readonly error: unknown }) => {
+      const { upload, waiters } = context;
+      const waiter = waiters.find((each) => each.adapterId === upload?.adapterId);
+      if (waiter === undefined) return;
+      const { adapterId, leaseNumber } = waiter;
+      enqueue.assign({ waiters: without(waiters, adapterId) });
+      const error = toLorikeetError(params.error);
+      enqueue.emit({ type: "slot.refused", adapterId, leaseNumber, error });
+    }),
+  },
+}).createMachine({
+  id: "slotAllocator",
+  context: ({ input }) => ({ ...input, waiters: [], upload: null }),
+  initial: "ready",
+  on: {
+    "slot.lease": [
+      {
+        guard: { type: "isOnDevice", params: ({ event }) => event },
+        actions: { type: "grantAgain", params: ({ event }) => event },
+      },
+      { actions: [{ type: "enqueue", params: ({ event }) => event }, "wantImages"] },
+    ],
+    "slot.release": [
+      {
+        guard: { type: "isWaiting", params: ({ event }) => event },
+        actions: [
+          { type: "dequeue", params: ({ event }) => event },
+          "forgetBlocked",
+          "wantImages",
+          "tellBlocked",
+        ],
+      },
+      {
+        actions: [{ type: "release", params: ({ event }) => event }, "forgetBlocked", "tellBlocked"],
+      },
+    ],
+    "image.deliver": {
+      actions: [{ type: "takeImage", params: ({ event }) => event }, "tellBlocked"],
+    },
+    "image.fail": {
+      actions: [{ type: "refuse", params: ({ event }) => event }, "wantImages"],
+    },
+  },
+  states: {
+    ready: {
+      entry: ["wantImages", "tellBlocked"],
+      always: { guard: "canPlace", target: "uploading", actions: "place" },
+    },
+    uploading: {
+      invoke: {
+        src: "uploadAdapter",
+        input: ({ context: { backend, upload } }) => ({ backend, upload }),
+        onDone: { target: "ready", actions: "finishUpload" },
+        onError: [
+          {
+            guard: { type: "mayFitLater", params: ({ event }) => ({ error: event.error }) },
+            target: "ready",
+            actions: ["waitForMemory", "undoUpload"],
+          },
+          {
+            target: "ready",
+            actions: [
+              { type: "refuseUpload", params: ({ event }) => ({ error: event.error }) },
+              "undoUpload",
+            ],
+          },
+        ],
+      },
+    },
+  },
+});

@@ -1,0 +1,134 @@
+/**
+ * Makes the four actors and ties each one's facts to the others' commands. Who waits for whom is read here.
+ *
+ *   scheduler ──wants a slot──▶ slots ──wants an image──▶ cache ──missed──▶ loader
+ *       ▲                        │  ▲                       │                 │
+ *       └──granted, refused──────┘  └────────found──────────┴────loaded───────┘
+ */
+import { createActor, type AnyActorRef } from "xstate";
+import type { Backend } from "../backend/backend.ts";
+import type { Clock } from "../core/clock.ts";
+import type { AdapterId, RequestId } from "../core/ids.ts";
+import type { Engine } from "../engine/engine.ts";
+import type { HostLru } from "../lora/host-lru.ts";
+import type { SlotPool } from "../lora/slot-pool.ts";
+import type { ScheduleTable } from "../schedule/schedule-table.ts";
+import type { Sequence } from "../schedule/sequence.ts";
+import type { AdapterLoaderFact, StagedAdapter } from "./adapter-loader/adapter-loader.events.ts";
+import { adapterLoaderMachine } from "./adapter-loader/adapter-loader.machine.ts";
+import type { HostCacheFact } from "./host-cache/host-cache.events.ts";
+import { hostCacheMachine } from "./host-cache/host-cache.machine.ts";
+import type { RequestSchedulerFact } from "./request-scheduler/request-scheduler.events.ts";
+import { requestSchedulerMachine } from "./request-scheduler/request-scheduler.machine.ts";
+import type { SlotAllocatorFact } from "./slot-allocator/slot-allocator.events.ts";
+import { slotAllocatorMachine } from "./slot-allocator/slot-allocator.machine.ts";
+
+export type SystemFact =
+  | RequestSchedulerFact
+  | SlotAllocatorFact
+  | HostCacheFact
+  | AdapterLoaderFact;
+
+/** Timers of the actors, so that simulations own them too. */
+export interface Timers {
+  setTimeout(callback: () => void, delayMs: number): unknown;
+  clearTimeout(id: unknown): void;
+}
+
+export interface SystemInput {
+  readonly table: ScheduleTable;
+  readonly engine: Pick<Engine, "runStep">;
+  readonly backend: Pick<Backend, "attach" | "detach" | "deviceBytes">;
+  readonly pool: SlotPool;
+  readonly lru: HostLru<StagedAdapter>;
+  /** Reads, checks and stages one adapter. */
+  readonly readAdapter: (adapterId: AdapterId) => Promise<StagedAdapter>;
+  readonly maxImages: number;
+  readonly maxLoads: number;
+  readonly maxLoadAttempts: number;
+  readonly loadBackoffMs: number;
+  readonly loadFailureMs: number;
+  readonly clock: Clock;
+  readonly timers: Timers | null;
+  readonly yieldTurn: () => Promise<void>;
+  readonly onStepTime: (elapsedMs: number) => void;
+  /** Hears every fact of every actor, for listings and counters. */
+  readonly onFact: (fact: SystemFact) => void;
+  /** An actor has died: a bug. Nothing is served from then on. */
+  readonly onFatal: (error: unknown) => void;
+}
+
+export interface ActorSystem {
+  submit(sequence: Sequence): void;
+  cancel(requestId: RequestId): void;
+  /** Lets everything queued end; `scheduler.drained` tells when. */
+  drain(): void;
+  /** Ends everything with `shutdown`; `scheduler.drained` tells when. */
+  stopRequests(): void;
+  /** Stops all actors at once. */
+  stop(): void;
+}
+
+export function startSystem(input: SystemInput): ActorSystem {
+  const { table, engine, backend, pool, lru, clock, yieldTurn, onStepTime } = input;
+  const options = input.timers === null ? {} : { clock: input.timers };
+  const scheduler = createActor(requestSchedulerMachine, {
+    ...options,
+    id: "requestScheduler",
+    input: { table, engine, clock, yieldTurn, onStepTime },
+  });
+  const slots = createActor(slotAllocatorMachine, {
+    ...options,
+    id: "slotAllocator",
+    input: { backend, pool, maxImages: input.maxImages },
+  });
+  const cache = createActor(hostCacheMachine, { ...options, id: "hostCache", input: { lru } });
+  const loader = createActor(adapterLoaderMachine, {
+    ...options,
+    id: "adapterLoader",
+    input: {
+      read: input.readAdapter,
+      clock,
+      maxLoads: input.maxLoads,
+      maxAttempts: input.maxLoadAttempts,
+      backoffMs: input.loadBackoffMs,
+      failureMs: input.loadFailureMs,
+    },
+  });
+
+  scheduler.on("*", input.onFact);
+  slots.on("*", input.onFact);
+  cache.on("*", input.onFact);
+  loader.on("*", input.onFact);
+
+  scheduler.on("adapter.wanted", (fact) => slots.send({ ...fact, type: "slot.lease" }));
+  scheduler.on("adapter.released", (fact) => slots.send({ ...fact, type: "slot.release" }));
+  slots.on("slot.granted", (fact) => scheduler.send({ ...fact, type: "adapter.use" }));
+  slots.on("slot.blocked", (fact) => scheduler.send({ ...fact, type: "adapter.block" }));
+  slots.on("slot.refused", (fact) => scheduler.send({ ...fact, type: "adapter.refuse" }));
+  slots.on("image.wanted", (fact) => cache.send({ ...fact, type: "image.get" }));
+  cache.on("image.found", ({ adapterId, staged }) =>
+    slots.send({ type: "image.deliver", adapterId, image: staged.image }),
+  );
+  cache.on("image.missed", (fact) => loader.send({ ...fact, type: "adapter.load" }));
+  loader.on("adapter.loaded", (fact) => cache.send({ ...fact, type: "image.put" }));
+  loader.on("adapter.loaded", ({ adapterId, staged }) =>
+    slots.send({ type: "image.deliver", adapterId, image: staged.image }),
+  );
+  loader.on("adapter.failed", (fact) => slots.send({ ...fact, type: "image.fail" }));
+
+  const actors: readonly AnyActorRef[] = [loader, cache, slots, scheduler];
+  for (const actor of actors) {
+    actor.subscribe({ error: input.onFatal });
+    actor.start();
+  }
+  return {
+    submit: (sequence) => scheduler.send({ type: "request.submit", sequence }),
+    cancel: (requestId) => scheduler.send({ type: "request.cancel", requestId }),
+    drain: () => scheduler.send({ type: "scheduler.drain" }),
+    stopRequests: () => scheduler.send({ type: "scheduler.stop" }),
+    stop: () => {
+      for (const actor of [scheduler, slots, cache, loader]) actor.stop();
+    },
+  };
+}

@@ -1,0 +1,106 @@
+/** A configuration file to settings, with the line and column of everything that is wrong. */
+import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseDocument } from "yaml";
+import { ConfigError } from "../core/errors.ts";
+import { didYouMean } from "./nearest.ts";
+import { type Given, isSection, readSetting, yamlName } from "./resolve.ts";
+import { camelCase, SECTIONS, SETTINGS, TOP_SETTINGS } from "./settings.ts";
+import { TRTLLM_ONLY_KEYS } from "./trtllm-keys.ts";
+
+const MAX_CHARS = 1024 * 1024;
+
+/**
+ * @param fileName as it is to stand in messages
+ * @throws {ConfigError} `config_invalid`, starting with `file:line:column`
+ */
+export function readYaml(source: string, fileName: string): Given[] {
+  if (source.length > MAX_CHARS) throw new ConfigError("config_invalid", `${fileName} is longer than ${MAX_CHARS} characters`);
+  return new YamlReader(source, fileName).read();
+}
+
+class YamlReader {
+  readonly #fileName: string;
+  readonly #lines = new LineCounter();
+  readonly #document: Document;
+
+  constructor(source: string, fileName: string) {
+    this.#fileName = fileName;
+    this.#document = parseDocument(source, { lineCounter: this.#lines, uniqueKeys: true, prettyErrors: false });
+  }
+
+  read(): Given[] {
+    const [error] = this.#document.errors;
+    if (error !== undefined) throw this.#fail(error.pos[0], error.message.split("\n")[0]!);
+    const root = this.#document.contents;
+    if (root === null) return [];
+    return this.#entries(root as Node, "the file").flatMap(({ key, keyAt, value, valueAt }) => {
+      const name = camelCase(key);
+      if (key !== name && isSection(name)) return this.#section(name, value, valueAt);
+      return [this.#setting(name, key, keyAt, value, valueAt)];
+    });
+  }
+
+  #section(section: keyof typeof SECTIONS, value: Node | null, at: number): Given[] {
+    if (value === null || (isScalar(value) && value.value === null)) return [];
+    if (!isMap(this.#resolved(value))) throw this.#fail(at, `${yamlName(section)} must be a map of settings`);
+    return this.#entries(value, yamlName(section)).map((entry) =>
+      this.#setting(`${section}.${camelCase(entry.key)}`, `${yamlName(section)}.${entry.key}`, entry.keyAt, entry.value, entry.valueAt),
+    );
+  }
+
+  #setting(place: string, key: string, keyAt: number, value: Node | null, valueAt: number): Given {
+    // A camelCase key would be found too, but files are written in snake_case.
+    if (!SETTINGS.has(place) || yamlName(place) !== key) throw this.#unknown(key, keyAt);
+    const source = this.#place(keyAt);
+    const plain = this.#plain(value);
+    return { setting: place, value: readSetting(place, plain, `${this.#place(valueAt)}: ${key}`, key), source: `${source} (${key})` };
+  }
+
+  #unknown(key: string, at: number): ConfigError {
+    const reason = TRTLLM_ONLY_KEYS[key];
+    if (reason !== undefined) return this.#fail(at, `${key} is a key of TensorRT-LLM that is known, not supported: ${reason}`, key);
+    return this.#fail(at, `${key} is not a setting${didYouMean(key, neighbours(key))}`, key);
+  }
+
+  #entries(node: Node, what: string) {
+    const map = this.#resolved(node);
+    if (!isMap(map)) throw this.#fail(node.range?.[0] ?? 0, `${what} must be a map of settings`);
+    return map.items.map(({ key, value }) => {
+      const keyAt = (key as Node).range?.[0] ?? 0;
+      if (!isScalar(key) || typeof key.value !== "string") throw this.#fail(keyAt, "a key must be a name");
+      return { key: key.value, keyAt, value: value as Node | null, valueAt: (value as Node | null)?.range?.[0] ?? keyAt };
+    });
+  }
+
+  #resolved(node: Node): Node | undefined {
+    return isAlias(node) ? node.resolve(this.#document) : node;
+  }
+
+  /** The value of a node two levels deep at most: no setting is deeper, and no alias can make it so. */
+  #plain(node: Node | null, depth = 0): unknown {
+    const resolved = node === null ? undefined : this.#resolved(node);
+    if (resolved === undefined) return null;
+    if (isScalar(resolved)) return resolved.value;
+    if (depth > 1) throw this.#fail(resolved.range?.[0] ?? 0, "a value must not nest this deep");
+    if (isSeq(resolved)) return resolved.items.map((item) => this.#plain(item as Node, depth + 1));
+    if (!isMap(resolved)) return null;
+    return Object.fromEntries(resolved.items.map(({ key, value }) => [String(key), this.#plain(value as Node | null, depth + 1)]));
+  }
+
+  #place(offset: number): string {
+    const { line, col } = this.#lines.linePos(offset);
+    return `${this.#fileName}:${line}:${col}`;
+  }
+
+  #fail(offset: number, problem: string, field?: string): ConfigError {
+    const options = field === undefined ? {} : { field };
+    return new ConfigError("config_invalid", `${this.#place(offset)}: ${problem}`, options);
+  }
+}
+
+/** Names that could have been meant: those of the same section first. */
+function neighbours(key: string): string[] {
+  const [section, name] = key.split(".");
+  const own = name === undefined ? [...Object.keys(TOP_SETTINGS), ...Object.keys(SECTIONS)] : [];
+  const ofSection = [...SETTINGS.keys()].filter((place) => place.includes(".") && yamlName(place).startsWith(`${section}.`));
+  return [...own, ...ofSection, ...SETTINGS.keys()].map(yamlName);
+}

@@ -1,0 +1,205 @@
+/** What a user may say about sampling, and its translation to the `Sampling` record. */
+import type { Sampling } from "../core/sampling.ts";
+import { MAX_LOGPROBS } from "../core/step-layout.ts";
+import { promptTooLong } from "../schedule/admission.ts";
+import {
+  booleanField,
+  integerField,
+  numberField,
+  refuse,
+  refuseUnknownFields,
+} from "./sampling-fields.ts";
+import { resolveBias, resolveStops, resolveStopTokens } from "./sampling-tokens.ts";
+
+/** Every field may be left out; `null` counts as left out. */
+export interface SamplingParams {
+  /** At least 0; 0 is greedy. Greedy as well when temperature, topP and topK are all left out. */
+  readonly temperature?: number | null;
+  /** At least 0; 0 keeps every token, 1 is greedy. */
+  readonly topK?: number | null;
+  /** From 0 to 1; 0 is greedy. */
+  readonly topP?: number | null;
+  /** From 0 to 1. */
+  readonly minP?: number | null;
+  /** Any 64-bit integer; random when left out. Choice `i` of `n` uses `seed + i`. */
+  readonly seed?: number | bigint | null;
+  /** From 0.01 to 100; 1 is off. Counts prompt and output. */
+  readonly repetitionPenalty?: number | null;
+  /** From -2 to 2. Counts output only, as does the next. */
+  readonly presencePenalty?: number | null;
+  readonly frequencyPenalty?: number | null;
+  /** Up to 4 strings of 1 to 128 characters. */
+  readonly stop?: string | readonly string[] | null;
+  /** Up to 64 ids. */
+  readonly stopTokenIds?: readonly number[] | null;
+  /** At least 1; what does not fit the context is left off. */
+  readonly maxTokens?: number | null;
+  /** Stop tokens and strings are ignored until then; at most `maxTokens`. */
+  readonly minTokens?: number | null;
+  /** Outputs per prompt, 1 to 8. */
+  readonly n?: number | null;
+  /** Not supported: refused when present. */
+  readonly bestOf?: number | null;
+  /** Alternatives reported per token, 0 to 20. */
+  readonly logprobs?: number | null;
+  readonly ignoreEos?: boolean | null;
+  /** Up to 300 token ids with what is added to their logits. */
+  readonly logitBias?: Readonly<Record<string, number>> | null;
+  readonly includeStopStrInOutput?: boolean | null;
+  /** Default true. */
+  readonly skipSpecialTokens?: boolean | null;
+}
+
+/** What the library and the HTTP routes each take for a field that was left out. */
+export interface SamplingDefaults {
+  /** `null` for as many as the context holds. */
+  readonly maxTokens: number | null;
+  /** `null` lets the greedy rule decide. */
+  readonly temperature: number | null;
+}
+
+export const libraryDefaults: SamplingDefaults = { maxTokens: 32, temperature: null };
+export const httpDefaults: SamplingDefaults = { maxTokens: null, temperature: 1 };
+
+export interface SamplingContext {
+  readonly defaults: SamplingDefaults;
+  readonly vocabSize: number;
+  /** Most tokens of prompt and output together. */
+  readonly maxContext: number;
+  /** Tokens of the prompt. */
+  readonly promptLength: number;
+  /** The model's own end tokens. */
+  readonly eosTokenIds: readonly number[];
+  /** Without a tokenizer there is no text to find a stop string in. */
+  readonly hasTokenizer: boolean;
+  /** Spells a field as its caller wrote it; default: as in `SamplingParams`. */
+  readonly fieldName?: (field: keyof SamplingParams) => string;
+  /** For requests without a seed; default random. */
+  readonly randomSeed?: () => bigint;
+}
+
+export const MAX_CHOICES = 8;
+/** Below this a temperature is greedy: dividing logits by it would leave float32. */
+export const MIN_TEMPERATURE = 1e-5;
+
+const FIELDS = [
+  "temperature",
+  "topK",
+  "topP",
+  "minP",
+  "seed",
+  "repetitionPenalty",
+  "presencePenalty",
+  "frequencyPenalty",
+  "stop",
+  "stopTokenIds",
+  "maxTokens",
+  "minTokens",
+  "n",
+  "bestOf",
+  "logprobs",
+  "ignoreEos",
+  "logitBias",
+  "includeStopStrInOutput",
+  "skipSpecialTokens",
+] as const satisfies readonly (keyof SamplingParams)[];
+
+/**
+ * Checks every field and fills in every default.
+ *
+ * Greedy, that is `temperature` 0, when temperature, topP and topK are all left out, or temperature is 0,
+ * topK 1 or topP 0.
+ *
+ * @throws {RequestError} `invalid_request` with the field; `context_length_exceeded` when the prompt
+ *   leaves no room for a token
+ */
+export function resolveSampling(params: SamplingParams, context: SamplingContext): Sampling {
+  const name = context.fieldName ?? ((field: string) => field);
+  refuseUnknownFields(params, FIELDS);
+  if (params.bestOf != null) {
+    throw refuse(name("bestOf"), params.bestOf, "is not supported; leave it out and use n");
+  }
+  resolveChoices(params, context.fieldName);
+
+  const topK = integerField(params.topK, name("topK"), 0, 2 ** 31 - 1);
+  const topP = numberField(params.topP, name("topP"), 0, 1);
+  const given = numberField(params.temperature, name("temperature"), 0, 1e6);
+  const temperature = given ?? context.defaults.temperature;
+  const isGreedy =
+    (temperature === null && topP === null && topK === null) ||
+    (temperature !== null && temperature < MIN_TEMPERATURE) ||
+    topK === 1 ||
+    topP === 0;
+
+  const minP = numberField(params.minP, name("minP"), 0, 1) ?? 0;
+  const { maxTokens, minTokens } = resolveLength(params, context);
+  const ignoresEos = booleanField(params.ignoreEos, name("ignoreEos"), false);
+  const eosTokenIds = ignoresEos ? [] : context.eosTokenIds;
+  const stopTokenIds = new Set([...eosTokenIds, ...resolveStopTokens(params, context)]);
+  if (minTokens > 0 && stopTokenIds.size >= context.vocabSize) {
+    throw refuse(name("minTokens"), minTokens, "leaves no token: every one is a stop token");
+  }
+  return {
+    temperature: isGreedy ? 0 : (temperature ?? 1),
+    topK: isGreedy ? 0 : Math.min(topK ?? 0, context.vocabSize),
+    topP: isGreedy ? 1 : (topP ?? 1),
+    minP: isGreedy ? 0 : minP,
+    seed: resolveSeed(params, context),
+    repetitionPenalty: numberField(params.repetitionPenalty, name("repetitionPenalty"), 0.01, 100) ?? 1,
+    presencePenalty: numberField(params.presencePenalty, name("presencePenalty"), -2, 2) ?? 0,
+    frequencyPenalty: numberField(params.frequencyPenalty, name("frequencyPenalty"), -2, 2) ?? 0,
+    logitBias: resolveBias(params, context),
+    maxTokens,
+    minTokens,
+    stopTokenIds,
+    eosTokenIds: new Set(eosTokenIds),
+    stop: resolveStops(params, context),
+    includeStop: booleanField(params.includeStopStrInOutput, name("includeStopStrInOutput"), false),
+    skipSpecialTokens: booleanField(params.skipSpecialTokens, name("skipSpecialTokens"), true),
+    logprobs: integerField(params.logprobs, name("logprobs"), 0, MAX_LOGPROBS),
+  };
+}
+
+/** Outputs wanted per prompt. @throws {RequestError} `invalid_request` */
+export function resolveChoices(
+  params: SamplingParams,
+  fieldName: SamplingContext["fieldName"] = (field) => field,
+): number {
+  return integerField(params.n, fieldName("n"), 1, MAX_CHOICES) ?? 1;
+}
+
+/** The record for choice `index` of `n`: same in all but the seed. */
+export const samplingOfChoice = (sampling: Sampling, index: number): Sampling =>
+  index === 0
+    ? sampling
+    : { ...sampling, seed: BigInt.asUintN(64, sampling.seed + BigInt(index)) };
+
+function resolveLength(
+  params: SamplingParams,
+  context: SamplingContext,
+): { readonly maxTokens: number; readonly minTokens: number } {
+  const name = context.fieldName ?? ((field: string) => field);
+  const { promptLength, maxContext } = context;
+  const room = maxContext - promptLength;
+  const asked =
+    integerField(params.maxTokens, name("maxTokens"), 1, Number.MAX_SAFE_INTEGER) ??
+    context.defaults.maxTokens;
+  const minTokens =
+    integerField(params.minTokens, name("minTokens"), 0, Number.MAX_SAFE_INTEGER) ?? 0;
+  if (asked !== null && minTokens > asked) {
+    throw refuse(name("minTokens"), minTokens, `must be at most ${name("maxTokens")} (${asked})`);
+  }
+  if (room < 1) throw promptTooLong(promptLength, maxContext);
+  const maxTokens = Math.min(asked ?? room, room);
+  return { maxTokens, minTokens: Math.min(minTokens, maxTokens) };
+}
+
+function resolveSeed({ seed }: SamplingParams, context: SamplingContext): bigint {
+  const name = context.fieldName?.("seed") ?? "seed";
+  if (seed == null) return (context.randomSeed ?? randomSeed)();
+  if (typeof seed === "bigint") return BigInt.asUintN(64, seed);
+  if (!Number.isSafeInteger(seed)) throw refuse(name, seed, "must be a whole number");
+  return BigInt.asUintN(64, BigInt(seed));
+}
+
+const randomSeed = (): bigint => crypto.getRandomValues(new BigUint64Array(1))[0]!;

@@ -1,0 +1,75 @@
+/** The generations behind one HTTP answer, from their start to their last event. */
+import type { GenerationEvent, Usage } from "../core/request.ts";
+import type { Generation } from "../runtime/runtime.ts";
+import { failureOf } from "./failed-finish.ts";
+import { type ChoiceEvent, MergedEvents } from "./merged-events.ts";
+import type { RequestMetrics, TrackedSequence } from "./metrics/request-metrics.ts";
+import type { AnswerFormat } from "./openai/answer-format.ts";
+
+export interface AnswerOptions {
+  readonly generations: readonly Generation[];
+  readonly format: AnswerFormat;
+  /** Of all prompts, each counted once however many choices it has. */
+  readonly promptTokens: number;
+  readonly metrics: RequestMetrics;
+  readonly adapterName: string | null;
+  /** Told of every error that ends a generation. */
+  readonly onFailure: (thrown: unknown) => void;
+}
+
+export class Answer {
+  readonly generations: readonly Generation[];
+  readonly format: AnswerFormat;
+  readonly #events: MergedEvents;
+  readonly #tracked: readonly TrackedSequence[];
+  readonly #promptTokens: number;
+  readonly #onFailure: (thrown: unknown) => void;
+  readonly #completionTokens: number[];
+  #isCancelled = false;
+
+  constructor({ generations, format, promptTokens, metrics, adapterName, onFailure }: AnswerOptions) {
+    this.generations = generations;
+    this.format = format;
+    this.#events = new MergedEvents(generations);
+    this.#tracked = generations.map(() => metrics.track(adapterName));
+    this.#completionTokens = generations.map(() => 0);
+    this.#promptTokens = promptTokens;
+    this.#onFailure = onFailure;
+  }
+
+  /** So far. */
+  get usage(): Usage {
+    return { promptTokens: this.#promptTokens, completionTokens: this.#completionTokens.reduce((sum, count) => sum + count, 0) };
+  }
+
+  /**
+   * @returns an empty list after the last event
+   * @throws {LorikeetError} when a generation ended without being an answer; the others are cancelled then
+   */
+  async next(): Promise<readonly ChoiceEvent[]> {
+    try {
+      const events = await this.#events.next();
+      for (const { choice, event } of events) this.#see(choice, event);
+      return events;
+    } catch (thrown) {
+      if (!this.#isCancelled) this.#onFailure(thrown);
+      this.cancel();
+      throw thrown;
+    }
+  }
+
+  /** Ends every generation. Idempotent. */
+  cancel(): void {
+    this.#isCancelled = true;
+    for (const generation of this.generations) generation.cancel();
+    for (const sequence of this.#tracked) sequence.end();
+  }
+
+  #see(choice: number, event: GenerationEvent): void {
+    this.#tracked[choice]!.see(event);
+    const counted = this.#completionTokens[choice]! + event.tokens.length;
+    this.#completionTokens[choice] = event.finish?.usage.completionTokens ?? counted;
+    const failure = event.finish === null ? null : failureOf(event.finish);
+    if (failure !== null) throw failure;
+  }
+}

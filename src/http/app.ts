@@ -1,0 +1,59 @@
+/** The Elysia application: every route, behind one key check and one error form. */
+import { Elysia } from "elysia";
+import { RequestError } from "../core/errors.ts";
+import { logFault } from "./log-fault.ts";
+import type { HttpDependencies } from "./dependencies.ts";
+import { errorResponse } from "./error-response.ts";
+import { chatCompletionRoutes } from "./routes/chat-completions.ts";
+import { completionRoutes } from "./routes/completions.ts";
+import { healthRoutes } from "./routes/health.ts";
+import { metricsRoutes } from "./routes/metrics.ts";
+import { modelRoutes } from "./routes/models.ts";
+
+/** Matched routes that need no key. A route that is not named here needs one. */
+const OPEN_ROUTES: ReadonlySet<string> = new Set(["/health"]);
+
+export function createApp(deps: HttpDependencies) {
+  const app = new Elysia({ name: "lorikeet", normalize: false });
+  return (
+    app
+      .onError(({ code, error, request }) => {
+        if (code === "NOT_FOUND") return notFound(app.routes, request);
+        logFault(deps, error);
+        return errorResponse(error);
+      })
+      // The route that was matched decides, never the text of a path.
+      .onBeforeHandle(({ route, request }) => {
+        if (!OPEN_ROUTES.has(route)) deps.access.check(request.headers);
+      })
+      .use(healthRoutes(deps))
+      .use(modelRoutes(deps))
+      .use(completionRoutes(deps))
+      .use(chatCompletionRoutes(deps))
+      .use(metricsRoutes(deps))
+  );
+}
+
+export type App = ReturnType<typeof createApp>;
+
+interface RouteEntry {
+  readonly method: string;
+  readonly path: string;
+}
+
+function notFound(routes: readonly RouteEntry[], request: Request): Response {
+  const { pathname } = new URL(request.url);
+  const methods = routes.filter(({ path }) => covers(path, pathname)).map(({ method }) => method);
+  if (methods.length === 0) {
+    return errorResponse(new RequestError("route_not_found", "there is no such route here"));
+  }
+  const allow = [...new Set(methods)].join(", ");
+  return errorResponse(
+    new RequestError("method_not_allowed", `this route takes ${allow}, not ${request.method.slice(0, 20)}`),
+    { allow },
+  );
+}
+
+/** For the message only: whether a route of another method would have taken the path. */
+const covers = (path: string, pathname: string): boolean =>
+  path.endsWith("/*") ? pathname.startsWith(path.slice(0, -1)) : path === pathname;

@@ -1,0 +1,123 @@
+/** An answer as server-sent events. */
+import type { Answer } from "./answer.ts";
+import { errorBody } from "./error-response.ts";
+import type { LiveStreams } from "./live-streams.ts";
+import type { ChoiceEvent } from "./merged-events.ts";
+import { usageOf } from "./openai/answer-format.ts";
+
+export interface EventStreamOptions {
+  readonly includeUsage: boolean;
+  readonly continuousUsage: boolean;
+  readonly live: LiveStreams;
+  /** Longest wait for a first event before the headers leave without it. */
+  readonly headersAfterMs: number;
+}
+
+/**
+ * The headers wait a moment for the first event, so that a failure to start, such as an adapter that does
+ * not load, still has a status of its own.
+ *
+ * @throws {LorikeetError} when a generation failed before the headers left
+ */
+export async function sendEvents(answer: Answer, options: EventStreamOptions): Promise<Response> {
+  const first = answer.next();
+  first.catch(() => undefined);
+  await settledWithin(first, options.headersAfterMs);
+  return new Response(eventBody(answer, first, options), {
+    headers: {
+      "content-type": "text/event-stream; charset=utf-8",
+      "cache-control": "no-cache",
+      // Proxies such as nginx would otherwise hold the events back.
+      "x-accel-buffering": "no",
+    },
+  });
+}
+
+function eventBody(
+  answer: Answer,
+  first: Promise<readonly ChoiceEvent[]>,
+  { live, ...options }: EventStreamOptions,
+): ReadableStream<Uint8Array> {
+  const encoder = new TextEncoder();
+  let next: Promise<readonly ChoiceEvent[]> | null = first;
+  let text = answer.generations
+    .flatMap((_, choice) => answer.format.opening(choice))
+    .map((chunk) => dataLine(chunk, options, answer))
+    .join("");
+  let isPulling = false;
+  let controller!: ReadableStreamDefaultController<Uint8Array>;
+  const stream = live.add({
+    // Bytes put in with nobody waiting make the desired size negative.
+    isHungry: () => isPulling && (controller.desiredSize ?? 0) >= 0,
+    ping: () => controller.enqueue(encoder.encode(": ping\n\n")),
+    giveUp: () => {
+      answer.cancel();
+      controller.error(new Error("the reader stopped reading"));
+    },
+  });
+
+  const pull = async (): Promise<void> => {
+    live.hungry(stream);
+    isPulling = true;
+    try {
+      let isLast = false;
+      while (text === "" && !isLast) {
+        const events = await (next ?? answer.next());
+        next = null;
+        isLast = events.length === 0;
+        for (const { choice, event } of events) {
+          for (const chunk of answer.format.pieces(choice, event)) text += dataLine(chunk, options, answer);
+        }
+      }
+      if (isLast) {
+        if (options.includeUsage) text += line(answer.format.usageChunk(answer.usage));
+        text += "data: [DONE]\n\n";
+      }
+      write(isLast);
+    } catch (thrown) {
+      // A stream that just stopped would look complete: the error takes the place of [DONE].
+      text = line(errorBody(thrown));
+      write(true);
+    }
+    isPulling = false;
+  };
+
+  const write = (isLast: boolean): void => {
+    if (isLast) live.remove(stream);
+    controller.enqueue(encoder.encode(text));
+    text = "";
+    live.wrote(stream);
+    if (isLast) controller.close();
+  };
+
+  return new ReadableStream<Uint8Array>(
+    {
+      start: (own) => {
+        controller = own;
+      },
+      pull,
+      cancel: () => {
+        live.remove(stream);
+        answer.cancel();
+      },
+    },
+    { highWaterMark: 0 },
+  );
+}
+
+const line = (chunk: object): string => `data: ${JSON.stringify(chunk)}\n\n`;
+
+type UsageOptions = Pick<EventStreamOptions, "includeUsage" | "continuousUsage">;
+
+/** With a usage chunk at the end, all others carry `usage: null`, as OpenAI's do. */
+function dataLine(chunk: object, { includeUsage, continuousUsage }: UsageOptions, answer: Answer): string {
+  if (continuousUsage) return line({ ...chunk, usage: usageOf(answer.usage) });
+  return line(includeUsage ? { ...chunk, usage: null } : chunk);
+}
+
+/** Resolves when the promise does or the time is up. @throws what the promise throws in time */
+async function settledWithin(promise: Promise<unknown>, ms: number): Promise<void> {
+  const { promise: late, resolve } = Promise.withResolvers<void>();
+  const timer = setTimeout(resolve, ms);
+  await Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}

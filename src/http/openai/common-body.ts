@@ -1,0 +1,102 @@
+/** The part of a request body that completions and chat share. */
+import type { JsonObject } from "../../formats/json.ts";
+import type { AdapterReference } from "../../runtime/runtime.ts";
+import type { SamplingParams } from "../../runtime/requests.ts";
+import { badField } from "../error-response.ts";
+import { Fields, shown } from "./fields.ts";
+import { type FieldTable, knownFields, refuseUnserved, SAMPLING_FIELDS } from "./known-fields.ts";
+
+export interface CommonBody {
+  /** As the client wrote it; answers echo it. */
+  readonly model: string;
+  readonly loraRequest: AdapterReference | null;
+  /** Unchecked values under the sampler's names. */
+  readonly params: SamplingParams;
+  readonly stream: boolean;
+  /** One last chunk with the usage. */
+  readonly includeUsage: boolean;
+  /** The usage so far with every chunk. */
+  readonly continuousUsage: boolean;
+  /** Keep only this many tokens at the prompt's end. */
+  readonly truncatePromptTokens: number | null;
+  readonly returnTokenIds: boolean;
+  readonly tokensAsIds: boolean;
+}
+
+/**
+ * @param logprobs alternatives per token, which the two APIs spell differently
+ * @throws {RequestError} `invalid_request`
+ */
+export function readCommonBody(
+  body: JsonObject,
+  table: FieldTable,
+  logprobs: (fields: Fields) => number | undefined,
+): CommonBody {
+  const fields = new Fields(body);
+  fields.refuseUnknown(knownFields(table));
+  refuseUnserved(body, table);
+  checkResponseFormat(fields);
+  const model = fields.required("model", fields.string("model"));
+  const stream = fields.boolean("stream") ?? false;
+  return {
+    model,
+    loraRequest: readLoraRequest(fields.object("lora_request")),
+    params: { ...samplingParams(fields), logprobs: logprobs(fields) ?? null },
+    stream,
+    ...readStreamOptions(fields.object("stream_options"), stream),
+    truncatePromptTokens: fields.integer("truncate_prompt_tokens", 1, Number.MAX_SAFE_INTEGER) ?? null,
+    returnTokenIds: fields.boolean("return_token_ids") ?? false,
+    tokensAsIds: fields.boolean("return_tokens_as_token_ids") ?? false,
+  };
+}
+
+/** The sampler checks types and ranges itself. */
+function samplingParams(fields: Fields): SamplingParams {
+  const entries = Object.entries(SAMPLING_FIELDS).map(([field, name]) => [name, fields.raw(field) ?? null]);
+  return Object.fromEntries(entries) as SamplingParams;
+}
+
+/** A sampler's field in the spelling of request bodies. */
+export const bodyField = (name: keyof SamplingParams): string =>
+  name.replaceAll(/[A-Z]/g, (capital) => `_${capital.toLowerCase()}`);
+
+function readStreamOptions(
+  options: Fields | undefined,
+  stream: boolean,
+): { readonly includeUsage: boolean; readonly continuousUsage: boolean } {
+  if (options === undefined) return { includeUsage: false, continuousUsage: false };
+  if (!stream) throw badField("stream_options", "may only be sent together with stream: true");
+  options.refuseUnknown(["include_usage", "continuous_usage_stats", "include_obfuscation"]);
+  options.boolean("include_obfuscation");
+  return {
+    includeUsage: options.boolean("include_usage") ?? false,
+    continuousUsage: options.boolean("continuous_usage_stats") ?? false,
+  };
+}
+
+function readLoraRequest(fields: Fields | undefined): AdapterReference | null {
+  if (fields === undefined) return null;
+  fields.refuseUnknown(["lora_name", "lora_int_id", "lora_path", "lora_ckpt_source"]);
+  const name = fields.required("lora_name", fields.string("lora_name"));
+  if (name === "") throw badField("lora_request.lora_name", "must not be empty");
+  const intId = fields.integer("lora_int_id", 0, Number.MAX_SAFE_INTEGER);
+  const path = fields.string("lora_path");
+  const source = fields.string("lora_ckpt_source");
+  if (source !== undefined && source !== "hf") {
+    const problem = source === "nemo" ? "is not served yet; convert the adapter to PEFT format" : 'must be "hf"';
+    throw badField("lora_request.lora_ckpt_source", `${shown(source)} ${problem}`);
+  }
+  return {
+    name,
+    ...(intId === undefined ? {} : { intId }),
+    ...(path === undefined || path === "" ? {} : { path }),
+  };
+}
+
+function checkResponseFormat(fields: Fields): void {
+  const format = fields.object("response_format");
+  if (format === undefined) return;
+  const type = format.required("type", format.string("type"));
+  if (type !== "text") throw badField("response_format", `of type ${shown(type)} is not supported; send "text" or leave it out`);
+  format.refuseUnknown(["type"]);
+}

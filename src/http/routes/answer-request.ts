@@ -1,0 +1,70 @@
+/** From a parsed body to its answer: the way that completions and chat share. */
+import { CapacityError } from "../../core/errors.ts";
+import { bodyField, type CommonBody } from "../openai/common-body.ts";
+import { generateAll, httpDefaults, prepareRequests } from "../../runtime/requests.ts";
+import { Answer } from "../answer.ts";
+import { logFault } from "../log-fault.ts";
+import type { HttpDependencies } from "../dependencies.ts";
+import { sendEvents } from "../event-stream.ts";
+import type { AnswerContext, AnswerFormat } from "../openai/answer-format.ts";
+import { chooseAdapter } from "../openai/choose-adapter.ts";
+import { sendWhole } from "../whole-answer.ts";
+
+export interface Ask {
+  readonly body: CommonBody;
+  /** Token ids of each prompt, checked. */
+  readonly prompts: readonly (readonly number[])[];
+  readonly idPrefix: "cmpl" | "chatcmpl";
+  readonly formatOf: (context: AnswerContext) => AnswerFormat;
+}
+
+/** Before the body is even read. @throws {CapacityError} `shutting_down` */
+export function refuseWhileDraining({ health }: HttpDependencies): void {
+  if (health.isDraining) {
+    throw new CapacityError("shutting_down", "the server is shutting down; send the request again");
+  }
+}
+
+/**
+ * @param request whose signal, when its client leaves, ends every generation at once
+ * @throws {LorikeetError} for everything that can be said before the first byte of the answer
+ */
+export async function answerRequest(deps: HttpDependencies, request: Request, ask: Ask): Promise<Response> {
+  const { runtime, clock, metrics } = deps;
+  const { body } = ask;
+  const { adapter, adapterName } = await chooseAdapter(runtime, deps.baseNames, body.model, body.loraRequest);
+  const prompts = ask.prompts.map((prompt) =>
+    body.truncatePromptTokens === null ? prompt : prompt.slice(-body.truncatePromptTokens),
+  );
+  const requests = prepareRequests(runtime, {
+    prompts,
+    adapter,
+    params: body.params,
+    defaults: httpDefaults,
+    fieldName: bodyField,
+  });
+  const numChoices = requests.length / prompts.length;
+  const format = ask.formatOf({
+    id: `${ask.idPrefix}-${crypto.randomUUID().replaceAll("-", "")}`,
+    model: body.model,
+    created: clock.unixSeconds(),
+    tokenizer: runtime.model.tokenizer,
+    withLogprobs: body.params.logprobs !== null,
+    tokensAsIds: body.tokensAsIds,
+    skipSpecialTokens: body.params.skipSpecialTokens ?? true,
+    returnTokenIds: body.returnTokenIds,
+    promptOf: (choice) => prompts[Math.floor(choice / numChoices)]!,
+  });
+  deps.keepOpen(request);
+  const answer = new Answer({
+    generations: generateAll(runtime, requests),
+    format,
+    promptTokens: prompts.reduce((sum, prompt) => sum + prompt.length, 0),
+    metrics,
+    adapterName,
+    onFailure: (thrown) => logFault(deps, thrown),
+  });
+  if (request.signal.aborted) answer.cancel();
+  request.signal.addEventListener("abort", () => answer.cancel(), { once: true });
+  return body.stream ? sendEvents(answer, { ...body, ...deps }) : sendWhole(answer);
+}

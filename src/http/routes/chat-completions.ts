@@ -1,0 +1,25 @@
+/** `POST /v1/chat/completions`. */
+import { Elysia } from "elysia";
+import { checkTokenIds } from "../../runtime/requests.ts";
+import type { HttpDependencies } from "../dependencies.ts";
+import { readJsonBody } from "../json-body.ts";
+import { readChatBody } from "../openai/chat-body.ts";
+import { ChatFormat } from "../openai/chat-format.ts";
+import { answerRequest, refuseWhileDraining } from "./answer-request.ts";
+
+export const chatCompletionRoutes = (deps: HttpDependencies) =>
+  new Elysia().post(
+    "/v1/chat/completions",
+    async ({ request }) => {
+      refuseWhileDraining(deps);
+      const body = readChatBody(await readJsonBody(request, deps.bodyLimits));
+      const tokens = deps.encodeChat(body.messages, { addGenerationPrompt: body.addGenerationPrompt });
+      return answerRequest(deps, request, {
+        body,
+        prompts: [checkTokenIds(tokens, deps.runtime.model.program.vocabSize, "messages")],
+        idPrefix: "chatcmpl",
+        formatOf: (context) => new ChatFormat(context),
+      });
+    },
+    { parse: "none" },
+  );

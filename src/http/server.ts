@@ -1,0 +1,138 @@
+/** The listening server: edge, application, timers, and a stop that lets answers end. */
+import { systemClock, type Clock } from "../core/clock.ts";
+import { ConfigError } from "../core/errors.ts";
+import type { Runtime } from "../runtime/runtime.ts";
+import { createAccess } from "./access.ts";
+import { createApp } from "./app.ts";
+import { type EncodeChat, Health, type HttpDependencies, type Log } from "./dependencies.ts";
+import { createEdge } from "./edge.ts";
+import { defaultBodyLimits } from "./json-body.ts";
+import { type LiveStreamLimits, LiveStreams } from "./live-streams.ts";
+import { logFault } from "./log-fault.ts";
+import { RequestMetrics } from "./metrics/request-metrics.ts";
+
+export interface HttpServerOptions {
+  readonly runtime: Runtime;
+  readonly encodeChat: EncodeChat;
+  readonly host: string;
+  /** 0 for any free one. */
+  readonly port: number;
+  readonly apiKeys: readonly string[];
+  /** Takes requests from other machines without a key. */
+  readonly allowNoKey: boolean;
+  /** Host names to answer to besides the machine's loopback names; only checked when there are no keys. */
+  readonly allowedHosts: readonly string[];
+  readonly baseNames: readonly [string, ...string[]];
+  readonly version: string;
+  readonly log: Log;
+  readonly clock?: Clock;
+  readonly streamLimits?: LiveStreamLimits;
+  /** Longest wait of a stream's headers for its first event; default 1000. */
+  readonly headersAfterMs?: number;
+}
+
+export interface HttpServer {
+  readonly host: string;
+  readonly port: number;
+  /** New generations get 503 from here on. */
+  drain(): void;
+  /** Waits up to `graceMs` for answers under way to leave, then closes every connection. */
+  stop(graceMs?: number): Promise<void>;
+}
+
+/** Connections that send or take nothing are closed after this long; generations are exempt. */
+const IDLE_TIMEOUT_S = 30;
+const TICK_MS = 1_000;
+
+/** @throws {ConfigError} `config_invalid` for an address that cannot be had, or that is open to others without a key */
+export function listen(options: HttpServerOptions): HttpServer {
+  const { host, port, apiKeys } = options;
+  refuseOpenAddress(options);
+  let keepOpen = (_request: Request): void => undefined;
+  const deps = dependenciesOf(options, (request) => keepOpen(request));
+  const app = createApp(deps);
+  const edge = createEdge({
+    handle: (request) => app.fetch(request),
+    allowedHosts: apiKeys.length > 0 || !isLoopback(host) ? null : hostNames(options),
+    onFault: (thrown) => logFault(deps, thrown),
+  });
+  const server = bind(() =>
+    Bun.serve({
+      hostname: host,
+      port,
+      idleTimeout: IDLE_TIMEOUT_S,
+      // Above the limit that our own reader enforces with a JSON error.
+      maxRequestBodySize: 4 * deps.bodyLimits.maxBytes,
+      fetch: edge,
+      error: (thrown) => {
+        logFault(deps, thrown);
+        return new Response(null, { status: 500 });
+      },
+    }),
+    host, port,
+  );
+  keepOpen = (request) => server.timeout(request, 0);
+  const timer = setInterval(() => deps.live.tick(), TICK_MS);
+  timer.unref();
+  return {
+    host,
+    port: server.port ?? port,
+    drain() {
+      deps.health.isDraining = true;
+    },
+    async stop(graceMs = 2_000) {
+      deps.health.isDraining = true;
+      await Promise.race([server.stop(false), Bun.sleep(graceMs)]);
+      clearInterval(timer);
+      await server.stop(true);
+    },
+  };
+}
+
+export function dependenciesOf(options: HttpServerOptions, keepOpen: HttpDependencies["keepOpen"]): HttpDependencies {
+  const clock = options.clock ?? systemClock;
+  return {
+    runtime: options.runtime,
+    encodeChat: options.encodeChat,
+    clock,
+    log: options.log,
+    access: createAccess(options.apiKeys),
+    live: new LiveStreams(clock, options.streamLimits),
+    metrics: new RequestMetrics(clock),
+    health: new Health(),
+    bodyLimits: defaultBodyLimits,
+    baseNames: options.baseNames,
+    version: options.version,
+    created: clock.unixSeconds(),
+    headersAfterMs: options.headersAfterMs ?? 1_000,
+    keepOpen,
+  };
+}
+
+const LOOPBACK_NAMES = ["localhost", "127.0.0.1", "[::1]"];
+
+export const isLoopback = (host: string): boolean =>
+  host === "localhost" || host === "::1" || host === "[::1]" || /^127(\.\d{1,3}){3}$/.test(host);
+
+/** Against pages that make a browser call a local server under a name of theirs. */
+const hostNames = ({ host, allowedHosts }: HttpServerOptions): ReadonlySet<string> =>
+  new Set([...LOOPBACK_NAMES, host, ...allowedHosts].map((name) => name.toLowerCase()));
+
+function refuseOpenAddress({ host, apiKeys, allowNoKey }: HttpServerOptions): void {
+  if (isLoopback(host) || apiKeys.length > 0 || allowNoKey) return;
+  throw new ConfigError(
+    "config_invalid",
+    `host ${host} can be reached from other machines, and there is no API key; set --api-key or LORIKEET_API_KEY, or pass --allow-no-key`,
+    { field: "host" },
+  );
+}
+
+function bind<T>(serve: () => T, host: string, port: number): T {
+  try {
+    return serve();
+  } catch (cause) {
+    const code = (cause as { readonly code?: unknown }).code;
+    const reason = code === "EADDRINUSE" ? "is in use; choose another with --port" : "cannot be listened on";
+    throw new ConfigError("config_invalid", `${host}:${port} ${reason}`, { field: "port", cause });
+  }
+}

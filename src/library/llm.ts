@@ -1,0 +1,209 @@
+/** Lorikeet inside a Bun program. */
+import { RequestError } from "../core/errors.ts";
+import type { AdapterId } from "../core/ids.ts";
+import {
+  libraryDefaults,
+  resolveChoices,
+  resolveSampling,
+  type SamplingParams,
+  samplingOfChoice,
+} from "../engine/sampling-params.ts";
+import type { AdapterListing, Runtime, RuntimeStats } from "../runtime/runtime.ts";
+import type { LoRARequest } from "./lora-request.ts";
+import { GenerationResult } from "./generation-result.ts";
+import { openLibraryRuntime, type LLMOptions } from "./options.ts";
+import type { RequestOutput } from "./outputs.ts";
+
+/** Text, token ids, or either one in an object. */
+export type PromptInput =
+  | string
+  | readonly number[]
+  | { readonly prompt: string }
+  | { readonly promptTokenIds: readonly number[] };
+
+export interface GenerateOptions {
+  /** One for all prompts, or one per prompt; `null` is the base model. */
+  readonly loraRequest?: LoRARequest | null | readonly (LoRARequest | null)[];
+  /** Ends every request of this call with `cancelled`. */
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * One base model and its adapters, ready to generate.
+ *
+ * The model opens in the background; the first call waits for it.
+ *
+ * @example
+ * await using llm = new LLM({ model: "models/demo", loraConfig: { loraDir: ["models/demo/adapters"] } });
+ * const output = await llm.generate("Write SQL: How many users?", { maxTokens: 64 }, { loraRequest: new LoRARequest("sql", 1) });
+ * console.log(output.text);
+ */
+export class LLM implements AsyncDisposable {
+  readonly #runtime: Promise<Runtime>;
+
+  /** @throws {ConfigError} `config_invalid` at once for a wrong option; a model that fails to open fails every call */
+  constructor(options: LLMOptions) {
+    this.#runtime = openLibraryRuntime(options);
+    // Reported by every call that waits for it; without this Bun would end the process before the first one.
+    this.#runtime.catch(() => undefined);
+  }
+
+  /** Resolves when the model is open. @throws {ModelError | NativeError | ConfigError} */
+  async ready(): Promise<void> {
+    await this.#runtime;
+  }
+
+  /**
+   * Generates for one prompt or for many, which then share steps.
+   *
+   * @param inputs one prompt gives one output; a list gives a list in the same order
+   * @param samplingParams one for all, or one per prompt; greedy and 32 tokens when left out
+   * @throws {RequestError | AdapterError} for input that cannot be served, before anything is queued;
+   *   the failure of a single request is its output's `error`
+   */
+  generate(
+    inputs: PromptInput,
+    samplingParams?: SamplingParams | readonly SamplingParams[],
+    options?: GenerateOptions,
+  ): Promise<RequestOutput>;
+  generate(
+    inputs: readonly PromptInput[],
+    samplingParams?: SamplingParams | readonly SamplingParams[],
+    options?: GenerateOptions,
+  ): Promise<RequestOutput[]>;
+  async generate(
+    inputs: PromptInput | readonly PromptInput[],
+    samplingParams: SamplingParams | readonly SamplingParams[] = {},
+    options: GenerateOptions = {},
+  ): Promise<RequestOutput | RequestOutput[]> {
+    if (isOnePrompt(inputs)) {
+      const params = Array.isArray(samplingParams) ? nth<SamplingParams>(samplingParams, 0, 1, "samplingParams") : samplingParams;
+      return this.#start(inputs, params as SamplingParams, nthAdapter(options.loraRequest, 0, 1), options.signal);
+    }
+    const results = inputs.map((input, i) => {
+      const params = nth(samplingParams, i, inputs.length, "samplingParams");
+      return this.#start(input, params, nthAdapter(options.loraRequest, i, inputs.length), options.signal);
+    });
+    return Promise.all(results);
+  }
+
+  /**
+   * Starts one prompt. The result can be awaited for the whole output, or iterated for every piece of it.
+   *
+   * @example for await (const output of llm.generateAsync("Tell me a story.")) process.stdout.write(output.outputs[0].textDiff);
+   */
+  generateAsync(
+    input: PromptInput,
+    samplingParams: SamplingParams = {},
+    options: { readonly loraRequest?: LoRARequest | null; readonly signal?: AbortSignal } = {},
+  ): GenerationResult {
+    return this.#start(input, samplingParams, options.loraRequest ?? null, options.signal);
+  }
+
+  /** State, digest and use of every adapter. */
+  async adapters(): Promise<readonly AdapterListing[]> {
+    return (await this.#runtime).adapters();
+  }
+
+  async stats(): Promise<RuntimeStats> {
+    return (await this.#runtime).stats();
+  }
+
+  /** Token ids of a text under the model's tokenizer. @throws {RequestError} without a tokenizer */
+  async encode(text: string): Promise<number[]> {
+    return tokensOf(await this.#runtime, text).tokens;
+  }
+
+  /** Lets running requests end within `timeoutMs`, then frees the model. */
+  async shutdown(timeoutMs = 30_000): Promise<void> {
+    const runtime = await this.#runtime.catch(() => null);
+    await runtime?.close(timeoutMs);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.shutdown();
+  }
+
+  #start(
+    input: PromptInput,
+    params: SamplingParams,
+    loraRequest: LoRARequest | null,
+    signal: AbortSignal | undefined,
+  ): GenerationResult {
+    return new GenerationResult(async () => {
+      const runtime = await this.#runtime;
+      const { prompt, tokens } = tokensOf(runtime, input);
+      const { program, tokenizer, generation } = runtime.model;
+      const sampling = resolveSampling(params, {
+        defaults: libraryDefaults,
+        vocabSize: program.vocabSize,
+        maxContext: runtime.maxContext,
+        promptLength: tokens.length,
+        eosTokenIds: generation.eosTokenIds,
+        hasTokenizer: tokenizer !== null,
+      });
+      const adapter = loraRequest === null ? null : await resolveAdapter(runtime, loraRequest);
+      const generations = Array.from({ length: resolveChoices(params) }, (_, i) =>
+        runtime.generate({
+          promptTokens: tokens,
+          adapter,
+          sampling: samplingOfChoice(sampling, i),
+          tenant: "",
+          timeoutMs: null,
+        }),
+      );
+      return { prompt, tokens, generations, withLogprobs: sampling.logprobs !== null };
+    }, signal);
+  }
+}
+
+const resolveAdapter = (runtime: Runtime, request: LoRARequest): Promise<AdapterId> =>
+  runtime.resolveAdapter({
+    name: request.loraName,
+    intId: request.loraIntId,
+    ...(request.loraPath === "" ? {} : { path: request.loraPath }),
+  });
+
+function tokensOf(runtime: Runtime, input: PromptInput): { prompt: string | null; tokens: readonly number[] } & { tokens: number[] } {
+  const { tokenizer, program } = runtime.model;
+  const text = typeof input === "string" ? input : "prompt" in input ? input.prompt : null;
+  if (text !== null) {
+    if (typeof text !== "string") throw new RequestError("invalid_request", "prompt must be a string", { field: "prompt" });
+    if (tokenizer === null) {
+      throw new RequestError("invalid_request", "the model has no tokenizer; give the prompt as token ids", { field: "prompt" });
+    }
+    return { prompt: text, tokens: tokenizer.encode(text) };
+  }
+  const ids = [...(Array.isArray(input) ? (input as readonly number[]) : (input as { promptTokenIds: readonly number[] }).promptTokenIds)];
+  if (ids.length === 0) throw new RequestError("invalid_request", "a prompt must have at least one token", { field: "promptTokenIds" });
+  const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= program.vocabSize);
+  if (bad !== undefined) {
+    throw new RequestError(
+      "invalid_request",
+      `promptTokenIds has ${String(bad)}, but token ids are whole numbers from 0 to ${program.vocabSize - 1}`,
+      { field: "promptTokenIds" },
+    );
+  }
+  return { prompt: null, tokens: ids };
+}
+
+/** Token ids are one prompt; a list of anything else is many. */
+function isOnePrompt(inputs: PromptInput | readonly PromptInput[]): inputs is PromptInput {
+  return !Array.isArray(inputs) || (inputs.length > 0 && typeof inputs[0] === "number");
+}
+
+/** A list gives one value per prompt; a single value is for all. */
+function nth<T>(values: T | readonly T[], index: number, length: number, field: string): T {
+  if (!Array.isArray(values)) return values as T;
+  if (values.length !== length) {
+    throw new RequestError(
+      "invalid_request",
+      `${field} has ${values.length} entries for ${length} ${length === 1 ? "prompt" : "prompts"}; give one for all, or one per prompt`,
+      { field },
+    );
+  }
+  return values[index] as T;
+}
+
+const nthAdapter = (values: GenerateOptions["loraRequest"], index: number, length: number): LoRARequest | null =>
+  nth<LoRARequest | null>(values ?? null, index, length, "loraRequest");

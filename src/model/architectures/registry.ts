@@ -1,0 +1,9 @@
+/** Every architecture that can be served. */
+import type { Architecture } from "../architecture.ts";
+import { llama } from "./llama.ts";
+import { mistral } from "./mistral.ts";
+import { phi3 } from "./phi3.ts";
+import { qwen2 } from "./qwen2.ts";
+import { qwen3 } from "./qwen3.ts";
+
+export const ARCHITECTURES: readonly Architecture[] = [llama, mistral, qwen2, qwen3, phi3];

@@ -1,0 +1,175 @@
+/** Every adapter that the runtime knows by name: where its files are, and what became of it. */
+import { AdapterError, CapacityError, RequestError, type LorikeetError } from "../core/errors.ts";
+import { asAdapterId, type AdapterId } from "../core/ids.ts";
+import type { Usage } from "../core/request.ts";
+import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.events.ts";
+
+export interface AdapterRecord {
+  readonly id: AdapterId;
+  readonly name: string;
+  /** Directory of its files. */
+  readonly path: string;
+  /** Unix seconds. */
+  readonly created: number;
+  isLoading: boolean;
+  digest: string | null;
+  rank: number | null;
+  numBytes: number | null;
+  numRequests: number;
+  promptTokens: number;
+  generatedTokens: number;
+  numLoads: number;
+  lastError: string | null;
+}
+
+/** Letters, digits, `_`, `.`, `-`, after a letter or digit; one `/` as in `owner/name`. */
+const NAME = /^[a-zA-Z0-9][\w.-]{0,95}(\/[\w.-]{1,96})?$/;
+
+export class AdapterRegistry {
+  readonly #maxAdapters: number;
+  readonly #byName = new Map<string, AdapterRecord>();
+  readonly #byId = new Map<AdapterId, AdapterRecord>();
+  readonly #byIntId = new Map<number, AdapterRecord>();
+
+  /** @param maxAdapters most names known at once */
+  constructor(maxAdapters: number) {
+    this.#maxAdapters = maxAdapters;
+  }
+
+  get records(): Iterable<AdapterRecord> {
+    return this.#byName.values();
+  }
+
+  byName(name: string): AdapterRecord | undefined {
+    return this.#byName.get(name);
+  }
+
+  byId(id: AdapterId): AdapterRecord | undefined {
+    return this.#byId.get(id);
+  }
+
+  /**
+   * Makes a name known; the same name and path again is no change.
+   *
+   * @throws {RequestError} `invalid_request` for a bad name, or one that stands for another path
+   * @throws {CapacityError} `queue_full` when `maxAdapters` names are known
+   */
+  register(name: string, path: string, created: number): AdapterRecord {
+    checkAdapterName(name);
+    const known = this.#byName.get(name);
+    if (known !== undefined) {
+      if (known.path === path) return known;
+      throw new RequestError(
+        "invalid_request",
+        `adapter ${name} is known with another path; use another name`,
+        { field: "lora_path" },
+      );
+    }
+    if (this.#byName.size >= this.#maxAdapters) {
+      throw new CapacityError(
+        "queue_full",
+        `${this.#byName.size} adapters are known and at most ${this.#maxAdapters} may be; ` +
+          "restart the server with fewer or a higher limit",
+      );
+    }
+    const record: AdapterRecord = {
+      id: asAdapterId(this.#byId.size + 1),
+      name,
+      path,
+      created,
+      isLoading: false,
+      digest: null,
+      rank: null,
+      numBytes: null,
+      numRequests: 0,
+      promptTokens: 0,
+      generatedTokens: 0,
+      numLoads: 0,
+      lastError: null,
+    };
+    this.#byName.set(name, record);
+    this.#byId.set(record.id, record);
+    return record;
+  }
+
+  /**
+   * Ties a caller's number to an adapter.
+   *
+   * @throws {RequestError} `invalid_request` when the number already stands for another
+   */
+  claimIntId(intId: number, record: AdapterRecord): void {
+    this.checkIntId(intId, record.name);
+    this.#byIntId.set(intId, record);
+  }
+
+  checkIntId(intId: number, name: string): void {
+    if (!Number.isSafeInteger(intId) || intId < 0) {
+      throw new RequestError(
+        "invalid_request",
+        `lora_int_id ${intId} must be a whole number of at least 0`,
+        { field: "lora_int_id" },
+      );
+    }
+    const holder = this.#byIntId.get(intId);
+    if (holder === undefined || holder.name === name) return;
+    throw new RequestError(
+      "invalid_request",
+      `lora_int_id ${intId} stands for adapter ${holder.name} and cannot stand for ${name} as well`,
+      { field: "lora_int_id" },
+    );
+  }
+
+  noteSubmitted(id: AdapterId): void {
+    const record = this.#byId.get(id);
+    if (record !== undefined) record.numRequests++;
+  }
+
+  noteReading(id: AdapterId): void {
+    const record = this.#byId.get(id);
+    if (record !== undefined) record.isLoading = true;
+  }
+
+  noteLoaded(id: AdapterId, { image, report }: StagedAdapter): void {
+    const record = this.#byId.get(id);
+    if (record === undefined) return;
+    record.isLoading = false;
+    record.digest = image.digest;
+    record.rank = report.maxRank;
+    record.numBytes = report.numBytes;
+    record.lastError = null;
+    record.numLoads++;
+  }
+
+  noteFailed(id: AdapterId, error: LorikeetError): void {
+    const record = this.#byId.get(id);
+    if (record === undefined) return;
+    record.isLoading = false;
+    record.lastError = error.message;
+  }
+
+  noteEnded(id: AdapterId, usage: Usage): void {
+    const record = this.#byId.get(id);
+    if (record === undefined) return;
+    record.promptTokens += usage.promptTokens;
+    record.generatedTokens += usage.completionTokens;
+  }
+}
+
+/** @throws {RequestError} `invalid_request` */
+export function checkAdapterName(name: string): void {
+  if (NAME.test(name) && !name.includes("..")) return;
+  throw new RequestError(
+    "invalid_request",
+    `adapter name ${JSON.stringify(name.slice(0, 100))} must be letters, digits, "_", "." or "-", ` +
+      'with at most one "/"',
+    { field: "lora_name" },
+  );
+}
+
+export const adapterNotFound = (name: string): AdapterError =>
+  new AdapterError(
+    "adapter_not_found",
+    `no adapter is known by the name ${JSON.stringify(name.slice(0, 100))}; ` +
+      "the list of models shows those that are",
+    { field: "model" },
+  );

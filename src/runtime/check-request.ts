@@ -1,0 +1,52 @@
+/** What every request must keep, whoever sent it: the last check before the engine. */
+import { AdapterError, RequestError } from "../core/errors.ts";
+import type { GenerationRequest } from "../core/request.ts";
+import type { AdapterRegistry } from "./adapter-registry.ts";
+
+/** @throws {RequestError | AdapterError} */
+export function checkRequest(
+  request: GenerationRequest,
+  vocabSize: number,
+  numSlots: number,
+  registry: AdapterRegistry,
+): void {
+  const { promptTokens, adapter, sampling, timeoutMs } = request;
+  if (promptTokens.length === 0) {
+    throw new RequestError("invalid_request", "prompt must have at least one token", {
+      field: "prompt",
+    });
+  }
+  for (const id of promptTokens) {
+    if (Number.isInteger(id) && id >= 0 && id < vocabSize) continue;
+    throw new RequestError(
+      "invalid_request",
+      `prompt has ${String(id)}, but token ids are whole numbers from 0 to ${vocabSize - 1}`,
+      { field: "prompt" },
+    );
+  }
+  if (!Number.isSafeInteger(sampling.maxTokens) || sampling.maxTokens < 1) {
+    throw new RequestError(
+      "invalid_request",
+      `maxTokens ${sampling.maxTokens} must be a whole number of at least 1`,
+      { field: "maxTokens" },
+    );
+  }
+  if (timeoutMs !== null && !(timeoutMs > 0)) {
+    throw new RequestError("invalid_request", `timeoutMs ${timeoutMs} must be above 0`, {
+      field: "timeoutMs",
+    });
+  }
+  if (adapter === null) return;
+  if (registry.byId(adapter) === undefined) {
+    throw new AdapterError("adapter_not_found", `no adapter has the id ${adapter}`, {
+      field: "model",
+    });
+  }
+  if (numSlots === 0) {
+    throw new AdapterError(
+      "adapter_unsupported",
+      "the server runs without adapters; start it with at least one adapter slot",
+      { field: "model" },
+    );
+  }
+}

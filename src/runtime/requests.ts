@@ -1,0 +1,83 @@
+/** From prompts and what a user said about sampling to the records that `Runtime.generate` takes. */
+import { RequestError } from "../core/errors.ts";
+import type { AdapterId } from "../core/ids.ts";
+import type { GenerationRequest } from "../core/request.ts";
+import {
+  resolveChoices,
+  resolveSampling,
+  type SamplingDefaults,
+  type SamplingParams,
+  samplingOfChoice,
+} from "../engine/sampling-params.ts";
+import type { Generation, Runtime } from "./runtime.ts";
+
+export { httpDefaults, libraryDefaults, MAX_CHOICES, type SamplingParams } from "../engine/sampling-params.ts";
+
+export interface RequestDraft {
+  readonly prompts: readonly (readonly number[])[];
+  readonly adapter: AdapterId | null;
+  readonly params: SamplingParams;
+  readonly defaults: SamplingDefaults;
+  /** Spells a field as its caller wrote it. */
+  readonly fieldName: (field: keyof SamplingParams) => string;
+}
+
+/**
+ * One record per prompt and choice: `n` for the first prompt, then `n` for the second, and so on.
+ *
+ * @throws {RequestError} `invalid_request`, `context_length_exceeded`
+ */
+export function prepareRequests(
+  { model, maxContext }: Pick<Runtime, "model" | "maxContext">,
+  { prompts, adapter, params, defaults, fieldName }: RequestDraft,
+): GenerationRequest[] {
+  const numChoices = resolveChoices(params, fieldName);
+  return prompts.flatMap((promptTokens) => {
+    const sampling = resolveSampling(params, {
+      defaults,
+      vocabSize: model.program.vocabSize,
+      maxContext,
+      promptLength: promptTokens.length,
+      eosTokenIds: model.generation.eosTokenIds,
+      hasTokenizer: model.tokenizer !== null,
+      fieldName,
+    });
+    return Array.from({ length: numChoices }, (_, choice) => ({
+      promptTokens,
+      adapter,
+      sampling: samplingOfChoice(sampling, choice),
+      tenant: "",
+      timeoutMs: null,
+    }));
+  });
+}
+
+/** Queues all of them or none. @throws what `Runtime.generate` throws */
+export function generateAll(runtime: Pick<Runtime, "generate">, requests: readonly GenerationRequest[]): Generation[] {
+  const started: Generation[] = [];
+  try {
+    for (const request of requests) started.push(runtime.generate(request));
+    return started;
+  } catch (thrown) {
+    for (const generation of started) generation.cancel();
+    throw thrown;
+  }
+}
+
+/** @throws {RequestError} `invalid_request` unless every entry is an id of the vocabulary and there is one at least */
+export function checkTokenIds(ids: readonly unknown[], vocabSize: number, field: string): number[] {
+  if (ids.length === 0) {
+    throw new RequestError("invalid_request", `${field} must have at least one token`, { field });
+  }
+  for (const id of ids) {
+    if (typeof id !== "number" || !Number.isInteger(id) || id < 0 || id >= vocabSize) {
+      const shown = typeof id === "number" ? String(id) : `a value of type ${typeof id}`;
+      throw new RequestError(
+        "invalid_request",
+        `${field} has ${shown}, but token ids are whole numbers from 0 to ${vocabSize - 1}`,
+        { field },
+      );
+    }
+  }
+  return ids as number[];
+}

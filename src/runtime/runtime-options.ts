@@ -1,0 +1,54 @@
+/** Limits of a running Lorikeet, each with its unit and default. */
+
+export interface RuntimeOptions {
+  /** Adapters known from the start. */
+  readonly adapters: readonly { readonly name: string; readonly path: string }[];
+  /** Most adapter names known at once. */
+  readonly maxAdapters: number;
+  /** Longest sequence in tokens; `null` for what the model's positions and the pages allow. */
+  readonly maxContext: number | null;
+  /** Most requests waiting to run. */
+  readonly maxWaitingRequests: number;
+  /** Most prompt tokens waiting to run. */
+  readonly maxWaitingTokens: number;
+  /** Longest time from submission to the last token, for requests that give none; `null` for no limit. */
+  readonly requestTimeoutMs: number | null;
+  /** Steps after which a waiting request goes before all younger ones. */
+  readonly agingSteps: number;
+  /** Steps for which an adapter keeps its slot at least while aged requests want one. */
+  readonly quantumSteps: number;
+  /** Bytes of staged adapters kept in host memory. */
+  readonly hostCacheBytes: number;
+  /** Adapters staged ahead of a free slot, held beside the host cache. */
+  readonly maxImages: number;
+  /** Adapters read at once. */
+  readonly maxLoads: number;
+  /** Reads of an adapter whose I/O fails, before its requests fail. */
+  readonly maxLoadAttempts: number;
+  /** Wait before the second read, doubled before each further one. */
+  readonly loadBackoffMs: number;
+  /** For how long an adapter that failed is refused without being read again. */
+  readonly loadFailureMs: number;
+  /** Most tokens, and characters, that a reader may leave unread before its request is cancelled. */
+  readonly maxUnreadTokens: number;
+  readonly maxUnreadChars: number;
+}
+
+export const defaultRuntimeOptions: RuntimeOptions = {
+  adapters: [],
+  maxAdapters: 16_384,
+  maxContext: null,
+  maxWaitingRequests: 1024,
+  maxWaitingTokens: 1_048_576,
+  requestTimeoutMs: 600_000,
+  agingSteps: 128,
+  quantumSteps: 512,
+  hostCacheBytes: 2 ** 30,
+  maxImages: 4,
+  maxLoads: 2,
+  maxLoadAttempts: 3,
+  loadBackoffMs: 200,
+  loadFailureMs: 30_000,
+  maxUnreadTokens: 65_536,
+  maxUnreadChars: 262_144,
+};

@@ -1,0 +1,63 @@
+/** The data that a running Lorikeet consists of, and what listings and statistics show of it. */
+import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.events.ts";
+import type { Engine } from "../engine/engine.ts";
+import type { HostLru } from "../lora/host-lru.ts";
+import type { SlotPool } from "../lora/slot-pool.ts";
+import type { ScheduleTable } from "../schedule/schedule-table.ts";
+import type { AdapterRecord, AdapterRegistry } from "./adapter-registry.ts";
+import type { AdapterListing, AdapterState, RuntimeStats } from "./runtime.ts";
+
+export interface RuntimeParts {
+  readonly table: ScheduleTable;
+  readonly engine: Engine;
+  readonly pool: SlotPool;
+  readonly lru: HostLru<StagedAdapter>;
+  readonly registry: AdapterRegistry;
+  readonly counters: RuntimeCounters;
+}
+
+/** Only grow. */
+export interface RuntimeCounters {
+  adapterLoads: number;
+  adapterEvictions: number;
+  /** Milliseconds from composing a step to settling it. */
+  stepMs: number;
+  readonly refused: Record<string, number>;
+}
+
+export const listAdapters = (parts: RuntimeParts): readonly AdapterListing[] =>
+  Array.from(parts.registry.records, (record) => {
+    const { path: _path, isLoading: _isLoading, ...listing } = record;
+    return { ...listing, state: stateOf(parts, record) };
+  });
+
+function stateOf({ pool, lru }: RuntimeParts, record: AdapterRecord): AdapterState {
+  if (pool.slotOf(record.id) !== null) return "device";
+  if (lru.has(record.id)) return "host";
+  if (record.isLoading) return "loading";
+  return record.lastError === null ? "registered" : "failed";
+}
+
+export function collectStats({ table, engine, pool, lru, counters }: RuntimeParts): RuntimeStats {
+  const { steps, promptTokens, generatedTokens, computeMs } = engine.counters;
+  return {
+    waitingRequests: table.numWaiting,
+    runningRequests: table.running.length,
+    numPages: table.pool.numPages,
+    usedPages: table.pool.numHeld,
+    numSlots: pool.numSlots,
+    usedSlots: pool.numUsed,
+    hostCacheBytes: lru.usedBytes,
+    hostCacheMaxBytes: lru.maxBytes,
+    steps,
+    promptTokens,
+    generatedTokens,
+    preemptions: table.counters.preemptions,
+    adapterLoads: counters.adapterLoads,
+    adapterEvictions: counters.adapterEvictions,
+    finished: { ...table.counters.finished },
+    refused: { ...counters.refused },
+    stepComputeMs: computeMs,
+    stepHostMs: Math.max(0, counters.stepMs - computeMs),
+  };
+}

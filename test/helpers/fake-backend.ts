@@ -1,0 +1,234 @@
+/**
+ * A backend without mathematics that watches its caller.
+ *
+ * The next token is a pure function of the adapter's content, the seed and every token before it, as they
+ * were written to the pages: so a wrong page, slot, position or a lost token changes the output. Every rule
+ * that a caller of a backend must keep is checked on every call.
+ */
+import type { AdapterImage, Backend, BackendInfo } from "../../src/backend/backend.ts";
+import { AdapterError, NativeError } from "../../src/core/errors.ts";
+import type { SlotId } from "../../src/core/ids.ts";
+import type { SampledToken } from "../../src/core/sampling.ts";
+import type { Step, StepResult, StepSample, StepSequence } from "../../src/core/step.ts";
+import type { AdapterWeights } from "../../src/lora/adapter-weights.ts";
+
+export interface FakeBackendOptions {
+  readonly pageTokens: number;
+  readonly numPages: number;
+  readonly numSlots: number;
+  readonly adapterBytes: number;
+  readonly maxRows: number;
+  readonly maxSequences: number;
+  readonly vocabSize: number;
+  /** Waits before a step's result; the default resolves at once. */
+  readonly beforeResult?: () => Promise<void>;
+  /** Seeds whose every token is "not a finite number". */
+  readonly poisonedSeeds?: ReadonlySet<bigint>;
+}
+
+const defaults: FakeBackendOptions = {
+  pageTokens: 4,
+  numPages: 64,
+  numSlots: 2,
+  adapterBytes: 1000,
+  maxRows: 16,
+  maxSequences: 8,
+  vocabSize: 1000,
+};
+
+function check(condition: boolean, message: string): asserts condition {
+  if (!condition) throw new Error(`broken rule of the backend: ${message}`);
+}
+
+/** FNV-1a over 32-bit words. */
+function mix(hash: number, word: number): number {
+  return Math.imul(hash ^ word, 16777619) >>> 0;
+}
+
+function textHash(text: string): number {
+  let hash = 2166136261;
+  for (let i = 0; i < text.length; i++) hash = mix(hash, text.charCodeAt(i));
+  return hash;
+}
+
+/** The token that follows `tokens` for a content and a seed. */
+export function nextToken(
+  digest: string,
+  seed: bigint,
+  tokens: ArrayLike<number>,
+  vocabSize: number,
+): number {
+  let hash = mix(textHash(digest), Number(BigInt.asUintN(32, seed)));
+  for (let i = 0; i < tokens.length; i++) hash = mix(hash, tokens[i]!);
+  return ((hash ^ (hash >>> 15)) >>> 0) % vocabSize;
+}
+
+export class FakeBackend implements Backend {
+  readonly info: BackendInfo;
+  readonly #options: FakeBackendOptions;
+  /** Digest per attached slot. */
+  readonly attached = new Map<SlotId, AdapterImage>();
+  /** `page * pageTokens + offset`: the token written there and the digest it was computed with. */
+  readonly #cells: ({ readonly token: number; readonly digest: string } | undefined)[];
+  #inStep: Step | null = null;
+  steps = 0;
+  rows = 0;
+  maxSlotsInStep = 0;
+  closed = false;
+  /** Set to make the next step fail. */
+  failNext: Error | null = null;
+  /** Called with every step that keeps the rules. */
+  onStep: (step: Step) => void = () => {};
+
+  constructor(options: Partial<FakeBackendOptions> = {}) {
+    this.#options = { ...defaults, ...options };
+    const { pageTokens, numPages, numSlots, adapterBytes, maxRows, maxSequences } = this.#options;
+    this.#cells = [];
+    this.info = {
+      name: "wasm",
+      description: "a backend for tests",
+      pageTokens,
+      numPages,
+      numSlots,
+      adapterBytes,
+      maxRows,
+      maxSequences,
+      weightBytes: 0,
+      kvBytes: 0,
+    };
+  }
+
+  async run(step: Step): Promise<StepResult> {
+    check(this.#inStep === null, "one step at a time");
+    check(!this.closed, "no step after close");
+    this.#checkStep(step);
+    if (this.failNext !== null) {
+      const error = this.failNext;
+      this.failNext = null;
+      throw error;
+    }
+    this.#inStep = step;
+    this.onStep(step);
+    const sampled: (SampledToken | null)[] = [];
+    for (const sequence of step.sequences) {
+      const history = this.#compute(sequence);
+      if (sequence.sample !== null) sampled.push(this.#sample(sequence, sequence.sample, history));
+    }
+    await this.#options.beforeResult?.();
+    this.steps++;
+    this.#inStep = null;
+    return { sampled, computeMs: 0 };
+  }
+
+  stage(adapter: AdapterWeights): Promise<AdapterImage> {
+    return Promise.resolve({ digest: adapter.digest, numBytes: adapter.report.numBytes });
+  }
+
+  deviceBytes(image: AdapterImage): number {
+    return image.numBytes;
+  }
+
+  get attachedBytes(): number {
+    let total = 0;
+    for (const image of this.attached.values()) total += image.numBytes;
+    return total;
+  }
+
+  attach(slot: SlotId, image: AdapterImage): Promise<void> {
+    check(slot >= 0 && slot < this.info.numSlots, `slot ${slot} exists`);
+    check(!this.attached.has(slot), `slot ${slot} is free before attach`);
+    this.#checkIdle(slot);
+    if (this.attachedBytes + image.numBytes > this.info.adapterBytes) {
+      return Promise.reject(new AdapterError("adapter_too_large", "no room on the device"));
+    }
+    this.attached.set(slot, image);
+    return Promise.resolve();
+  }
+
+  detach(slot: SlotId): void {
+    check(this.attached.has(slot), `slot ${slot} is attached before detach`);
+    this.#checkIdle(slot);
+    this.attached.delete(slot);
+  }
+
+  close(): Promise<void> {
+    check(this.#inStep === null, "no close during a step");
+    check(!this.closed, "closed once");
+    this.closed = true;
+    return Promise.resolve();
+  }
+
+  #checkIdle(slot: SlotId): void {
+    const isNamed = this.#inStep?.sequences.some((sequence) => sequence.slot === slot) ?? false;
+    check(!isNamed, `slot ${slot} is not named by the step under way`);
+  }
+
+  #checkStep({ sequences }: Step): void {
+    const { pageTokens, numPages, maxRows, maxSequences, numSlots } = this.info;
+    check(sequences.length >= 1 && sequences.length <= maxSequences, "sequence budget");
+    const ownPages = new Set<number>();
+    const slots = new Set<SlotId>();
+    let numRows = 0;
+    let previousSlot = -1;
+    for (const { tokens, position, pages, slot } of sequences) {
+      check(tokens.length >= 1, "a sequence has a row");
+      numRows += tokens.length;
+      const end = position + tokens.length;
+      check(pages.length === Math.ceil(end / pageTokens), `page table fits position ${end}`);
+      for (const page of pages) {
+        check(page >= 0 && page < numPages, `page ${page} exists`);
+        check(!ownPages.has(page), `page ${page} has one owner`);
+        ownPages.add(page);
+      }
+      check(slot >= previousSlot, "sequences are sorted by slot");
+      previousSlot = slot;
+      if (slot < 0) continue;
+      check(this.attached.has(slot), `slot ${slot} is attached`);
+      slots.add(slot);
+    }
+    check(numRows <= maxRows, `token budget: ${numRows} of ${maxRows}`);
+    check(slots.size <= numSlots, "adapters within slots");
+    this.rows += numRows;
+    this.maxSlotsInStep = Math.max(this.maxSlotsInStep, slots.size);
+  }
+
+  #digestOf(slot: SlotId): string {
+    return slot < 0 ? "base" : this.attached.get(slot)!.digest;
+  }
+
+  /** Writes the rows into their pages and reads the whole history back from there. */
+  #compute({ tokens, position, pages, slot }: StepSequence): number[] {
+    const { pageTokens } = this.info;
+    const digest = this.#digestOf(slot);
+    const cellOf = (at: number) => pages[Math.floor(at / pageTokens)]! * pageTokens + (at % pageTokens);
+    for (let i = 0; i < tokens.length; i++) {
+      const token = tokens[i]!;
+      check(token >= 0 && token < this.#options.vocabSize, `token ${token} is in the vocabulary`);
+      this.#cells[cellOf(position + i)] = { token, digest };
+    }
+    const history: number[] = [];
+    for (let at = 0; at < position + tokens.length; at++) {
+      const cell = this.#cells[cellOf(at)];
+      check(cell !== undefined, `position ${at} was computed`);
+      check(cell.digest === digest, `position ${at} was computed with ${digest}`);
+      history.push(cell.token);
+    }
+    return history;
+  }
+
+  #sample(sequence: StepSequence, sample: StepSample, history: number[]): SampledToken | null {
+    const { seed, logprobs } = sample.sampling;
+    if (this.#options.poisonedSeeds?.has(seed) === true) return null;
+    const forbidden = new Set<number>();
+    for (const { token, bias } of sample.adjustments) {
+      if (bias === -Infinity) forbidden.add(token);
+    }
+    const digest = this.#digestOf(sequence.slot);
+    let id = nextToken(digest, seed, history, this.#options.vocabSize);
+    while (forbidden.has(id)) id = (id + 1) % this.#options.vocabSize;
+    return { id, logprob: logprobs === null ? 0 : -0.5, rank: 1, top: [] };
+  }
+}
+
+export const deviceLost = (): NativeError =>
+  new NativeError("backend_failed", "the device stopped working");

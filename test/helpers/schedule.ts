@@ -1,0 +1,137 @@
+/** Schedule tables and sequences in few words, for tests of policy. */
+import { asAdapterId, asRequestId, asSlotId } from "../../src/core/ids.ts";
+import type { Finish } from "../../src/core/request.ts";
+import { enqueue } from "../../src/schedule/admission.ts";
+import { composeStep, picksToken, type StepPlan } from "../../src/schedule/compose-step.ts";
+import { changeLeases, grantLease } from "../../src/schedule/leases.ts";
+import type { Retired } from "../../src/schedule/retire.ts";
+import {
+  createScheduleTable,
+  type ScheduleLimits,
+  type ScheduleTable,
+} from "../../src/schedule/schedule-table.ts";
+import {
+  appendToken,
+  createSequence,
+  numRemaining,
+  type Sequence,
+} from "../../src/schedule/sequence.ts";
+import { settleStep } from "../../src/schedule/settle-step.ts";
+import { samplingWith } from "./sampling.ts";
+
+export const limitsWith = (changes: Partial<ScheduleLimits> = {}): ScheduleLimits => ({
+  maxRows: 16,
+  maxSequences: 8,
+  maxContext: 256,
+  maxWaitingRequests: 1000,
+  maxWaitingTokens: 100_000,
+  agingSteps: 32,
+  quantumSteps: 64,
+  ...changes,
+});
+
+export const tableWith = (
+  limits: Partial<ScheduleLimits> = {},
+  numPages = 64,
+  pageTokens = 4,
+): ScheduleTable => createScheduleTable(limitsWith(limits), numPages, pageTokens);
+
+export interface Asked {
+  readonly id?: string;
+  /** Left out for the base model. */
+  readonly adapter?: number;
+  readonly prompt?: number;
+  readonly maxTokens?: number;
+  readonly deadlineMs?: number;
+}
+
+let numAsked = 0;
+/** Finishes by request id, of all tests of the process. */
+export const finishes = new Map<string, Finish>();
+
+export function submit(table: ScheduleTable, asked: Asked = {}): Sequence {
+  const arrival = numAsked++;
+  const id = asked.id ?? `r${arrival}`;
+  const sequence = createSequence({
+    id: asRequestId(id),
+    adapter: asked.adapter === undefined ? null : asAdapterId(asked.adapter),
+    promptTokens: Array.from({ length: asked.prompt ?? 4 }, (_, index) => index),
+    sampling: samplingWith({ maxTokens: asked.maxTokens ?? 4 }),
+    output: {
+      adjustments: () => [],
+      accept: () => null,
+      finish: (finish) => void finishes.set(id, finish),
+    },
+    arrival,
+    submittedMs: 0,
+    deadlineMs: asked.deadlineMs ?? Infinity,
+  });
+  enqueue(table, sequence);
+  return sequence;
+}
+
+/** Grants every adapter its wish, adapter `n` slot `n`. */
+export function grantAll(table: ScheduleTable): void {
+  for (const change of changeLeases(table)) {
+    if (change.kind !== "wanted") continue;
+    grantLease(table, change.adapterId, change.leaseNumber, asSlotId(change.adapterId), 0);
+  }
+}
+
+/** Computes a plan the way the engine does, with token 7 for every sample; ends sequences at their length. */
+export function compute(table: ScheduleTable, plan: StepPlan): Retired[] {
+  for (const entry of plan.entries) {
+    const { sequence } = entry;
+    const picks = picksToken(entry);
+    sequence.computed = entry.position + entry.numRows;
+    if (!picks) continue;
+    appendToken(sequence, 7);
+    if (numRemaining(sequence) === 0) {
+      sequence.ending = { reason: "length", stopReason: null, error: null };
+    }
+  }
+  return settleStep(table, plan, 0);
+}
+
+export function stepOnce(table: ScheduleTable): { plan: StepPlan; retired: Retired[] } {
+  const plan = composeStep(table, 0);
+  return { plan, retired: compute(table, plan) };
+}
+
+/** `id:rows` of every entry, in the order of the step. */
+export const shapeOf = (plan: StepPlan): string[] =>
+  plan.entries.map(({ sequence, numRows }) => `${sequence.id}:${numRows}`);
+
+/** Everything that must be true between two steps. */
+export function checkTable(table: ScheduleTable): void {
+  const held = new Set<number>();
+  let numWaiting = 0;
+  let waitingTokens = 0;
+  for (const sequence of table.sequences.values()) {
+    for (const page of sequence.pages) {
+      if (held.has(page)) throw new Error(`page ${page} has two owners`);
+      held.add(page);
+    }
+    if (sequence.phase === "waiting") {
+      numWaiting++;
+      waitingTokens += sequence.length;
+      if (sequence.pages.length > 0) throw new Error("a waiting sequence holds pages");
+    }
+    if (sequence.phase === "running" && !table.running.includes(sequence)) {
+      throw new Error("a running sequence is not in the running list");
+    }
+  }
+  if (held.size !== table.pool.numHeld) {
+    throw new Error(`${table.pool.numHeld} pages are held, ${held.size} are in tables`);
+  }
+  if (numWaiting !== table.numWaiting) throw new Error("numWaiting is wrong");
+  if (waitingTokens !== table.waitingTokens) throw new Error("waitingTokens is wrong");
+  if (table.running.length + numWaiting !== table.sequences.size) {
+    throw new Error("a sequence is neither running nor waiting");
+  }
+  for (const group of table.groups.values()) {
+    const numRunning = table.running.filter(({ adapter }) => adapter === group.adapter).length;
+    if (numRunning !== group.numRunning) throw new Error("numRunning of a group is wrong");
+    if (numRunning > 0 && group.lease !== "held") throw new Error("running without a lease");
+  }
+}

@@ -1,0 +1,9 @@
+/** What a call throws, so that a test can look at class, code and message together. */
+export function thrownBy(call: () => unknown): unknown {
+  try {
+    call();
+  } catch (thrown) {
+    return thrown;
+  }
+  throw new Error("the call was expected to throw");
+}

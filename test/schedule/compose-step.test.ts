@@ -1,0 +1,170 @@
+import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
+import { composeStep } from "../../src/schedule/compose-step.ts";
+import { endAll, endingOf } from "../../src/schedule/retire.ts";
+import { checkTable, compute, grantAll, shapeOf, stepOnce, submit, tableWith } from "../helpers/schedule.ts";
+
+describe("composition of a step", () => {
+  test("is empty when nothing waits", () => {
+    expect(composeStep(tableWith(), 0)).toEqual({ entries: [], numRows: 0 });
+  });
+
+  test("computes a short prompt whole and then one row per token", () => {
+    const table = tableWith();
+    submit(table, { id: "a", prompt: 5, maxTokens: 3 });
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["a:5"]);
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["a:1"]);
+    const { plan, retired } = stepOnce(table);
+    expect(shapeOf(plan)).toEqual(["a:1"]);
+    expect(retired.map(({ finish }) => finish.usage)).toEqual([
+      { promptTokens: 5, completionTokens: 3 },
+    ]);
+    expect(table.sequences.size).toBe(0);
+    expect(table.pool.numHeld).toBe(0);
+  });
+
+  test("splits a long prompt into chunks of the token budget", () => {
+    const table = tableWith({ maxRows: 8 });
+    submit(table, { id: "a", prompt: 20 });
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["a:8"]);
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["a:8"]);
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["a:4"]);
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["a:1"]);
+  });
+
+  test("puts decode rows before prompts, whatever is left goes to the prompt", () => {
+    const table = tableWith({ maxRows: 8 });
+    submit(table, { id: "a", prompt: 2, maxTokens: 9 });
+    submit(table, { id: "b", prompt: 2, maxTokens: 9 });
+    stepOnce(table);
+    submit(table, { id: "c", prompt: 100 });
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["a:1", "b:1", "c:6"]);
+  });
+
+  test("a short prompt passes through beside a long one", () => {
+    const table = tableWith({ maxRows: 16 });
+    submit(table, { id: "long", prompt: 200 });
+    stepOnce(table);
+    submit(table, { id: "short", prompt: 3 });
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["long:13", "short:3"]);
+  });
+
+  test("sorts rows by slot, the base model first", () => {
+    const table = tableWith();
+    submit(table, { id: "x", adapter: 2, prompt: 1 });
+    submit(table, { id: "y", adapter: 1, prompt: 1 });
+    submit(table, { id: "z", prompt: 1 });
+    submit(table, { id: "w", adapter: 2, prompt: 1 });
+    grantAll(table);
+    const { plan } = stepOnce(table);
+    expect(plan.entries.map(({ slot }) => slot as number)).toEqual([-1, 1, 2, 2]);
+    expect(shapeOf(plan)).toEqual(["z:1", "y:1", "x:1", "w:1"]);
+  });
+
+  test("leaves requests of adapters that are not on the device alone", () => {
+    const table = tableWith();
+    submit(table, { id: "x", adapter: 1 });
+    submit(table, { id: "b" });
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["b:4"]);
+  });
+
+  test("runs no more sequences than the backend takes", () => {
+    const table = tableWith({ maxSequences: 2 });
+    for (const id of ["a", "b", "c"]) submit(table, { id, prompt: 1, maxTokens: 2 });
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["a:1", "b:1"]);
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["a:1", "b:1"]);
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["c:1"]);
+  });
+
+  test("starts nothing whose prompt would not fit beside what running prompts still need", () => {
+    const table = tableWith({ maxRows: 4 }, 6);
+    submit(table, { id: "a", prompt: 15 });
+    stepOnce(table);
+    submit(table, { id: "b", prompt: 8 });
+    expect(table.pool.numFree).toBe(5);
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["a:4"]);
+  });
+});
+
+describe("preemption", () => {
+  test("takes the pages of the latest started sequence, which starts again with all its tokens", () => {
+    // Four pages of four: two sequences of seven tokens fill them, the fifth token of "a" needs another.
+    const table = tableWith({}, 4);
+    const a = submit(table, { id: "a", prompt: 7, maxTokens: 6 });
+    const b = submit(table, { id: "b", prompt: 7, maxTokens: 6 });
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["a:7", "b:7"]);
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["a:1", "b:1"]);
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["a:1"]);
+    expect(b.phase).toBe("waiting");
+    expect(b.length).toBe(9);
+    expect(b.pages).toEqual([]);
+    checkTable(table);
+    while (a.phase !== "ended") stepOnce(table);
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["b:9"]);
+    while (b.phase !== "ended") stepOnce(table);
+    expect(b.length).toBe(13);
+    expect(table.counters.preemptions).toBe(1);
+    expect(table.pool.numHeld).toBe(0);
+  });
+
+  test("every mix of requests ends, in arrival order within an adapter, with all books balanced", () => {
+    const request = fc.record({
+      adapter: fc.option(fc.nat(3), { nil: undefined }),
+      prompt: fc.integer({ min: 1, max: 30 }),
+      maxTokens: fc.integer({ min: 1, max: 10 }),
+      atStep: fc.nat(30),
+    });
+    const shape = fc.record({
+      maxRows: fc.integer({ min: 1, max: 20 }),
+      maxSequences: fc.integer({ min: 1, max: 6 }),
+      numPages: fc.integer({ min: 10, max: 20 }),
+    });
+    fc.assert(
+      fc.property(shape, fc.array(request, { maxLength: 25 }), (sizes, requests) => {
+        const { maxRows, maxSequences, numPages } = sizes;
+        const table = tableWith({ maxRows, maxSequences }, numPages);
+        const firstStarts = new Map<number | null, number[]>();
+        let numEnded = 0;
+        for (let step = 0; step < 5000; step++) {
+          for (const { adapter, prompt, maxTokens, atStep } of requests) {
+            if (atStep !== step) continue;
+            submit(table, { ...(adapter === undefined ? {} : { adapter }), prompt, maxTokens });
+          }
+          grantAll(table);
+          const plan = composeStep(table, step);
+          expect(plan.numRows).toBeLessThanOrEqual(maxRows);
+          expect(plan.entries.length).toBeLessThanOrEqual(maxSequences);
+          for (const { sequence, position, numRows } of plan.entries) {
+            expect(sequence.pages.length).toBe(Math.ceil((position + numRows) / 4));
+            if (position > 0 || sequence.numPreemptions > 0) continue;
+            const arrivals = firstStarts.get(sequence.adapter) ?? [];
+            firstStarts.set(sequence.adapter, [...arrivals, sequence.arrival]);
+          }
+          numEnded += compute(table, plan).length;
+          checkTable(table);
+          if (step > 30 && table.sequences.size === 0) break;
+        }
+        expect(numEnded).toBe(requests.length);
+        expect(table.pool.numHeld).toBe(0);
+        for (const arrivals of firstStarts.values()) {
+          expect(arrivals).toEqual(arrivals.toSorted((a, b) => a - b));
+        }
+      }),
+      { numRuns: 600 },
+    );
+  });
+});
+
+test("ending everything gives all pages back but those of the step under way", () => {
+  const table = tableWith();
+  submit(table, { id: "a" });
+  const plan = composeStep(table, 0);
+  submit(table, { id: "b" });
+  expect(endAll(table, endingOf("shutdown"), 0).map(({ sequence }) => sequence.id as string)).toEqual([
+    "b",
+  ]);
+  expect(table.pool.numHeld).toBe(1);
+  expect(compute(table, plan).map(({ finish }) => finish.reason)).toEqual(["shutdown"]);
+  expect(table.pool.numHeld).toBe(0);
+  expect(table.sequences.size).toBe(0);
+});
