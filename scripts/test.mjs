@@ -70,7 +70,7 @@ async function checkWasm() {
   const folder = mkdtempSync(join(tmpdir(), "lorikeet-wasm-"));
   try {
     const built = join(folder, "lorikeet.wasm");
-    const code = await run("sh", ["native/wasm/build.sh", built]);
+    const code = await run("bash", ["native/wasm/build.sh", built]);
     if (code !== 0 || !existsSync(built)) return 1;
     const committed = readFileSync(join(root, "native/wasm/lorikeet.wasm"));
     if (committed.equals(readFileSync(built))) {

@@ -13,7 +13,17 @@ import { modelRoutes } from "./routes/models.ts";
 /** Matched routes that need no key. A route that is not named here needs one. */
 const OPEN_ROUTES: ReadonlySet<string> = new Set(["/health"]);
 
-export function createApp(deps: HttpDependencies) {
+/** Every route. */
+export const createApp = (deps: HttpDependencies) =>
+  createBase(deps)
+    .use(healthRoutes(deps))
+    .use(modelRoutes(deps))
+    .use(completionRoutes(deps))
+    .use(chatCompletionRoutes(deps))
+    .use(metricsRoutes(deps));
+
+/** What holds for every route, known or not: errors in OpenAI's form, and the key. */
+export function createBase(deps: HttpDependencies) {
   const app = new Elysia({ name: "lorikeet", normalize: false });
   return (
     app
@@ -26,15 +36,8 @@ export function createApp(deps: HttpDependencies) {
       .onBeforeHandle(({ route, request }) => {
         if (!OPEN_ROUTES.has(route)) deps.access.check(request.headers);
       })
-      .use(healthRoutes(deps))
-      .use(modelRoutes(deps))
-      .use(completionRoutes(deps))
-      .use(chatCompletionRoutes(deps))
-      .use(metricsRoutes(deps))
   );
 }
-
-export type App = ReturnType<typeof createApp>;
 
 interface RouteEntry {
   readonly method: string;

@@ -22,8 +22,14 @@ export interface EventStreamOptions {
 export async function sendEvents(answer: Answer, options: EventStreamOptions): Promise<Response> {
   const first = answer.next();
   first.catch(() => undefined);
-  await settledWithin(first, options.headersAfterMs);
-  return new Response(eventBody(answer, first, options), {
+  const isQuick = await settlesWithin(first, options.headersAfterMs);
+  const opening = answer.generations
+    .flatMap((_, choice) => answer.format.opening(choice))
+    .map((chunk) => dataLine(chunk, options, answer))
+    .join("");
+  // Bun holds the headers back until there is a first byte.
+  const start = opening === "" && !isQuick ? PING : opening;
+  return new Response(eventBody(answer, start, first, options), {
     headers: {
       "content-type": "text/event-stream; charset=utf-8",
       "cache-control": "no-cache",
@@ -35,21 +41,19 @@ export async function sendEvents(answer: Answer, options: EventStreamOptions): P
 
 function eventBody(
   answer: Answer,
+  opening: string,
   first: Promise<readonly ChoiceEvent[]>,
   { live, ...options }: EventStreamOptions,
 ): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
   let next: Promise<readonly ChoiceEvent[]> | null = first;
-  let text = answer.generations
-    .flatMap((_, choice) => answer.format.opening(choice))
-    .map((chunk) => dataLine(chunk, options, answer))
-    .join("");
+  let text = opening;
   let isPulling = false;
   let controller!: ReadableStreamDefaultController<Uint8Array>;
   const stream = live.add({
     // Bytes put in with nobody waiting make the desired size negative.
     isHungry: () => isPulling && (controller.desiredSize ?? 0) >= 0,
-    ping: () => controller.enqueue(encoder.encode(": ping\n\n")),
+    ping: () => controller.enqueue(encoder.encode(PING)),
     giveUp: () => {
       answer.cancel();
       controller.error(new Error("the reader stopped reading"));
@@ -105,6 +109,8 @@ function eventBody(
   );
 }
 
+const PING = ": ping\n\n";
+
 const line = (chunk: object): string => `data: ${JSON.stringify(chunk)}\n\n`;
 
 type UsageOptions = Pick<EventStreamOptions, "includeUsage" | "continuousUsage">;
@@ -115,9 +121,9 @@ function dataLine(chunk: object, { includeUsage, continuousUsage }: UsageOptions
   return line(includeUsage ? { ...chunk, usage: null } : chunk);
 }
 
-/** Resolves when the promise does or the time is up. @throws what the promise throws in time */
-async function settledWithin(promise: Promise<unknown>, ms: number): Promise<void> {
-  const { promise: late, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, ms);
-  await Promise.race([promise, late]).finally(() => clearTimeout(timer));
+/** @returns whether the promise was fulfilled in time @throws what it is rejected with in time */
+async function settlesWithin(promise: Promise<unknown>, ms: number): Promise<boolean> {
+  const { promise: late, resolve } = Promise.withResolvers<false>();
+  const timer = setTimeout(resolve, ms, false);
+  return Promise.race([promise.then(() => true), late]).finally(() => clearTimeout(timer));
 }

@@ -82,7 +82,10 @@ export function listen(options: HttpServerOptions): HttpServer {
     },
     async stop(graceMs = 2_000) {
       deps.health.isDraining = true;
-      await Promise.race([server.stop(false), Bun.sleep(graceMs)]);
+      // Its promise would also wait for idle connections that their clients keep.
+      void server.stop(false);
+      const deadline = performance.now() + graceMs;
+      while (server.pendingRequests > 0 && performance.now() < deadline) await Bun.sleep(5);
       clearInterval(timer);
       await server.stop(true);
     },

@@ -2,6 +2,7 @@
 import { AdapterError, CapacityError, RequestError, type LorikeetError } from "../core/errors.ts";
 import { asAdapterId, type AdapterId } from "../core/ids.ts";
 import type { Usage } from "../core/request.ts";
+import { isAdapterName } from "../lora/adapter-paths.ts";
 import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.events.ts";
 
 export interface AdapterRecord {
@@ -21,9 +22,6 @@ export interface AdapterRecord {
   numLoads: number;
   lastError: string | null;
 }
-
-/** Letters, digits, `_`, `.`, `-`, after a letter or digit; one `/` as in `owner/name`. */
-const NAME = /^[a-zA-Z0-9][\w.-]{0,95}(\/[\w.-]{1,96})?$/;
 
 export class AdapterRegistry {
   readonly #maxAdapters: number;
@@ -157,7 +155,7 @@ export class AdapterRegistry {
 
 /** @throws {RequestError} `invalid_request` */
 export function checkAdapterName(name: string): void {
-  if (NAME.test(name) && !name.includes("..")) return;
+  if (isAdapterName(name)) return;
   throw new RequestError(
     "invalid_request",
     `adapter name ${JSON.stringify(name.slice(0, 100))} must be letters, digits, "_", "." or "-", ` +

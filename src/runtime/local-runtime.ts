@@ -3,18 +3,13 @@ import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.even
 import { startSystem, type ActorSystem, type SystemFact, type Timers } from "../actors/system.ts";
 import type { Backend } from "../backend/backend.ts";
 import { systemClock, type Clock } from "../core/clock.ts";
-import {
-  AdapterError,
-  CapacityError,
-  RequestError,
-  toLorikeetError,
-  type LorikeetError,
-} from "../core/errors.ts";
+import { AdapterError, CapacityError, toLorikeetError, type LorikeetError } from "../core/errors.ts";
 import { asRequestId, type AdapterId } from "../core/ids.ts";
 import type { GenerationRequest } from "../core/request.ts";
 import { TokenStream } from "../core/token-stream.ts";
 import { Engine } from "../engine/engine.ts";
 import { TextOutput } from "../engine/text-output.ts";
+import { resolveUnderRoots } from "../lora/adapter-paths.ts";
 import type { AdapterWeights } from "../lora/adapter-weights.ts";
 import { HostLru } from "../lora/host-lru.ts";
 import { SlotPool } from "../lora/slot-pool.ts";
@@ -47,12 +42,6 @@ export interface LocalRuntimeInput {
   readonly backend: Backend;
   /** Reads and checks an adapter's files. */
   readonly readAdapter: (adapter: AdapterRecord) => Promise<AdapterWeights>;
-  /**
-   * Checks a path that a client named, and gives the one to read from. Default: refuses all.
-   *
-   * @throws {RequestError} `forbidden_path`
-   */
-  readonly resolvePath?: (path: string) => string | Promise<string>;
   readonly options?: Partial<RuntimeOptions>;
   readonly clock?: Clock;
   /** Timers and turns of the event loop, for simulations. */
@@ -148,8 +137,8 @@ class InProcess implements LocalRuntime {
     let record = registry.byName(name);
     if (path !== undefined && record?.path !== path) {
       checkAdapterName(name);
-      const resolvePath = this.#input.resolvePath ?? refusePath;
-      record = registry.register(name, await resolvePath(path), this.#clock.unixSeconds());
+      const directory = await resolveUnderRoots(path, this.#options.adapterRoots);
+      record = registry.register(name, directory, this.#clock.unixSeconds());
     }
     if (record === undefined) throw adapterNotFound(name);
     if (intId !== undefined) registry.claimIntId(intId, record);
@@ -314,11 +303,3 @@ class InProcess implements LocalRuntime {
     });
   }
 }
-
-const refusePath = (): never => {
-  throw new RequestError(
-    "forbidden_path",
-    "adapters cannot be named by path here; use the name of a registered one",
-    { field: "lora_path" },
-  );
-};

@@ -3,6 +3,8 @@
 export interface RuntimeOptions {
   /** Adapters known from the start. */
   readonly adapters: readonly { readonly name: string; readonly path: string }[];
+  /** Directories under which requests may name adapters by path; none refuses every path. */
+  readonly adapterRoots: readonly string[];
   /** Most adapter names known at once. */
   readonly maxAdapters: number;
   /** Longest sequence in tokens; `null` for what the model's positions and the pages allow. */
@@ -13,9 +15,9 @@ export interface RuntimeOptions {
   readonly maxWaitingTokens: number;
   /** Longest time from submission to the last token, for requests that give none; `null` for no limit. */
   readonly requestTimeoutMs: number | null;
-  /** Steps after which a waiting request goes before all younger ones. */
+  /** Steps without service after which an adapter goes before all others. */
   readonly agingSteps: number;
-  /** Steps for which an adapter keeps its slot at least while aged requests want one. */
+  /** Steps that running sequences and adapters in slots have at least, before aged adapters take their place. */
   readonly quantumSteps: number;
   /** Bytes of staged adapters kept in host memory. */
   readonly hostCacheBytes: number;
@@ -36,6 +38,7 @@ export interface RuntimeOptions {
 
 export const defaultRuntimeOptions: RuntimeOptions = {
   adapters: [],
+  adapterRoots: [],
   maxAdapters: 16_384,
   maxContext: null,
   maxWaitingRequests: 1024,

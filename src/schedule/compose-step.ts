@@ -1,8 +1,9 @@
 /** What the next step computes. */
-import { growTable, pagesFor, pagesMissing } from "../kv/page-table.ts";
 import type { SlotId } from "../core/ids.ts";
+import { growTable } from "../kv/page-table.ts";
 import { hasStartable, nextToStart } from "./fair-order.ts";
 import { reservePages } from "./preempt.ts";
+import { maxRunning, pagesToStart, promisedPages } from "./room.ts";
 import { groupOf, isAged, type ScheduleTable } from "./schedule-table.ts";
 import { isDecoding, numUncomputed, type Sequence } from "./sequence.ts";
 
@@ -87,20 +88,17 @@ function continuePrefills(table: ScheduleTable, plan: StepPlan, prefilling: Sequ
   }
 }
 
-const maxRunning = ({ limits }: ScheduleTable): number =>
-  Math.min(limits.maxSequences, limits.maxRows);
-
 function startWaiting(table: ScheduleTable, plan: StepPlan, nowMs: number): void {
   if (table.numWaiting === 0) return;
   let promised = promisedPages(table);
   while (table.running.length < maxRunning(table) && plan.numRows < table.limits.maxRows) {
-    const sequence = nextToStart(table);
-    if (sequence === undefined) return;
-    const group = groupOf(table, sequence.adapter);
+    const group = nextToStart(table);
+    const sequence = group?.waiting[0];
+    if (group === undefined || sequence === undefined) return;
     const { pool } = table;
-    const needed = pagesFor(sequence.length + 1, pool.pageTokens);
+    const needed = pagesToStart(table, sequence);
     if (pool.numFree - promised < needed) {
-      if (isAged(table, sequence)) return;
+      if (isAged(table, group)) return;
       group.skippedAt = table.numComposed;
       continue;
     }
@@ -113,16 +111,6 @@ function startWaiting(table: ScheduleTable, plan: StepPlan, nowMs: number): void
   }
 }
 
-/** Pages that running prompts are still to take: a newcomer must not take them first. */
-function promisedPages({ running, pool }: ScheduleTable): number {
-  let promised = 0;
-  for (const sequence of running) {
-    if (isDecoding(sequence)) continue;
-    promised += pagesMissing(sequence.pages, sequence.length + 1, pool.pageTokens);
-  }
-  return promised;
-}
-
 function start(table: ScheduleTable, sequence: Sequence, nowMs: number): void {
   const group = groupOf(table, sequence.adapter);
   group.waiting.shift();
@@ -132,6 +120,8 @@ function start(table: ScheduleTable, sequence: Sequence, nowMs: number): void {
   table.waitingTokens -= sequence.length;
   sequence.phase = "running";
   sequence.startOrder = table.nextStartOrder++;
+  sequence.startStep = table.step;
+  sequence.startLength = sequence.length;
   sequence.startedMs ??= nowMs;
 }
 

@@ -1,11 +1,10 @@
 /**
  * Who starts next: first come, first served within an adapter, the least served adapter between them.
  *
- * Aged requests go first, oldest first, and while one of them lacks pages nobody younger starts: so the
- * next capacity that comes free is its own.
+ * Adapters that have aged without service go first, the longest waiting of them, and while it lacks pages
+ * nobody else starts: so the next capacity that comes free is its own.
  */
-import { isAged, type AdapterGroup, type ScheduleTable } from "./schedule-table.ts";
-import type { Sequence } from "./sequence.ts";
+import { isAged, waitsSince, type AdapterGroup, type ScheduleTable } from "./schedule-table.ts";
 
 const canStart = (table: ScheduleTable, group: AdapterGroup): boolean =>
   group.waiting.length > 0 &&
@@ -21,26 +20,20 @@ export function hasStartable(table: ScheduleTable): boolean {
   return false;
 }
 
-/** The head of queue that is to start next; `undefined` when none may. */
-export function nextToStart(table: ScheduleTable): Sequence | undefined {
-  let best: Sequence | undefined;
-  let bestIsAged = false;
-  let bestServed = Infinity;
+/** The group whose head of queue is to start next; `undefined` when none may. */
+export function nextToStart(table: ScheduleTable): AdapterGroup | undefined {
+  let best: AdapterGroup | undefined;
   for (const group of table.groups.values()) {
     if (!canStart(table, group)) continue;
-    const head = group.waiting[0]!;
-    const headIsAged = isAged(table, head);
-    const isBetter =
-      best === undefined ||
-      (headIsAged !== bestIsAged
-        ? headIsAged
-        : headIsAged || group.servedRows === bestServed
-          ? head.arrival < best.arrival
-          : group.servedRows < bestServed);
-    if (!isBetter) continue;
-    best = head;
-    bestIsAged = headIsAged;
-    bestServed = group.servedRows;
+    if (best === undefined || goesBefore(table, group, best)) best = group;
   }
   return best;
+}
+
+function goesBefore(table: ScheduleTable, a: AdapterGroup, b: AdapterGroup): boolean {
+  const aIsAged = isAged(table, a);
+  if (aIsAged !== isAged(table, b)) return aIsAged;
+  const difference = aIsAged ? waitsSince(a) - waitsSince(b) : a.servedRows - b.servedRows;
+  if (difference !== 0) return difference < 0;
+  return a.waiting[0]!.arrival < b.waiting[0]!.arrival;
 }

@@ -14,6 +14,7 @@ export function preempt(table: ScheduleTable, sequence: Sequence): void {
   table.running.splice(table.running.lastIndexOf(sequence), 1);
   table.pool.release(sequence.pages);
   group.numRunning--;
+  group.idleSinceStep = table.step;
   group.waiting.unshift(sequence);
   sequence.phase = "waiting";
   sequence.computed = 0;

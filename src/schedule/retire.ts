@@ -38,6 +38,7 @@ export function retire(
   if (sequence.phase === "running") {
     table.running.splice(table.running.indexOf(sequence), 1);
     group.numRunning--;
+    group.idleSinceStep = table.step;
   } else {
     group.waiting.splice(group.waiting.indexOf(sequence), 1);
     table.numWaiting--;

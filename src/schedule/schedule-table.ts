@@ -20,9 +20,9 @@ export interface ScheduleLimits {
   readonly maxWaitingRequests: number;
   /** Most prompt tokens waiting to run; a single prompt may be longer when nothing else waits. */
   readonly maxWaitingTokens: number;
-  /** Steps after which a waiting request goes before all younger ones, whatever their adapter. */
+  /** Steps without service after which an adapter goes before all others. */
   readonly agingSteps: number;
-  /** Steps for which an adapter keeps its slot at least, when aged requests want one. */
+  /** Steps for which an adapter keeps its slot at least, when aged adapters want one. */
   readonly quantumSteps: number;
 }
 
@@ -43,6 +43,8 @@ export interface AdapterGroup {
   /** First come, first served; a preempted sequence is put back at the head. */
   readonly waiting: Sequence[];
   numRunning: number;
+  /** Step since which nothing of it runs. */
+  idleSinceStep: number;
   /** Rows computed for the group, comparable between groups that have requests. */
   servedRows: number;
   lease: LeaseState;
@@ -134,6 +136,7 @@ export function groupOf(table: ScheduleTable, adapter: GroupKey): AdapterGroup {
     adapter,
     waiting: [],
     numRunning: 0,
+    idleSinceStep: table.step,
     servedRows: leastServed === Infinity ? earlier : Math.max(earlier, leastServed),
     lease: adapter === null ? "held" : "none",
     leaseNumber: 0,
@@ -160,6 +163,18 @@ export function dropIdleGroup(table: ScheduleTable, group: AdapterGroup): void {
   }
 }
 
-/** Whether the sequence has waited so long that younger ones may not pass it. */
-export const isAged = (table: ScheduleTable, sequence: Sequence): boolean =>
-  table.step - sequence.queuedStep >= table.limits.agingSteps;
+/** Step since which the group has requests waiting and nothing running; `Infinity` while it is served. */
+export function waitsSince(group: AdapterGroup): number {
+  const head = group.waiting[0];
+  if (head === undefined || group.numRunning > 0) return Infinity;
+  return Math.max(head.queuedStep, group.idleSinceStep);
+}
+
+/**
+ * Whether the group has gone without so long that others may not pass it.
+ *
+ * Groups age and not requests: under overload every request is old, and going by that would give the
+ * longest queue everything.
+ */
+export const isAged = (table: ScheduleTable, group: AdapterGroup): boolean =>
+  table.step - waitsSince(group) >= table.limits.agingSteps;

@@ -49,6 +49,9 @@ export interface Sequence {
   phase: "waiting" | "running" | "ended";
   /** Order of the latest start; the highest is preempted first. */
   startOrder: number;
+  /** Step and `length` at the latest start. */
+  startStep: number;
+  startLength: number;
   /** Whether a step that has not finished names it: its pages and lease must stay. */
   isInStep: boolean;
   /** Step at which it last joined the queue. */
@@ -89,6 +92,8 @@ export function createSequence(start: SequenceStart): Sequence {
     pages: [],
     phase: "waiting",
     startOrder: -1,
+    startStep: 0,
+    startLength: promptLength,
     isInStep: false,
     queuedStep: 0,
     ending: null,
@@ -111,6 +116,9 @@ export const numUncomputed = (sequence: Sequence): number => sequence.length - s
 /** Whether only the newest token is left to compute, so that a step takes one row. */
 export const isDecoding = (sequence: Sequence): boolean =>
   sequence.computed > 0 && numUncomputed(sequence) === 1;
+
+/** Whether there is a token to show for the latest start, so that a preemption does not undo all of it. */
+export const hasGained = ({ length, startLength }: Sequence): boolean => length > startLength;
 
 export function appendToken(sequence: Sequence, token: number): void {
   if (sequence.length === sequence.tokens.length) {

@@ -1,5 +1,8 @@
 import { describe, expect, test } from "bun:test";
-import { AdapterError, RequestError } from "../../src/core/errors.ts";
+import { mkdir, mkdtemp, realpath, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { AdapterError } from "../../src/core/errors.ts";
 import type { AdapterId } from "../../src/core/ids.ts";
 import { deviceLost, nextToken } from "../helpers/fake-backend.ts";
 import { letters } from "../helpers/letters.ts";
@@ -327,27 +330,25 @@ describe("adapters", () => {
 });
 
 describe("resolveAdapter", () => {
-  test("knows names, and paths where they are allowed", async () => {
-    const { runtime } = openBench({
-      resolvePath: (path) => {
-        if (path.startsWith("/allowed/")) return path;
-        throw new RequestError("forbidden_path", "lora_path is outside the allowed directories");
-      },
-    });
+  test("knows names, and paths under the allowed roots", async () => {
+    const root = await mkdtemp(join(await realpath(tmpdir()), "lorikeet-"));
+    for (const name of ["x", "y", "z"]) await mkdir(join(root, name));
+    const { runtime } = openBench({ options: { adapterRoots: [root] } });
     const a1 = await runtime.resolveAdapter({ name: "a1" });
     expect(await runtime.resolveAdapter({ name: "a1", intId: 7 })).toBe(a1);
     expect(await runtime.resolveAdapter({ name: "a1", path: "/adapters/a1" })).toBe(a1);
-    const fresh = await runtime.resolveAdapter({ name: "fresh", path: "/allowed/x", intId: 8 });
+    const fresh = await runtime.resolveAdapter({ name: "fresh", path: join(root, "x"), intId: 8 });
     expect(await runtime.resolveAdapter({ name: "fresh" })).toBe(fresh);
-    expect(await runtime.resolveAdapter({ name: "fresh", path: "/allowed/x" })).toBe(fresh);
+    expect(await runtime.resolveAdapter({ name: "fresh", path: join(root, "x") })).toBe(fresh);
 
     const refused = [
       [{ name: "nobody" }, "adapter_not_found"],
       [{ name: "other", path: "/etc" }, "forbidden_path"],
-      [{ name: "a1", path: "/allowed/y" }, "invalid_request"],
+      [{ name: "other", path: join(root, "missing") }, "forbidden_path"],
+      [{ name: "a1", path: join(root, "y") }, "invalid_request"],
       [{ name: "a1", intId: 8 }, "invalid_request"],
       [{ name: "a2", intId: -1 }, "invalid_request"],
-      [{ name: "../up", path: "/allowed/z" }, "invalid_request"],
+      [{ name: "../up", path: join(root, "z") }, "invalid_request"],
     ] as const;
     for (const [reference, errorCode] of refused) {
       await expect(runtime.resolveAdapter(reference)).rejects.toMatchObject({ errorCode });
@@ -356,9 +357,10 @@ describe("resolveAdapter", () => {
       "lora_int_id 8 stands for adapter fresh and cannot stand for a1 as well",
     );
     await runtime.close();
+    await rm(root, { recursive: true });
   });
 
-  test("refuses every path unless told which are allowed", async () => {
+  test("refuses every path where no root is allowed", async () => {
     const { runtime } = openBench();
     await expect(runtime.resolveAdapter({ name: "x", path: "/any" })).rejects.toMatchObject({
       errorCode: "forbidden_path",

@@ -7,10 +7,10 @@ import {
   changeLeases,
   grantLease,
   refuseLease,
-  turnOver,
 } from "../../src/schedule/leases.ts";
 import { endSequence, endingOf, expire } from "../../src/schedule/retire.ts";
 import type { ScheduleTable } from "../../src/schedule/schedule-table.ts";
+import { turnOver } from "../../src/schedule/turn-over.ts";
 import { checkTable, compute, finishes, grantAll, stepOnce, submit, tableWith } from "../helpers/schedule.ts";
 
 const started = (table: ScheduleTable): string[] => table.running.map(({ id }) => id);

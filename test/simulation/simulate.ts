@@ -57,6 +57,10 @@ interface Live {
   readonly digest: string;
   readonly sampling: Sampling;
   readonly acceptedAtStep: number;
+  /** Steps before the first token at most. */
+  readonly maxWaitSteps: number;
+  /** Reads late, and so sees its end late. */
+  readonly isSlow: boolean;
   cancelledAtStep: number | null;
   firstTokenAtStep: number | null;
   readonly ids: number[];
@@ -128,7 +132,11 @@ class Simulation {
     this.#chance = new Chance(seed);
     this.#profile = drawProfile(this.#chance);
     const profile = this.#profile;
-    this.#backend = new FakeBackend({ ...profile });
+    const beforeResult = async () => {
+      // Some steps take a while, so that everything can happen during one as well.
+      if (this.#chance.isOnce(0.3)) await this.#time.yieldTurn();
+    };
+    this.#backend = new FakeBackend({ ...profile, beforeResult });
     this.#backend.onStep = (step) => {
       for (const { position, tokens, slot } of step.sequences) {
         for (const word of [position, tokens.length, slot]) {
@@ -189,7 +197,7 @@ class Simulation {
     );
     promise(this.#runtime.failure === null, "the runtime is alive");
     for (const live of this.#requests) {
-      if (live.cancelledAtStep === null || live.finish !== null || live.isDone) continue;
+      if (live.cancelledAtStep === null || live.isSlow || live.isDone) continue;
       promise(
         this.#backend.steps - live.cancelledAtStep <= 1,
         `request ${live.index} ends within a step of its cancel`,
@@ -228,6 +236,8 @@ class Simulation {
       digest: which < 0 ? "base" : `digest of a${which}`,
       sampling,
       acceptedAtStep: this.#backend.steps,
+      maxWaitSteps: this.#maxWaitSteps(),
+      isSlow: chance.isOnce(this.#profile.slowReaderRate),
       cancelledAtStep: null,
       firstTokenAtStep: null,
       ids: [],
@@ -238,17 +248,36 @@ class Simulation {
     this.#read(live).catch((error: unknown) => this.#failures.push(error));
   }
 
+  /**
+   * Those before it one after the other, the aging, and a quantum for each round of adapters over the slots.
+   * A request that nobody holds back waits far less; one that is passed for ever waits longer.
+   */
+  #maxWaitSteps(): number {
+    const { agingSteps, quantumSteps, numAdapters, numSlots } = this.#profile;
+    const { longestPrompt, longestOutput } = this.#profile;
+    const { waitingRequests, runningRequests } = this.#runtime.stats();
+    const numRounds = 1 + Math.ceil(numAdapters / numSlots);
+    const serviceSteps = 3 * (longestPrompt + longestOutput);
+    return agingSteps + quantumSteps * numRounds + (waitingRequests + runningRequests + 1) * serviceSteps;
+  }
+
   async #read(live: Live): Promise<void> {
-    const { slowReaderRate, leaveRate, vocabSize } = this.#profile;
-    const isSlow = this.#chance.isOnce(slowReaderRate);
+    const { leaveRate, vocabSize } = this.#profile;
     const leavesAfter = this.#chance.isOnce(leaveRate) ? this.#chance.int(1, 10) : Infinity;
     for await (const { tokens, finish } of live.generation) {
       promise(live.finish === null, "nothing follows the finish");
-      if (tokens.length > 0) live.firstTokenAtStep ??= this.#backend.steps;
+      if (tokens.length > 0 && live.firstTokenAtStep === null) {
+        live.firstTokenAtStep = this.#backend.steps;
+        const waited = live.firstTokenAtStep - live.acceptedAtStep;
+        promise(
+          live.isSlow || waited <= live.maxWaitSteps,
+          `request ${live.index} waits ${waited} of at most ${live.maxWaitSteps} steps`,
+        );
+      }
       for (const { id } of tokens) live.ids.push(id);
       live.finish = finish;
       if (finish === null && live.ids.length >= leavesAfter) break;
-      if (isSlow) await this.#time.sleep(this.#chance.int(1, 50));
+      if (live.isSlow) await this.#time.sleep(this.#chance.int(1, 50));
     }
     live.isDone = true;
     this.#check(live, aloneTokens(live, vocabSize));
@@ -289,7 +318,11 @@ class Simulation {
 
   async #finishAll(): Promise<void> {
     const maxTicks = 20_000;
-    for (let i = 0; this.#requests.some(({ isDone }) => !isDone); i++) {
+    const isBusy = () => {
+      const { waitingRequests, runningRequests } = this.#runtime.stats();
+      return waitingRequests + runningRequests > 0 || this.#requests.some(({ isDone }) => !isDone);
+    };
+    for (let i = 0; isBusy(); i++) {
       promise(i < maxTicks, "everything ends once nothing new comes");
       this.tick++;
       await this.#turn();

@@ -19,13 +19,25 @@ import type { AdapterId, RequestId, SlotId } from "../../core/ids.ts";
 import type { Engine } from "../../engine/engine.ts";
 import { enqueue as enqueueSequence } from "../../schedule/admission.ts";
 import { composeStep, type StepPlan } from "../../schedule/compose-step.ts";
-import { blockLease, changeLeases, grantLease, refuseLease, turnOver } from "../../schedule/leases.ts";
-import type { LeaseChange } from "../../schedule/leases.ts";
-import { endAll, endingOf, endSequence, expire, failure } from "../../schedule/retire.ts";
-import type { Retired } from "../../schedule/retire.ts";
+import {
+  blockLease,
+  changeLeases,
+  grantLease,
+  refuseLease,
+  type LeaseChange,
+} from "../../schedule/leases.ts";
+import {
+  endAll,
+  endingOf,
+  endSequence,
+  expire,
+  failure,
+  type Retired,
+} from "../../schedule/retire.ts";
 import type { ScheduleTable } from "../../schedule/schedule-table.ts";
 import type { Sequence } from "../../schedule/sequence.ts";
 import { settleStep } from "../../schedule/settle-step.ts";
+import { turnOver } from "../../schedule/turn-over.ts";
 import { awaitTurn } from "./await-turn.ts";
 import type { RequestSchedulerCommand, RequestSchedulerFact } from "./request-scheduler.events.ts";
 import { runStep } from "./run-step.ts";

@@ -1,0 +1,195 @@
+/** `adapter_config.json` of PEFT 0.21 and before: every field is used, known to be harmless, or refused by name. */
+import { AdapterError } from "../core/errors.ts";
+import { isJsonObject, type JsonObject, type JsonValue, nameJsonType } from "../formats/json.ts";
+
+export interface AdapterConfig {
+  readonly rank: number;
+  readonly alpha: number;
+  readonly useRslora: boolean;
+  readonly targetModules: ModuleNames;
+  readonly excludeModules: ModuleNames | null;
+  /** In file order: the first pattern that matches a module's path decides. */
+  readonly rankPattern: readonly (readonly [pattern: string, rank: number])[];
+  readonly alphaPattern: readonly (readonly [pattern: string, alpha: number])[];
+  /** Layers that were trained; `null` for all. */
+  readonly layers: readonly number[] | null;
+  /** Names of the layer list that `layers` indexes; `null` for any. */
+  readonly layersPattern: readonly string[] | null;
+  /** Name of the model it was trained on, as far as the file tells. */
+  readonly baseModel: string | null;
+  readonly warnings: readonly string[];
+}
+
+/** How PEFT names modules: by their last parts, by a pattern for the whole path, or all linear layers. */
+export type ModuleNames =
+  | { readonly kind: "names"; readonly names: readonly string[] }
+  | { readonly kind: "pattern"; readonly pattern: string }
+  | { readonly kind: "all-linear" };
+
+/** Most characters of a pattern, and entries of a list or map of patterns. */
+const MAX_PATTERN_CHARS = 4096;
+const MAX_PATTERNS = 16_384;
+const MAX_RANK = 65_536;
+
+/** Fields that only training reads, or that say nothing about the tensors. */
+const HARMLESS = new Set([
+  "auto_mapping", "peft_version", "revision", "inference_mode", "task_type", "lora_dropout", "loftq_config",
+  "eva_config", "corda_config", "lora_ga_config", "megatron_config", "megatron_core", "ensure_weight_tying",
+  "fan_in_fan_out", "qalora_group_size", "velora_config", "monteclora_config", "runtime_config",
+  "enable_lora", "merge_weights", "base_model_name_or_path", "peft_type",
+]);
+
+const USED = new Set([
+  "r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern",
+  "layers_to_transform", "layers_pattern", "init_lora_weights",
+]);
+
+const isSet = (value: JsonValue | undefined): boolean =>
+  !(value === undefined || value === null || value === false || isEmpty(value));
+const isEmpty = (value: JsonValue): boolean =>
+  (Array.isArray(value) && value.length === 0) || (isJsonObject(value) && Object.keys(value).length === 0);
+
+/** What a set field would need, and the way out. */
+const UNSUPPORTED: Readonly<Record<string, string>> = {
+  use_dora: "DoRA is not served yet; merge the adapter, or retrain it without use_dora",
+  lora_bias: "a bias behind B is not served yet; retrain without lora_bias",
+  modules_to_save: "replaced modules are not served yet; retrain without modules_to_save",
+  trainable_token_indices: "trained token embeddings are not served yet; retrain without trainable_token_indices",
+  target_parameters: "adapters on parameters (fused experts) are not served; target linear modules",
+  alora_invocation_tokens: "activated LoRA is not served yet; retrain without alora_invocation_tokens",
+  layer_replication: "a deeper model of repeated layers cannot share this base; merge the adapter into its own model",
+  use_qalora: "QA-LoRA pools its input, which this base does not; merge the adapter, or retrain without use_qalora",
+  arrow_config: "Arrow mixes several adapters; serve them one by one",
+  use_bdlora: "block-diagonal LoRA is not served; retrain without use_bdlora",
+  kasa_config: "KaSA adapters are not served; retrain without kasa_config",
+};
+
+/** Initialisations that change the base weights, so that the adapter only fits the changed base. */
+const CHANGED_BASE = /^(pissa|olora|corda|loftq|lora_ga)/;
+
+/**
+ * @throws {AdapterError} `adapter_invalid` naming the field; `adapter_unsupported` for what is not served
+ */
+export function parseAdapterConfig(json: JsonObject): AdapterConfig {
+  const peftType = json["peft_type"];
+  if (peftType !== "LORA") {
+    throw peftType === undefined
+      ? invalid("peft_type", "is missing; it must be \"LORA\"")
+      : unsupported("peft_type", `${show(peftType)} is not served; only "LORA" adapters are`);
+  }
+  for (const [field, problem] of Object.entries(UNSUPPORTED)) {
+    if (isSet(json[field])) throw unsupported(field, `is set: ${problem}`);
+  }
+  const bias = json["bias"] ?? "none";
+  if (bias !== "none") {
+    if (bias !== "all" && bias !== "lora_only") throw invalid("bias", `must be "none", "all" or "lora_only", got ${show(bias)}`);
+    throw unsupported("bias", `is ${show(bias)}: trained base biases are not served yet; retrain with bias "none"`);
+  }
+  const initial = json["init_lora_weights"];
+  if (typeof initial === "string" && CHANGED_BASE.test(initial.toLowerCase())) {
+    throw unsupported(
+      "init_lora_weights",
+      `is ${show(initial)}, which changes the base weights; save the adapter converted to plain LoRA ` +
+        "(path_initial_model_for_weight_conversion of save_pretrained)",
+    );
+  }
+  const layers = layerList(json["layers_to_transform"]);
+  const targetModules = moduleNames(json["target_modules"], "target_modules");
+  if (targetModules === null) throw invalid("target_modules", "is missing; it must be a list of names, a pattern, or \"all-linear\"");
+  if (layers !== null && targetModules.kind === "pattern") {
+    throw invalid("layers_to_transform", "cannot be combined with a pattern in target_modules; put the layers into the pattern");
+  }
+  return {
+    rank: integer(json["r"] ?? 8, "r", 1, MAX_RANK),
+    alpha: positive(json["lora_alpha"] ?? 8, "lora_alpha"),
+    useRslora: boolean(json["use_rslora"], "use_rslora"),
+    targetModules,
+    excludeModules: moduleNames(json["exclude_modules"], "exclude_modules"),
+    rankPattern: patterns(json["rank_pattern"], "rank_pattern", (value, field) => integer(value, field, 1, MAX_RANK)),
+    alphaPattern: patterns(json["alpha_pattern"], "alpha_pattern", positive),
+    layers,
+    layersPattern: nameList(json["layers_pattern"], "layers_pattern"),
+    baseModel: typeof json["base_model_name_or_path"] === "string" ? json["base_model_name_or_path"] : null,
+    warnings: Object.keys(json)
+      .filter((field) => !HARMLESS.has(field) && !USED.has(field) && !(field in UNSUPPORTED) && field !== "bias")
+      .filter((field) => isSet(json[field]))
+      .map((field) => `adapter_config.json has the unknown field ${show(field)}, which was ignored`),
+  };
+}
+
+function moduleNames(value: JsonValue | undefined, field: string): ModuleNames | null {
+  if (value === undefined || value === null) return null;
+  if (typeof value === "string") {
+    if (value.toLowerCase() === "all-linear") return { kind: "all-linear" };
+    if (value === "" || value.length > MAX_PATTERN_CHARS) {
+      throw invalid(field, `must be a pattern of 1 to ${MAX_PATTERN_CHARS} characters, got ${value.length}`);
+    }
+    return { kind: "pattern", pattern: value };
+  }
+  const names = nameList(value, field);
+  if (names === null || names.length === 0) {
+    if (field === "exclude_modules") return null;
+    throw invalid(field, "is empty; it must name at least one module");
+  }
+  return { kind: "names", names };
+}
+
+function nameList(value: JsonValue | undefined, field: string): readonly string[] | null {
+  if (value === undefined || value === null) return null;
+  if (typeof value === "string") return [value];
+  if (!Array.isArray(value)) throw invalid(field, `must be a string or a list of strings, got ${nameJsonType(value)}`);
+  if (value.length > MAX_PATTERNS) throw invalid(field, `has ${value.length} entries; at most ${MAX_PATTERNS} are read`);
+  return value.map((name: JsonValue) => {
+    if (typeof name === "string" && name !== "" && name.length <= MAX_PATTERN_CHARS) return name;
+    throw invalid(field, `must hold non-empty strings, got ${show(name)}`);
+  });
+}
+
+function layerList(value: JsonValue | undefined): readonly number[] | null {
+  if (value === undefined || value === null) return null;
+  const list: readonly JsonValue[] = Array.isArray(value) ? value : [value];
+  if (list.length > MAX_PATTERNS) throw invalid("layers_to_transform", `has ${list.length} entries; at most ${MAX_PATTERNS} are read`);
+  return list.map((layer) => integer(layer, "layers_to_transform", 0, 100_000));
+}
+
+function patterns(
+  value: JsonValue | undefined,
+  field: string,
+  read: (value: JsonValue, field: string) => number,
+): (readonly [string, number])[] {
+  if (value === undefined || value === null) return [];
+  if (!isJsonObject(value)) throw invalid(field, `must be an object of patterns, got ${nameJsonType(value)}`);
+  const entries = Object.entries(value);
+  if (entries.length > MAX_PATTERNS) throw invalid(field, `has ${entries.length} entries; at most ${MAX_PATTERNS} are read`);
+  return entries.map(([pattern, each]) => {
+    if (pattern === "" || pattern.length > MAX_PATTERN_CHARS) throw invalid(field, `has a pattern of ${pattern.length} characters`);
+    return [pattern, read(each ?? null, `${field}[${show(pattern)}]`)] as const;
+  });
+}
+
+function integer(value: JsonValue, field: string, min: number, max: number): number {
+  if (typeof value === "number" && Number.isInteger(value) && value >= min && value <= max) return value;
+  throw invalid(field, `must be a whole number from ${min} to ${max}, got ${show(value)}`);
+}
+
+function positive(value: JsonValue, field: string): number {
+  if (typeof value === "number" && Number.isFinite(value) && value > 0) return value;
+  throw invalid(field, `must be a number above 0, got ${show(value)}`);
+}
+
+function boolean(value: JsonValue | undefined, field: string): boolean {
+  if (value === undefined || value === null) return false;
+  if (typeof value === "boolean") return value;
+  throw invalid(field, `must be true or false, got ${show(value)}`);
+}
+
+/** A value as it would stand in the file, shortened. */
+const show = (value: JsonValue): string => {
+  const text = JSON.stringify(value);
+  return text.length > 60 ? `${text.slice(0, 60)}...` : text;
+};
+
+const invalid = (field: string, problem: string): AdapterError =>
+  new AdapterError("adapter_invalid", `adapter_config.json: ${field} ${problem}`, { field });
+const unsupported = (field: string, problem: string): AdapterError =>
+  new AdapterError("adapter_unsupported", `adapter_config.json: ${field} ${problem}`, { field });

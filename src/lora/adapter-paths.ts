@@ -1,0 +1,87 @@
+/** Where adapters may lie: paths that requests name, and directories that an operator lists. */
+import { lstat, readdir, realpath, stat } from "node:fs/promises";
+import { basename, isAbsolute, join, relative, resolve, sep } from "node:path";
+import { ConfigError, RequestError } from "../core/errors.ts";
+
+/** Letters, digits, `_`, `.`, `-` after a letter or digit; one `/` as in `owner/name`. */
+const NAME = /^[a-zA-Z0-9][\w.-]{0,95}(\/[\w.-]{1,96})?$/;
+
+export const isAdapterName = (name: string): boolean => NAME.test(name) && !name.split("/").some((part) => /^\.+$/.test(part));
+
+/**
+ * The real path behind one that a request named.
+ *
+ * @param roots directories that the operator allows; none refuses every path
+ * @throws {RequestError} `forbidden_path`, the same whether the path is missing or outside, so that nobody can
+ *   ask which files exist
+ */
+export async function resolveUnderRoots(path: string, roots: readonly string[]): Promise<string> {
+  const refused = new RequestError(
+    "forbidden_path",
+    "lora_path must be an adapter's directory under a root that the server allows (--adapter-root)",
+    { field: "lora_path" },
+  );
+  if (path === "" || path.includes("\0") || /^[a-zA-Z][a-zA-Z0-9+.-]*:/.test(path)) throw refused;
+  for (const root of roots) {
+    const realRoot = await realpath(root).catch(() => null);
+    if (realRoot === null) continue;
+    const real = await realpath(isAbsolute(path) ? path : resolve(realRoot, path)).catch(() => null);
+    if (real === null || !isInside(real, realRoot)) continue;
+    if ((await stat(real)).isDirectory()) return real;
+  }
+  throw refused;
+}
+
+function isInside(path: string, root: string): boolean {
+  const way = relative(root, path);
+  return way === "" || (way !== ".." && !way.startsWith(`..${sep}`) && !isAbsolute(way));
+}
+
+export interface NamedAdapter {
+  readonly name: string;
+  readonly path: string;
+}
+
+/**
+ * Adapters that one `--lora-dir` value stands for: `name=DIR`, a directory of one adapter, or of many.
+ *
+ * @returns sorted by name
+ * @throws {ConfigError} `config_invalid` when there is none
+ */
+export async function discoverAdapters(value: string): Promise<NamedAdapter[]> {
+  const named = /^([^=/\\]+)=(.+)$/.exec(value);
+  const directory = named?.[2] ?? value;
+  if (!(await isDirectory(directory))) throw wrong(directory, "is not a directory");
+  if (await looksLikeAdapter(directory)) {
+    return [{ name: checkedName(named?.[1] ?? basename(resolve(directory)), directory), path: resolve(directory) }];
+  }
+  if (named !== null) throw wrong(directory, "holds no adapter (adapter_config.json)");
+  const found: NamedAdapter[] = [];
+  for (const entry of (await readdir(directory)).sort()) {
+    const path = join(directory, entry);
+    if (!entry.startsWith(".") && (await isDirectory(path)) && (await looksLikeAdapter(path))) {
+      found.push({ name: checkedName(entry, path), path: resolve(path) });
+    }
+  }
+  if (found.length === 0) throw wrong(directory, "holds no adapter, and no directory in it does");
+  return found;
+}
+
+async function looksLikeAdapter(directory: string): Promise<boolean> {
+  const names = await readdir(directory);
+  return names.some((name) => name === "adapter_config.json" || name.endsWith(".nemo"));
+}
+
+async function isDirectory(path: string): Promise<boolean> {
+  const found = await lstat(path).catch(() => null);
+  if (found === null) return false;
+  return found.isSymbolicLink() ? (await stat(path).catch(() => null))?.isDirectory() === true : found.isDirectory();
+}
+
+function checkedName(name: string, directory: string): string {
+  if (isAdapterName(name)) return name;
+  throw wrong(directory, `would be named "${name.slice(0, 40)}", which is no adapter name; use name=DIR with letters, digits, _ . and -`);
+}
+
+const wrong = (directory: string, problem: string): ConfigError =>
+  new ConfigError("config_invalid", `lora_dir ${directory} ${problem}`, { field: "lora_dir" });

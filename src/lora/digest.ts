@@ -1,0 +1,33 @@
+/** An adapter's identity: SHA-256 over what it does, whatever its name, file order or spelling. */
+import type { Program } from "../model/program.ts";
+import type { AdapterMatrix, LoraDelta } from "./adapter-weights.ts";
+
+/** Changes when the meaning of the hashed fields does. */
+const FORM = "lorikeet-adapter-1";
+
+/**
+ * @param deltas ordered by site, offset and width
+ * @returns 64 hex digits
+ */
+export function adapterDigest(deltas: readonly LoraDelta[], program: Program): string {
+  const hash = new Bun.CryptoHasher("sha256");
+  // Every field carries its length, so that no two different lists of fields hash the same bytes.
+  const field = (bytes: string | Uint8Array): void => {
+    const data = typeof bytes === "string" ? new TextEncoder().encode(bytes) : bytes;
+    hash.update(new Uint8Array(new BigUint64Array([BigInt(data.length)]).buffer));
+    hash.update(data);
+  };
+  const matrix = ({ dtype, rows, cols, bytes }: AdapterMatrix): void => {
+    field(`${dtype} ${rows} ${cols}`);
+    field(bytes);
+  };
+  field(FORM);
+  for (const { site, offset, width, rank, scale, a, b } of deltas) {
+    field(program.sites[site]!.name);
+    field(`${offset} ${width} ${rank}`);
+    field(new Uint8Array(Float64Array.of(scale).buffer));
+    matrix(a);
+    matrix(b);
+  }
+  return hash.digest("hex");
+}

@@ -1,0 +1,92 @@
+/** Which modules of the base an adapter's configuration targets, and which pattern applies to each. */
+import { RE2JS } from "re2js";
+import { AdapterError } from "../core/errors.ts";
+import type { LoraSite, SiteModule } from "../model/program.ts";
+import type { AdapterConfig, ModuleNames } from "./adapter-config.ts";
+
+export interface TargetedModules {
+  /** Paths of the base's own modules, and of other spellings where the configuration names those. */
+  readonly paths: ReadonlySet<string>;
+  /** Of these, what a complete file must hold tensors for. */
+  readonly required: readonly { readonly site: LoraSite; readonly module: SiteModule }[];
+}
+
+/** @throws {AdapterError} `adapter_invalid` for a pattern that cannot be read, or when nothing matches */
+export function targetedModules(config: AdapterConfig, sites: readonly LoraSite[]): TargetedModules {
+  const isTarget = matcher(config.targetModules, "target_modules");
+  const isExcluded = config.excludeModules === null ? () => false : matcher(config.excludeModules, "exclude_modules");
+  const layers = config.layers === null ? null : new Set(config.layers);
+  const paths = new Set<string>();
+  const required: { site: LoraSite; module: SiteModule }[] = [];
+  for (const site of sites) {
+    if (layers !== null && !(layers.has(site.layer) && layersNamed(config.layersPattern, site))) continue;
+    const matched = site.modules.filter((module) => isTarget(module) && !isExcluded(module));
+    for (const { path } of matched) paths.add(path);
+    // Another spelling is only asked for where the base's own names are not targeted.
+    const own = matched.filter((module) => module.own);
+    for (const module of own.length > 0 ? own : matched) required.push({ site, module });
+  }
+  if (paths.size === 0) throw nothingMatches(config, sites);
+  return { paths, required };
+}
+
+function matcher(names: ModuleNames, field: string): (module: SiteModule) => boolean {
+  switch (names.kind) {
+    case "all-linear":
+      return (module) => module.own;
+    case "pattern": {
+      const pattern = compile(names.pattern, field);
+      return ({ path }) => pattern.matches(path);
+    }
+    case "names":
+      return ({ path }) => names.names.some((name) => path === name || path.endsWith(`.${name}`));
+  }
+}
+
+const layersNamed = (pattern: readonly string[] | null, site: LoraSite): boolean =>
+  pattern === null || site.modules.some(({ path }) => pattern.some((name) => path.includes(`${name}.${site.layer}.`)));
+
+/**
+ * The value of the first pattern that matches a module's path, as PEFT looks ranks and alphas up.
+ *
+ * @source peft, utils/other.py get_pattern_key: `(.*\.)?(PATTERN)$`
+ */
+export function patternLookup(
+  entries: readonly (readonly [pattern: string, value: number])[],
+  field: string,
+): (path: string) => number | undefined {
+  const compiled = entries.map(([pattern, value]) => ({ pattern: compile(`(.*\\.)?(${pattern})`, field), value }));
+  return (path) => compiled.find(({ pattern }) => pattern.matches(path))?.value;
+}
+
+/** Patterns run in time linear in the path: an adapter's file cannot hang the server. */
+function compile(pattern: string, field: string): RE2JS {
+  try {
+    return RE2JS.compile(pattern);
+  } catch (cause) {
+    throw new AdapterError(
+      "adapter_invalid",
+      `adapter_config.json: ${field} has a pattern that cannot be read; use regular expressions without look-around and back-references`,
+      { field, cause },
+    );
+  }
+}
+
+function nothingMatches({ targetModules }: AdapterConfig, sites: readonly LoraSite[]): AdapterError {
+  const wanted =
+    targetModules.kind === "names"
+      ? targetModules.names.slice(0, 8).join(", ")
+      : targetModules.kind === "pattern"
+        ? targetModules.pattern.slice(0, 80)
+        : "all-linear";
+  return new AdapterError(
+    "adapter_invalid",
+    `the adapter targets ${wanted}, which matches no module of the base model; its modules are ${moduleNames(sites).join(", ")}`,
+    { field: "target_modules" },
+  );
+}
+
+/** Last parts of the base's own module paths, once each. */
+export const moduleNames = (sites: readonly LoraSite[]): string[] => [
+  ...new Set(sites.flatMap((site) => site.modules.filter(({ own }) => own).map(({ path }) => path.split(".").at(-1)!))),
+];

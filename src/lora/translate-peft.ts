@@ -1,0 +1,177 @@
+/** PEFT's configuration and tensors to the one form of `adapter-weights.ts`. */
+import { AdapterError } from "../core/errors.ts";
+import { quoted } from "../formats/format-error.ts";
+import type { Tensor } from "../formats/safetensors.ts";
+import type { LoraSite, Program, SiteId, SiteModule } from "../model/program.ts";
+import type { AdapterConfig } from "./adapter-config.ts";
+import type { AdapterMatrix, AdapterReport, AdapterWeights, LoraDelta } from "./adapter-weights.ts";
+import { adapterDigest } from "./digest.ts";
+import { firstNonFinite } from "./finite.ts";
+import { moduleNames, patternLookup, targetedModules } from "./module-match.ts";
+import { parsePeftKey } from "./peft-keys.ts";
+
+export interface AdapterLimits {
+  /** Largest rank of any module; no limit when left out. */
+  readonly maxRank?: number | undefined;
+}
+
+interface Place {
+  readonly id: SiteId;
+  readonly site: LoraSite;
+  readonly module: SiteModule;
+}
+
+interface Pair {
+  readonly place: Place;
+  a?: AdapterMatrix;
+  b?: AdapterMatrix;
+}
+
+/**
+ * @param program whose sites say which modules the base has
+ * @throws {AdapterError} `adapter_invalid` or `adapter_unsupported`, naming the tensor or module at fault
+ */
+export function translatePeft(
+  config: AdapterConfig,
+  tensors: ReadonlyMap<string, Tensor>,
+  program: Program,
+  limits: AdapterLimits = {},
+): AdapterWeights {
+  const places = placesOf(program);
+  const targeted = targetedModules(config, program.sites);
+  const pairs = pairTensors(tensors, places, targeted.paths, program.sites);
+  checkComplete(targeted.required, pairs);
+
+  const rankOf = patternLookup(config.rankPattern, "rank_pattern");
+  const alphaOf = patternLookup(config.alphaPattern, "alpha_pattern");
+  const deltas = [...pairs].map(([path, pair]): LoraDelta => {
+    const { id, site, module } = pair.place;
+    const { a, b } = pair as Required<Pair>;
+    const rank = rankOf(path) ?? config.rank;
+    checkShapes(path, a, b, site, module, rank);
+    if (limits.maxRank !== undefined && rank > limits.maxRank) {
+      throw new AdapterError(
+        "adapter_too_large",
+        `module ${path} has rank ${rank}, above the limit of ${limits.maxRank}; raise max_lora_rank`,
+        { field: "max_lora_rank" },
+      );
+    }
+    const alpha = alphaOf(path) ?? config.alpha;
+    const scale = alpha / (config.useRslora ? Math.sqrt(rank) : rank);
+    return { site: id, offset: module.offset, width: module.width, rank, scale, a, b };
+  });
+  deltas.sort((x, y) => x.site - y.site || x.offset - y.offset || x.width - y.width);
+  return { digest: adapterDigest(deltas, program), deltas, report: reportOf(config, deltas) };
+}
+
+function placesOf(program: Program): ReadonlyMap<string, Place> {
+  return new Map(
+    program.sites.flatMap((site, id) => site.modules.map((module) => [module.path, { id, site, module }] as const)),
+  );
+}
+
+function pairTensors(
+  tensors: ReadonlyMap<string, Tensor>,
+  places: ReadonlyMap<string, Place>,
+  targets: ReadonlySet<string>,
+  sites: readonly LoraSite[],
+): Map<string, Pair> {
+  if (tensors.size === 0) throw new AdapterError("adapter_invalid", "the adapter's file holds no tensors");
+  const pairs = new Map<string, Pair>();
+  for (const [name, tensor] of tensors) {
+    const { module, matrix } = parsePeftKey(name, (path) => places.has(path));
+    const place = places.get(module);
+    if (place === undefined) {
+      throw new AdapterError(
+        "adapter_invalid",
+        `tensor ${quoted(name)} is for module ${quoted(module)}, which the base model does not have; ` +
+          `it has ${places.size === 0 ? "none" : `${maxLayer(sites) + 1} layers with ${moduleNames(sites).join(", ")}`}`,
+      );
+    }
+    if (!targets.has(module)) {
+      throw new AdapterError(
+        "adapter_invalid",
+        `tensor ${quoted(name)} is for a module that target_modules of adapter_config.json does not name`,
+      );
+    }
+    const pair: Pair = pairs.get(module) ?? { place };
+    if (pair[matrix] !== undefined) {
+      throw new AdapterError("adapter_invalid", `matrix ${matrix.toUpperCase()} of module ${module} is there twice, the second time as ${quoted(name)}`);
+    }
+    pair[matrix] = matrixOf(name, tensor);
+    pairs.set(module, pair);
+  }
+  for (const [module, pair] of pairs) {
+    for (const matrix of ["a", "b"] as const) {
+      if (pair[matrix] !== undefined) continue;
+      const letter = matrix.toUpperCase();
+      throw new AdapterError("adapter_invalid", `module ${module} has no lora_${letter}.weight; the file is incomplete`);
+    }
+  }
+  return pairs;
+}
+
+function matrixOf(name: string, { dtype, shape, bytes }: Tensor): AdapterMatrix {
+  if (shape.length !== 2 || shape[0] === 0 || shape[1] === 0) {
+    throw new AdapterError("adapter_invalid", `tensor ${quoted(name)} must be a matrix, got shape [${shape.join(", ")}]`);
+  }
+  const matrix = { dtype, rows: shape[0]!, cols: shape[1]!, bytes };
+  const bad = firstNonFinite(dtype, bytes);
+  if (bad !== null) {
+    throw new AdapterError(
+      "adapter_invalid",
+      `tensor ${quoted(name)} has a value that is not finite at row ${Math.floor(bad / matrix.cols)}, column ${bad % matrix.cols}`,
+    );
+  }
+  return matrix;
+}
+
+/** A file that was cut, or saved for part of its modules only, must not serve half an adapter. */
+function checkComplete(
+  required: readonly { readonly site: LoraSite; readonly module: SiteModule }[],
+  pairs: ReadonlyMap<string, Pair>,
+): void {
+  for (const { site, module } of required) {
+    const covered = site.modules.some(
+      ({ path, offset, width }) =>
+        pairs.has(path) && offset <= module.offset && offset + width >= module.offset + module.width,
+    );
+    if (covered) continue;
+    throw new AdapterError("adapter_invalid", `module ${module.path} is named by target_modules, but the file has no tensors for it`);
+  }
+}
+
+function checkShapes(
+  path: string,
+  a: AdapterMatrix,
+  b: AdapterMatrix,
+  site: LoraSite,
+  module: SiteModule,
+  rank: number,
+): void {
+  const wrong = (matrix: string, got: AdapterMatrix, rows: number, cols: number): AdapterError =>
+    new AdapterError(
+      "adapter_invalid",
+      `lora_${matrix} of module ${path} has shape [${got.rows}, ${got.cols}], but this base and the configured rank ${rank} need [${rows}, ${cols}]`,
+    );
+  if (a.rows !== b.cols) {
+    throw new AdapterError("adapter_invalid", `module ${path} has rank ${a.rows} in lora_A, but ${b.cols} in lora_B`);
+  }
+  if (a.cols !== site.inWidth || a.rows !== rank) throw wrong("A", a, rank, site.inWidth);
+  if (b.rows !== module.width) throw wrong("B", b, module.width, rank);
+}
+
+function reportOf(config: AdapterConfig, deltas: readonly LoraDelta[]): AdapterReport {
+  const ranks = deltas.map((delta) => delta.rank);
+  return {
+    format: "peft",
+    numModules: deltas.length,
+    maxRank: Math.max(...ranks),
+    minRank: Math.min(...ranks),
+    scaleRule: config.useRslora ? "alpha/sqrt(rank)" : "alpha/rank",
+    numBytes: deltas.reduce((sum, { a, b }) => sum + a.bytes.length + b.bytes.length, 0),
+    warnings: config.warnings,
+  };
+}
+
+const maxLayer = (sites: readonly LoraSite[]): number => Math.max(...sites.map((site) => site.layer));

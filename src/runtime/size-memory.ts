@@ -1,0 +1,100 @@
+/** How much memory KV pages and adapters get, from what a user said and the model's shape. */
+import { ConfigError } from "../core/errors.ts";
+import type { Program } from "../model/program.ts";
+
+const MIB = 2 ** 20;
+/** KV memory when nobody said how much, unless fewer pages already hold everything that may run at once. */
+const DEFAULT_KV_BYTES = 512 * MIB;
+const DEFAULT_ADAPTER_BYTES = 256 * MIB;
+/** What one device holds: a WebAssembly memory ends at 4 GiB. */
+const DEVICE_BYTES = 4096 * MIB;
+const DEFAULT_SLOTS = 32;
+/** Adapters are stored as float32 on the device at most. */
+const BYTES_PER_NUMBER = 4;
+
+export interface MemoryWish {
+  /** Positions in the KV cache; `null` for as many as are of use within a default. */
+  readonly kvTokens: number | null;
+  readonly maxSequences: number;
+  /** `null` for the model's own limit. */
+  readonly maxContext: number | null;
+  readonly maxRank: number;
+  /** Most adapters on the device, and in host memory; `null` for what fits. */
+  readonly maxLoras: number | null;
+  readonly maxCpuLoras: number | null;
+  /** Part of the device memory that the weights leave, 0 to 1; `null` for a default in bytes. */
+  readonly devicePart: number | null;
+  /** Rank-1 modules of one layer; 0 for no wish. */
+  readonly deviceModuleLayers: number;
+  readonly hostModuleLayers: number;
+  readonly hostBytes: number;
+}
+
+export interface MemorySizes {
+  readonly numPages: number;
+  readonly numSlots: number;
+  readonly adapterBytes: number;
+  readonly hostCacheBytes: number;
+}
+
+/**
+ * @param pageTokens positions per KV page, and `pageBytes` its bytes over all layers
+ * @param weightBytes of the base model in its format on the device
+ * @throws {ConfigError} `config_invalid` when the context is longer than the model's, or the KV cache than the device
+ */
+export function sizeMemory(
+  program: Program,
+  wish: MemoryWish,
+  { pageTokens, pageBytes, weightBytes }: { readonly pageTokens: number; readonly pageBytes: number; readonly weightBytes: number },
+): MemorySizes {
+  const maxContext = wish.maxContext ?? program.maxContext;
+  if (maxContext > program.maxContext) {
+    throw new ConfigError("config_invalid", `max_seq_len ${maxContext} is more than the ${program.maxContext} positions of the model`, {
+      field: "max_seq_len",
+    });
+  }
+  const largest = largestAdapterBytes(program, wish.maxRank);
+  const leftBytes = Math.max(0, DEVICE_BYTES - weightBytes);
+  const adapterBytes = Math.ceil(
+    wish.deviceModuleLayers > 0
+      ? wish.deviceModuleLayers * moduleLayerBytes(program)
+      : wish.maxLoras !== null
+        ? Math.min(wish.maxLoras * largest, leftBytes / 2)
+        : wish.devicePart === null
+          ? Math.min(DEFAULT_ADAPTER_BYTES, leftBytes / 4)
+          : wish.devicePart * leftBytes,
+  );
+  const useful = wish.maxSequences * Math.ceil(maxContext / pageTokens);
+  const affordable = Math.floor(Math.min(DEFAULT_KV_BYTES, (leftBytes - adapterBytes) / 2) / pageBytes);
+  const numPages = wish.kvTokens === null ? Math.min(useful, affordable) : Math.ceil(wish.kvTokens / pageTokens);
+  if (numPages < 1 || numPages * pageBytes > leftBytes) {
+    throw new ConfigError(
+      "config_invalid",
+      `a KV cache of ${numPages * pageTokens} tokens needs ${numPages * pageBytes} bytes, and beside the weights there are ` +
+        `${leftBytes}; lower kv_cache_config.max_tokens, or serve int8 weights`,
+      { field: "kv_cache_config.max_tokens" },
+    );
+  }
+  return {
+    numPages,
+    numSlots: wish.maxLoras ?? DEFAULT_SLOTS,
+    adapterBytes,
+    hostCacheBytes: hostBytes(program, wish, largest),
+  };
+}
+
+function hostBytes(program: Program, wish: MemoryWish, largest: number): number {
+  if (wish.hostModuleLayers > 0) return wish.hostModuleLayers * moduleLayerBytes(program);
+  return wish.maxCpuLoras === null ? wish.hostBytes : wish.maxCpuLoras * largest;
+}
+
+/** Of an adapter of one rank on every module. */
+export const largestAdapterBytes = (program: Program, rank: number): number =>
+  rank * BYTES_PER_NUMBER * program.sites.reduce((sum, site) => sum + siteNumbers(site), 0);
+
+/** TensorRT-LLM's unit: a rank-1 adapter of the largest module in one layer. */
+const moduleLayerBytes = (program: Program): number =>
+  BYTES_PER_NUMBER * Math.max(0, ...program.sites.map(({ inWidth, outWidth }) => inWidth + outWidth));
+
+/** Every module that writes to a site has an A of its own. */
+const siteNumbers = ({ inWidth, outWidth, modules }: Program["sites"][number]): number => modules.length * inWidth + outWidth;

@@ -1,0 +1,28 @@
+/** Grows one sequence on a backend, the simplest way there is: for tests of numbers without a scheduler. */
+import type { Backend } from "../../src/backend/backend.ts";
+import { asPageId, type SlotId } from "../../src/core/ids.ts";
+import type { SampledToken, Sampling } from "../../src/core/sampling.ts";
+
+export async function growGreedily(
+  backend: Backend,
+  prompt: readonly number[],
+  slot: SlotId,
+  sampling: Sampling,
+  count: number,
+): Promise<SampledToken[]> {
+  const sampled: SampledToken[] = [];
+  let tokens = [...prompt];
+  let position = 0;
+  while (sampled.length < count) {
+    const numPages = Math.ceil((position + tokens.length) / backend.info.pageTokens);
+    const pages = Array.from({ length: numPages }, (_, i) => asPageId(i));
+    const sample = { sampling, counter: sampled.length, adjustments: [] };
+    const result = await backend.run({ sequences: [{ tokens, position, pages, slot, sample }] });
+    position += tokens.length;
+    const token = result.sampled[0]!;
+    if (token === null) throw new Error("logits are not finite");
+    sampled.push(token);
+    tokens = [token.id];
+  }
+  return sampled;
+}

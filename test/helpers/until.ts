@@ -1,0 +1,8 @@
+/** Waits for something that other tasks bring about. @throws after `maxMs` */
+export async function until(condition: () => boolean, maxMs = 5_000): Promise<void> {
+  const deadline = performance.now() + maxMs;
+  while (!condition()) {
+    if (performance.now() > deadline) throw new Error(`not reached within ${maxMs} ms: ${condition.toString()}`);
+    await Bun.sleep(1);
+  }
+}
