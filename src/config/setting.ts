@@ -28,12 +28,12 @@ export function integer<D extends number | null>(
   return { default: fallback, doc, placeholder: "NUMBER", read: orDefault(fallback, read), parse: (text) => read(asNumber(text)) };
 }
 
-export function fraction(fallback: number, doc: string): Setting<number> {
+export function fraction<D extends number | null>(fallback: D, doc: string): Setting<number | D> {
   const read = (value: unknown): number => {
     if (typeof value === "number" && value >= 0 && value <= 1) return value;
     throw new WrongValue(`must be a number from 0 to 1, got ${show(value)}`);
   };
-  return { default: fallback, doc, placeholder: "NUMBER", read, parse: (text) => read(asNumber(text)) };
+  return { default: fallback, doc, placeholder: "NUMBER", read: orDefault(fallback, read), parse: (text) => read(asNumber(text)) };
 }
 
 export function boolean(fallback: boolean, doc: string): Setting<boolean> {

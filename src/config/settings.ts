@@ -19,7 +19,7 @@ export const TOP_SETTINGS = {
   allowNoKey: boolean(false, "listen on a public address without an API key"),
   adapterRoot: texts("DIR", "directories under which requests may name adapters by path; none by default"),
   backend: choice("auto", ["auto", "wasm", "cuda"], "what computes; auto takes cuda where a device answers"),
-  dtype: choice("bfloat16", ["bfloat16", "float32", "int8"], "format of the weights in memory"),
+  dtype: choice("bfloat16", ["bfloat16", "float32", "int8", "auto"], "format of the weights in memory; auto is bfloat16"),
   threads: integer(null, 1, 1024, "compute threads; one per core by default"),
   maxBatchSize: integer(64, 1, 4096, "most sequences in one step"),
   maxNumTokens: integer(512, 1, 65_536, "most rows in one step, prompts and outputs together"),
@@ -43,7 +43,7 @@ export const LORA_SETTINGS = {
 
 export const PEFT_CACHE_SETTINGS = {
   hostCacheSize: integer(GIB, 0, MAX, "bytes of host memory for adapters"),
-  deviceCachePercent: fraction(0.02, "part of the free device memory for adapters, 0 to 1"),
+  deviceCachePercent: fraction(null, "part of the free device memory for adapters, 0 to 1; 256 MiB at most by default"),
   numHostModuleLayer: integer(0, 0, MAX, "rank-1 modules of one layer in host memory; above 0 it replaces host_cache_size"),
   numDeviceModuleLayer: integer(0, 0, MAX, "the same on the device; above 0 it replaces device_cache_percent"),
   optimalAdapterSize: integer(8, 1, 4096, "rank that a cache page is sized for"),

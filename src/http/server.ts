@@ -36,6 +36,8 @@ export interface HttpServer {
   readonly port: number;
   /** New generations get 503 from here on. */
   drain(): void;
+  /** `/health` says from here on that the process should be replaced. */
+  fail(): void;
   /** Waits up to `graceMs` for answers under way to leave, then closes every connection. */
   stop(graceMs?: number): Promise<void>;
 }
@@ -79,6 +81,9 @@ export function listen(options: HttpServerOptions): HttpServer {
     port: server.port ?? port,
     drain() {
       deps.health.isDraining = true;
+    },
+    fail() {
+      deps.health.hasFailed = true;
     },
     async stop(graceMs = 2_000) {
       deps.health.isDraining = true;

@@ -15,9 +15,9 @@ import { HostLru } from "../lora/host-lru.ts";
 import { SlotPool } from "../lora/slot-pool.ts";
 import type { LoadedModel } from "../model/load-model.ts";
 import { checkContext, checkQueueRoom } from "../schedule/admission.ts";
-import { endAll, endingOf, failure } from "../schedule/retire.ts";
+import { endingOf, failure, retire } from "../schedule/retire.ts";
 import { createScheduleTable } from "../schedule/schedule-table.ts";
-import { createSequence, type Ending } from "../schedule/sequence.ts";
+import { createSequence, finishOf, type Ending } from "../schedule/sequence.ts";
 import {
   adapterNotFound,
   AdapterRegistry,
@@ -270,12 +270,20 @@ class InProcess implements LocalRuntime {
     this.#input.onFailure?.(error);
   }
 
-  /** Does not wait for the step under way, which nobody will hear of. */
+  /** Does not wait for the step under way, which nobody will hear of, and leaves no reader waiting. */
   #endAllNow(ending: Ending): void {
     const { table } = this.#parts;
+    const nowMs = this.#clock.nowMs();
     this.#system.stop();
-    for (const sequence of table.sequences.values()) sequence.isInStep = false;
-    endAll(table, ending, this.#clock.nowMs());
+    for (const sequence of table.sequences.values()) {
+      sequence.isInStep = false;
+      try {
+        retire(table, sequence, ending, nowMs);
+      } catch {
+        // The table itself may be what is broken.
+        sequence.output.finish(finishOf(sequence, ending, nowMs));
+      }
+    }
     this.#drained.resolve();
   }
 

@@ -56,11 +56,12 @@ function open() {
     fatal,
     turn: () => time.advance(1),
     heard: (type: SystemFact["type"]) => facts.filter((fact) => fact.type === type),
-    submit: (adapter: number, maxTokens = 2) =>
+    /** `null` is the base model. */
+    submit: (adapter: number | null, maxTokens = 2) =>
       system.submit(
         createSequence({
           id: asRequestId(`r${arrival}`),
-          adapter: asAdapterId(adapter),
+          adapter: adapter === null ? null : asAdapterId(adapter),
           promptTokens: [1],
           sampling: samplingWith({ maxTokens }),
           output: {
@@ -156,8 +157,7 @@ describe("wires", () => {
     opened.clock.nowMs = () => {
       throw bug;
     };
-    opened.submit(1);
-    await opened.turn();
+    opened.submit(null);
     await opened.turn();
     expect(opened.fatal).toEqual([bug]);
   });

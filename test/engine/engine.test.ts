@@ -22,7 +22,7 @@ function open(results: (SampledToken | null)[][], maxRows = 16) {
       run: (step) => {
         // Token views are read now, as a backend does.
         steps.push({
-          sequences: step.sequences.map((each) => ({ ...each, tokens: [...Array.from(each.tokens)] })),
+          sequences: step.sequences.map((each) => ({ ...each, tokens: Array.from(each.tokens) })),
         });
         return Promise.resolve({ sampled: results.shift()!, computeMs: 2 });
       },

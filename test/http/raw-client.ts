@@ -16,9 +16,9 @@ export class RawClient {
       hostname: "127.0.0.1",
       port,
       socket: {
-        data: (_, bytes) => client?.#take(decoder.decode(bytes, { stream: true })),
-        close: () => client?.#close(),
-        error: () => client?.#close(),
+        data: (_, bytes) => client?.take(decoder.decode(bytes, { stream: true })),
+        close: () => client?.close(),
+        error: () => client?.close(),
       },
     });
     client = new RawClient(socket);
@@ -64,12 +64,12 @@ export class RawClient {
     this.#socket.terminate();
   }
 
-  #take(text: string): void {
+  private take(text: string): void {
     this.received += text;
     this.#wake();
   }
 
-  #close(): void {
+  private close(): void {
     this.isClosed = true;
     this.#wake();
   }

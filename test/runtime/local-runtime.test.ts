@@ -2,6 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { mkdir, mkdtemp, realpath, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { systemClock } from "../../src/core/clock.ts";
 import { AdapterError } from "../../src/core/errors.ts";
 import type { AdapterId } from "../../src/core/ids.ts";
 import { deviceLost, nextToken } from "../helpers/fake-backend.ts";
@@ -388,6 +389,22 @@ describe("the end", () => {
     expect(failures).toEqual(["backend_failed"]);
     await runtime.close();
     expect(backend.closed).toBe(true);
+  });
+
+  test("a bug in an actor ends every request with an error instead of leaving it without an end", async () => {
+    const clock = { ...systemClock };
+    const { runtime } = openBench({ clock });
+    const running = collect(runtime.generate(requestWith([1], { maxTokens: 100 })));
+    clock.nowMs = () => {
+      clock.nowMs = systemClock.nowMs;
+      throw new Error("a bug");
+    };
+    expect((await running).finish).toMatchObject({
+      reason: "error",
+      error: { errorCode: "invariant_violated", message: "an internal error occurred" },
+    });
+    expect(runtime.failure?.errorCode).toBe("invariant_violated");
+    await runtime.close();
   });
 
   test("close lets running requests end and refuses new ones", async () => {

@@ -1,0 +1,38 @@
+/** `lorikeet generate`: one prompt, its answer on standard output as it comes. */
+import type { GenerateAsk } from "./config/cli.ts";
+import { flagOf, type Config } from "./config/settings.ts";
+import { openOptions } from "./open-options.ts";
+import { chatEncoder } from "./runtime/chat.ts";
+import { openRuntime } from "./runtime/open-runtime.ts";
+import { libraryDefaults, prepareRequests, promptTokens } from "./runtime/requests.ts";
+import { NativeError } from "./core/errors.ts";
+
+/** @throws {LorikeetError} */
+export async function generate(config: Config, ask: GenerateAsk, write: (text: string) => void): Promise<void> {
+  const { runtime } = await openRuntime(openOptions({ ...config, maxBatchSize: 1 }));
+  try {
+    const adapter = ask.adapter === null ? null : await runtime.resolveAdapter({ name: ask.adapter });
+    const tokens = ask.isChat
+      ? chatEncoder(runtime.model)([{ role: "user", content: ask.prompt }], { addGenerationPrompt: true })
+      : promptTokens(runtime.model, ask.prompt);
+    const [request] = prepareRequests(runtime, {
+      prompts: [tokens],
+      adapter,
+      params: { maxTokens: ask.maxTokens, temperature: ask.temperature },
+      defaults: libraryDefaults,
+      fieldName: flagOf,
+    });
+    const generation = runtime.generate(request!);
+    const cancel = () => generation.cancel();
+    process.once("SIGINT", cancel).once("SIGTERM", cancel);
+    for await (const { text, finish } of generation) {
+      write(text);
+      if (finish !== null && finish.reason !== "stop" && finish.reason !== "length") {
+        throw finish.error ?? new NativeError("backend_failed", `the generation ended early: ${finish.reason}`);
+      }
+    }
+    write("\n");
+  } finally {
+    await runtime.close(0);
+  }
+}

@@ -1,0 +1,65 @@
+#!/usr/bin/env bun
+/** The `lorikeet` command. */
+import { readFileSync } from "node:fs";
+import packageJson from "../package.json" with { type: "json" };
+import { EXIT, parseCommandLine } from "./config/cli.ts";
+import type { Resolved } from "./config/resolve.ts";
+import { ConfigError, InvariantError, LorikeetError } from "./core/errors.ts";
+import { generate } from "./generate.ts";
+import { banner, type RunningServer, startServer } from "./serve.ts";
+
+/** One stop signal may arrive twice, from the terminal and from a parent process. */
+const SAME_SIGNAL_MS = 500;
+
+async function main(argv: readonly string[]): Promise<void> {
+  const command = parseCommandLine(argv, {
+    version: packageJson.version,
+    env: process.env,
+    readFile: (path) => readFileSync(path, "utf8"),
+  });
+  switch (command.kind) {
+    case "print":
+      process.stdout.write(command.text);
+      return;
+    case "generate":
+      warn(command.resolved);
+      await generate(command.resolved.config, command.ask, (text) => process.stdout.write(text));
+      process.exit(EXIT.ok);
+      break;
+    case "serve": {
+      warn(command.resolved);
+      const { config } = command.resolved;
+      const running = await startServer(config);
+      process.stdout.write(banner(config, running));
+      stopOnSignal(running, config.shutdownTimeoutS);
+    }
+  }
+}
+
+function stopOnSignal(running: RunningServer, timeoutS: number): void {
+  let firstMs: number | null = null;
+  const onSignal = (): void => {
+    if (firstMs !== null) {
+      if (performance.now() - firstMs > SAME_SIGNAL_MS) process.exit(EXIT.forced);
+      return;
+    }
+    firstMs = performance.now();
+    process.stderr.write(`stopping: running requests have ${timeoutS} s to end; signal again to stop now\n`);
+    running.stop().then(() => process.exit(EXIT.ok), fail);
+  };
+  process.on("SIGINT", onSignal).on("SIGTERM", onSignal);
+}
+
+function warn({ warnings }: Resolved): void {
+  for (const warning of warnings) process.stderr.write(`warning: ${warning}\n`);
+}
+
+/** One line, no stack: a person reads it. A bug of ours keeps its stack. */
+function fail(thrown: unknown): never {
+  const isOurs = thrown instanceof LorikeetError && !(thrown instanceof InvariantError);
+  const text = isOurs || !(thrown instanceof Error) ? `error: ${(thrown as Error).message}` : `internal error: ${thrown.stack}`;
+  process.stderr.write(`${text}\n`);
+  process.exit(thrown instanceof ConfigError ? EXIT.usage : EXIT.failed);
+}
+
+await main(process.argv.slice(2)).catch(fail);

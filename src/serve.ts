@@ -1,0 +1,109 @@
+/** `lorikeet serve`: a runtime behind HTTP, from start to orderly end. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import pino from "pino";
+import packageJson from "../package.json" with { type: "json" };
+import type { Config } from "./config/settings.ts";
+import type { EncodeChat } from "./http/dependencies.ts";
+import { type HttpServer, isLoopback, listen } from "./http/server.ts";
+import { chatEncoder } from "./runtime/chat.ts";
+import { type Opened, openRuntime } from "./runtime/open-runtime.ts";
+import { openOptions } from "./open-options.ts";
+
+export interface RunningServer {
+  readonly http: HttpServer;
+  readonly opened: Opened;
+  /** Lets requests end within the configured time, then closes everything. */
+  stop(): Promise<void>;
+}
+
+/** @throws {LorikeetError} when the model, an option or the address cannot be used */
+export async function startServer(config: Config): Promise<RunningServer> {
+  const log = pino({ level: config.logLevel === "warning" ? "warn" : config.logLevel }, pino.destination({ dest: 2, sync: true }));
+  let http: HttpServer | null = null;
+  const opened = await openRuntime({
+    ...openOptions(config),
+    onFailure: (error) => {
+      log.error({ err: error.cause ?? error, code: error.errorCode }, error.message);
+      http?.fail();
+    },
+  });
+  const { runtime } = opened;
+  const encodeChat: EncodeChat = chatEncoder(runtime.model);
+  try {
+    http = listen({
+      runtime,
+      encodeChat,
+      host: config.host,
+      port: config.port,
+      apiKeys: config.apiKey,
+      allowNoKey: config.allowNoKey,
+      allowedHosts: config.allowedHost,
+      baseNames: [runtime.model.name],
+      version: packageJson.version,
+      log,
+    });
+  } catch (thrown) {
+    await runtime.close(0);
+    throw thrown;
+  }
+  const listening = http;
+  return {
+    http: listening,
+    opened,
+    async stop() {
+      listening.drain();
+      await runtime.close(config.shutdownTimeoutS * 1000);
+      await listening.stop();
+    },
+  };
+}
+
+/** What a person needs to know at the start, with commands that work when pasted. */
+export function banner(config: Config, { http, opened }: RunningServer): string {
+  const { runtime, backendReason, served, notServed } = opened;
+  const { model, backend } = runtime;
+  const host = isLoopback(config.host) ? config.host : "127.0.0.1";
+  const address = `http://${host.includes(":") ? `[${host.replaceAll(/[[\]]/g, "")}]` : host}:${http.port}`;
+  const names = served.map(({ name }) => name);
+  const adapter = names[0];
+  return [
+    `Lorikeet ${packageJson.version}`,
+    `  backend   ${backend.name}: ${backend.description} (${backendReason})`,
+    `  model     ${model.name}, up to ${runtime.maxContext} tokens per request`,
+    `  adapters  ${served.length === 0 ? "none" : `${served.length}: ${listed(names)}`}`,
+    ...notServed.map(({ name, reason }) => `            not served: ${name}: ${reason}`),
+    `  address   ${address}`,
+    "",
+    "Try it:",
+    `  ${curl(config, opened, address, model.name, "Tell me a story.")}`,
+    ...(adapter === undefined ? [] : [`  ${curl(config, opened, address, adapter, samplePrompt(config.model, adapter))}`]),
+    "",
+  ].join("\n");
+}
+
+const MAX_LISTED = 20;
+
+const listed = (names: readonly string[]): string =>
+  names.length <= MAX_LISTED ? names.join(", ") : `${names.slice(0, MAX_LISTED).join(", ")} and ${names.length - MAX_LISTED} more`;
+
+function curl(config: Config, { runtime }: Opened, address: string, model: string, prompt: string): string {
+  const isChat = runtime.model.chatTemplate !== null;
+  const path = isChat ? "/v1/chat/completions" : "/v1/completions";
+  const asked = isChat ? { messages: [{ role: "user", content: prompt }] } : { prompt };
+  const body = JSON.stringify({ model, ...asked, max_tokens: 64, temperature: 0 });
+  const key = config.apiKey.length === 0 ? "" : ' -H "Authorization: Bearer $LORIKEET_API_KEY"';
+  return `curl -s ${address}${path} -H 'Content-Type: application/json'${key} -d '${body.replaceAll("'", "'\\''")}'`;
+}
+
+/** A prompt of the adapter's own evaluation set, where the model's directory has one. */
+function samplePrompt(modelDirectory: string, adapter: string): string {
+  try {
+    const [line = ""] = readFileSync(join(modelDirectory, "eval", `${adapter}.jsonl`), "utf8").split("\n", 1);
+    const { prompt } = JSON.parse(line) as { readonly prompt?: unknown };
+    if (typeof prompt === "string") return prompt;
+  } catch {
+    // Most models have no such set.
+  }
+  return "Hello!";
+}
