@@ -18,19 +18,29 @@ export const BUN_VERSION = "1.4.5";
 const isWindows = process.platform === "win32";
 const EXE = isWindows ? "bun.exe" : "bun";
 
-/** Path of a Bun that is new enough; installed if there is none. */
-export function findBun() {
+/**
+ * Path of a Bun that is new enough; installed if there is none.
+ *
+ * @param machine where to look: the Bun that runs this, the search path, and the folder of the project
+ */
+export function findBun(machine = thisMachine()) {
   const [platform, fallback] = platformPackages();
   const candidates = [
-    ...(process.versions.bun === undefined ? [] : [process.execPath]),
-    ...(process.env.PATH ?? "").split(delimiter).filter(Boolean).map((dir) => join(dir, EXE)),
+    ...(machine.own === undefined ? [] : [machine.own]),
+    ...machine.path.split(delimiter).filter(Boolean).map((dir) => join(dir, EXE)),
     ...[platform, fallback].filter(Boolean).flatMap((name) => [
-      join(root, "node_modules", name, "bin", EXE),
-      join(root, ".bun", "node_modules", name, "bin", EXE),
+      join(machine.home, "node_modules", name, "bin", EXE),
+      join(machine.home, ".bun", "node_modules", name, "bin", EXE),
     ]),
   ];
   return candidates.find(isUsable) ?? installBun(platform) ?? installBun(fallback) ?? noBun(platform);
 }
+
+const thisMachine = () => ({
+  own: process.versions.bun === undefined ? undefined : process.execPath,
+  path: process.env.PATH ?? "",
+  home: root,
+});
 
 /** Installs the packages when the lock file or a patch has changed since they were last installed. */
 export function installPackages(bun) {
@@ -69,7 +79,7 @@ export function fail(text) {
 }
 
 /** The package for this machine, and the one that also runs on old processors. */
-function platformPackages() {
+export function platformPackages() {
   const os = { linux: "linux", darwin: "darwin", win32: "windows" }[process.platform];
   const cpu = { x64: "x64", arm64: "aarch64" }[process.arch];
   if (os === undefined || cpu === undefined) {

@@ -1,7 +1,6 @@
 /** `lorikeet generate`: one prompt, its answer on standard output as it comes. */
 import type { GenerateAsk } from "./config/cli.ts";
 import { flagOf, type Config } from "./config/settings.ts";
-import { openOptions } from "./open-options.ts";
 import { chatEncoder } from "./runtime/chat.ts";
 import { openRuntime } from "./runtime/open-runtime.ts";
 import { libraryDefaults, prepareRequests, promptTokens } from "./runtime/requests.ts";
@@ -9,7 +8,7 @@ import { NativeError } from "./core/errors.ts";
 
 /** @throws {LorikeetError} */
 export async function generate(config: Config, ask: GenerateAsk, write: (text: string) => void): Promise<void> {
-  const { runtime } = await openRuntime(openOptions({ ...config, maxBatchSize: 1 }));
+  const { runtime } = await openRuntime({ ...config, maxBatchSize: 1 });
   try {
     const adapter = ask.adapter === null ? null : await runtime.resolveAdapter({ name: ask.adapter });
     const tokens = ask.isChat

@@ -4,11 +4,9 @@ import { join } from "node:path";
 import pino from "pino";
 import packageJson from "../package.json" with { type: "json" };
 import type { Config } from "./config/settings.ts";
-import type { EncodeChat } from "./http/dependencies.ts";
 import { type HttpServer, isLoopback, listen } from "./http/server.ts";
 import { chatEncoder } from "./runtime/chat.ts";
 import { type Opened, openRuntime } from "./runtime/open-runtime.ts";
-import { openOptions } from "./open-options.ts";
 
 export interface RunningServer {
   readonly http: HttpServer;
@@ -22,18 +20,17 @@ export async function startServer(config: Config): Promise<RunningServer> {
   const log = pino({ level: config.logLevel === "warning" ? "warn" : config.logLevel }, pino.destination({ dest: 2, sync: true }));
   let http: HttpServer | null = null;
   const opened = await openRuntime({
-    ...openOptions(config),
+    ...config,
     onFailure: (error) => {
       log.error({ err: error.cause ?? error, code: error.errorCode }, error.message);
       http?.fail();
     },
   });
   const { runtime } = opened;
-  const encodeChat: EncodeChat = chatEncoder(runtime.model);
   try {
     http = listen({
       runtime,
-      encodeChat,
+      encodeChat: chatEncoder(runtime.model),
       host: config.host,
       port: config.port,
       apiKeys: config.apiKey,
@@ -61,7 +58,7 @@ export async function startServer(config: Config): Promise<RunningServer> {
 
 /** What a person needs to know at the start, with commands that work when pasted. */
 export function banner(config: Config, { http, opened }: RunningServer): string {
-  const { runtime, backendReason, served, notServed } = opened;
+  const { runtime, backendReason, served, refused } = opened;
   const { model, backend } = runtime;
   const host = isLoopback(config.host) ? config.host : "127.0.0.1";
   const address = `http://${host.includes(":") ? `[${host.replaceAll(/[[\]]/g, "")}]` : host}:${http.port}`;
@@ -72,7 +69,7 @@ export function banner(config: Config, { http, opened }: RunningServer): string 
     `  backend   ${backend.name}: ${backend.description} (${backendReason})`,
     `  model     ${model.name}, up to ${runtime.maxContext} tokens per request`,
     `  adapters  ${served.length === 0 ? "none" : `${served.length}: ${listed(names)}`}`,
-    ...notServed.map(({ name, reason }) => `            not served: ${name}: ${reason}`),
+    ...refused.map(({ name, error }) => `            not served: ${name}: ${error.message}`),
     `  address   ${address}`,
     "",
     "Try it:",

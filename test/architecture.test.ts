@@ -24,6 +24,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   runtime: ["core", "model", "lora", "kv", "schedule", "engine", "backend", "actors"],
   config: ["core"],
   http: ["core", "formats", "model", "runtime", "config"],
+  library: ["core", "runtime"],
 };
 
 /** Packages with one home. */

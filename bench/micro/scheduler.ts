@@ -52,13 +52,19 @@ class EmptyBackend implements Backend {
   close = () => Promise.resolve();
 }
 
-async function microsPerStep(encodes: boolean, numAdapters: number, penalised: boolean): Promise<number> {
+async function microsPerStep(
+  encodes: boolean,
+  numAdapters: number,
+  penalised: boolean,
+): Promise<number> {
   const runtime = createLocalRuntime({
     model: fakeModel(1000),
     backend: new EmptyBackend(encodes),
     readAdapter: () => Promise.resolve(weightsOf("none", 10)),
   });
-  const adapters = Array.from({ length: numAdapters }, (_, i) => runtime.registerAdapter(`a${i}`, `/a${i}`));
+  const adapters = Array.from({ length: numAdapters }, (_, i) =>
+    runtime.registerAdapter(`a${i}`, `/a${i}`),
+  );
   const sampling = samplingWith({
     maxTokens: NUM_TOKENS,
     ...(penalised ? { frequencyPenalty: 0.5, repetitionPenalty: 1.1 } : {}),
@@ -93,7 +99,8 @@ const cases = [
 for (const { name, encodes, numAdapters, penalised } of cases) {
   await microsPerStep(encodes, numAdapters, penalised);
   const samples: number[] = [];
-  for (let i = 0; i < NUM_ROUNDS; i++) samples.push(await microsPerStep(encodes, numAdapters, penalised));
+  for (let i = 0; i < NUM_ROUNDS; i++)
+    samples.push(await microsPerStep(encodes, numAdapters, penalised));
   samples.sort((a, b) => a - b);
   const median = samples[Math.floor(NUM_ROUNDS / 2)]!;
   console.log(

@@ -13,7 +13,9 @@ import { openWasmBackend } from "../../src/backend/wasm/wasm-backend.ts";
 import { asPageId, asSlotId, NO_SLOT, type SlotId } from "../../src/core/ids.ts";
 import type { Step, StepSequence } from "../../src/core/step.ts";
 import { readAdapter } from "../../src/lora/read-adapter.ts";
-import { loadModel } from "../../src/model/load-model.ts";
+import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
+import { readModelConfig } from "../../src/model/model-config.ts";
+import { openCheckpoint } from "../../src/model/weights.ts";
 import { samplingWith } from "../../test/helpers/sampling.ts";
 import { ReadLoop } from "../lib/read-loop.ts";
 import { DEMO_SHAPE, LLAMA_135M, type ModelShape, randomAdapter, randomModel, randomSource } from "../lib/random-model.ts";
@@ -37,11 +39,12 @@ const format = flags.format as WeightFormat;
 const numThreads = Number(flags.threads);
 const root = join(import.meta.dir, "../models");
 
-const model = await loadModel(await randomModel(shape, root));
+const directory = await randomModel(shape, root);
+const program = buildDecoderProgram(readModelConfig(directory));
 const pagesPerSequence = 40;
 const backend = await openWasmBackend({
-  program: model.program,
-  weights: model.weights,
+  program,
+  weights: openCheckpoint(directory),
   format,
   numThreads,
   maxRows: 512,
@@ -51,8 +54,7 @@ const backend = await openWasmBackend({
   adapterBytes: 512 << 20,
 });
 for (let i = 0; i < NUM_ADAPTERS; i++) {
-  const directory = await randomAdapter(shape, RANK, i, root);
-  const adapter = await readAdapter(directory, model.program, {});
+  const adapter = await readAdapter(await randomAdapter(shape, RANK, i, root), program);
   await backend.attach(asSlotId(i), await backend.stage(adapter));
 }
 
@@ -113,7 +115,7 @@ for (let repeat = 0; repeat < REPEATS; repeat++) {
 
 const milliseconds = (name: string): Spread => spreadOf(samples.get(name)!);
 const read = mapSpread(spreadOf(reads), (ms) => backend.info.weightBytes / ms / 1e6);
-const linearParameters = model.program.weights
+const linearParameters = program.weights
   .filter((weight) => weight.kind === "matrix" && weight.rows !== shape.vocabSize)
   .reduce((sum, weight) => sum + weight.rows * weight.cols, 0);
 const paired = (name: string, other: string, to: (a: number, b: number) => number): Spread =>

@@ -24,10 +24,7 @@ import type { SlotAllocatorFact } from "./slot-allocator/slot-allocator.events.t
 import { slotAllocatorMachine } from "./slot-allocator/slot-allocator.machine.ts";
 
 export type SystemFact =
-  | RequestSchedulerFact
-  | SlotAllocatorFact
-  | HostCacheFact
-  | AdapterLoaderFact;
+  RequestSchedulerFact | SlotAllocatorFact | HostCacheFact | AdapterLoaderFact;
 
 /** Timers of the actors, so that simulations own them too. */
 export interface Timers {

@@ -29,6 +29,9 @@ export interface CliEnvironment {
   readonly readFile: (path: string) => string;
 }
 
+/** As commander gives them. */
+type Options = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
+
 const SERVE_FLAGS = [
   "servedModelName", "host", "port", "allowedHost", "apiKey", "allowNoKey", "adapterRoot", "loraConfig.loraDir",
   "loraConfig.maxLoraRank", "loraConfig.maxLoras", "loraConfig.maxCpuLoras", "backend", "dtype", "threads",
@@ -53,7 +56,7 @@ export function parseCommandLine(argv: readonly string[], environment: CliEnviro
     .description("serve a model and its adapters over HTTP")
     .argument("[model]", "directory of the base model", undefined)
     .option("--config <FILE>", "YAML file of settings; its values win over flags")
-    .action((model: string | undefined, options: Record<string, unknown>) => {
+    .action((model: string | undefined, options: Options) => {
       parsed = { kind: "serve", resolved: resolve(model, options, SERVE_FLAGS, environment) };
     });
   addFlags(serve, SERVE_FLAGS, "several");
@@ -68,7 +71,7 @@ export function parseCommandLine(argv: readonly string[], environment: CliEnviro
     .option("--max-tokens <NUMBER>", "most tokens of the answer", "256")
     .option("--temperature <NUMBER>", "0 for the most likely tokens", "0")
     .option("--config <FILE>", "YAML file of settings; its values win over flags")
-    .action((model: string, prompt: string, options: Record<string, unknown>) => {
+    .action((model: string, prompt: string, options: Options) => {
       const resolved = resolve(model, options, GENERATE_FLAGS, environment);
       parsed = { kind: "generate", resolved, ask: askOf(prompt, options) };
     });
@@ -92,7 +95,8 @@ function addFlags(command: Command, places: readonly string[], perFlag: "one" | 
     const { default: fallback, placeholder, doc } = SETTINGS.get(place)!;
     const flag = flagOf(place.split(".").at(-1)!);
     const isList = Array.isArray(fallback);
-    const shownDefault = fallback === null || isList || fallback === false ? "" : ` (default ${String(fallback)})`;
+    const isShown = typeof fallback === "string" || typeof fallback === "number";
+    const shownDefault = isShown ? ` (default ${fallback})` : "";
     const value = isList && perFlag === "several" ? `${placeholder}...` : placeholder;
     const option = new Option(placeholder === "" ? flag : `${flag} <${value}>`, doc + shownDefault);
     if (isList && perFlag === "one") option.argParser((each: string, earlier?: string[]) => [...(earlier ?? []), each]);
@@ -102,14 +106,14 @@ function addFlags(command: Command, places: readonly string[], perFlag: "one" | 
 
 function resolve(
   model: string | undefined,
-  options: Readonly<Record<string, unknown>>,
+  options: Options,
   places: readonly string[],
   { env, readFile }: CliEnvironment,
 ): Resolved {
   const flags = places.flatMap((place): Given[] => {
     const value = options[place.split(".").at(-1)!];
     if (value === undefined) return [];
-    return [givenFlag(place, Array.isArray(value) ? value.map(String) : [String(value)])];
+    return [givenFlag(place, typeof value === "object" ? value : [String(value)])];
   });
   const named: Given[] = model === undefined ? [] : [{ setting: "model", value: model, source: "the argument MODEL" }];
   const config = options["config"];
@@ -125,7 +129,7 @@ function textOf(path: string, readFile: CliEnvironment["readFile"]): string {
   }
 }
 
-function askOf(prompt: string, options: Readonly<Record<string, unknown>>): GenerateAsk {
+function askOf(prompt: string, options: Options): GenerateAsk {
   return {
     prompt,
     adapter: typeof options["lora"] === "string" ? options["lora"] : null,
@@ -135,7 +139,7 @@ function askOf(prompt: string, options: Readonly<Record<string, unknown>>): Gene
   };
 }
 
-function numberOf(flag: string, given: unknown): number {
+function numberOf(flag: string, given: Options[string]): number {
   const text = String(given);
   const value = Number(text);
   if (text.trim() !== "" && Number.isFinite(value)) return value;

@@ -3,7 +3,7 @@ import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, type Node,
 import { ConfigError } from "../core/errors.ts";
 import { didYouMean } from "./nearest.ts";
 import { type Given, isSection, readSetting, yamlName } from "./resolve.ts";
-import { camelCase, SECTIONS, SETTINGS, TOP_SETTINGS } from "./settings.ts";
+import { camelCase, SECTIONS, SETTINGS, snakeCase } from "./settings.ts";
 import { TRTLLM_ONLY_KEYS } from "./trtllm-keys.ts";
 
 const MAX_CHARS = 1024 * 1024;
@@ -31,7 +31,7 @@ class YamlReader {
     const [error] = this.#document.errors;
     if (error !== undefined) throw this.#fail(error.pos[0], error.message.split("\n")[0]!);
     const root = this.#document.contents;
-    if (root === null) return [];
+    if (root === null || isNull(root)) return [];
     return this.#entries(root as Node, "the file").flatMap(({ key, keyAt, value, valueAt }) => {
       const name = camelCase(key);
       if (key !== name && isSection(name)) return this.#section(name, value, valueAt);
@@ -40,7 +40,7 @@ class YamlReader {
   }
 
   #section(section: keyof typeof SECTIONS, value: Node | null, at: number): Given[] {
-    if (value === null || (isScalar(value) && value.value === null)) return [];
+    if (value === null || isNull(value)) return [];
     if (!isMap(this.#resolved(value))) throw this.#fail(at, `${yamlName(section)} must be a map of settings`);
     return this.#entries(value, yamlName(section)).map((entry) =>
       this.#setting(`${section}.${camelCase(entry.key)}`, `${yamlName(section)}.${entry.key}`, entry.keyAt, entry.value, entry.valueAt),
@@ -58,7 +58,9 @@ class YamlReader {
   #unknown(key: string, at: number): ConfigError {
     const reason = TRTLLM_ONLY_KEYS[key];
     if (reason !== undefined) return this.#fail(at, `${key} is a key of TensorRT-LLM that is known, not supported: ${reason}`, key);
-    return this.#fail(at, `${key} is not a setting${didYouMean(key, neighbours(key))}`, key);
+    const near = neighbours(key);
+    const hint = near.length === 1 ? ` (did you mean ${near[0]}?)` : didYouMean(key, near);
+    return this.#fail(at, `${key} is not a setting${hint}`, key);
   }
 
   #entries(node: Node, what: string) {
@@ -71,14 +73,15 @@ class YamlReader {
     });
   }
 
-  #resolved(node: Node): Node | undefined {
-    return isAlias(node) ? node.resolve(this.#document) : node;
+  #resolved(node: Node): Node {
+    if (!isAlias(node)) return node;
+    return node.resolve(this.#document) ?? raise(this.#fail(node.range?.[0] ?? 0, `Unresolved alias ${node.source}`));
   }
 
   /** The value of a node two levels deep at most: no setting is deeper, and no alias can make it so. */
   #plain(node: Node | null, depth = 0): unknown {
-    const resolved = node === null ? undefined : this.#resolved(node);
-    if (resolved === undefined) return null;
+    if (node === null) return null;
+    const resolved = this.#resolved(node);
     if (isScalar(resolved)) return resolved.value;
     if (depth > 1) throw this.#fail(resolved.range?.[0] ?? 0, "a value must not nest this deep");
     if (isSeq(resolved)) return resolved.items.map((item) => this.#plain(item as Node, depth + 1));
@@ -97,10 +100,19 @@ class YamlReader {
   }
 }
 
-/** Names that could have been meant: those of the same section first. */
+const isNull = (node: unknown): boolean => isScalar(node) && node.value === null;
+
+const raise = (error: Error): never => {
+  throw error;
+};
+
+/** Names that could have been meant: the same name in another section before others of this one. */
 function neighbours(key: string): string[] {
-  const [section, name] = key.split(".");
-  const own = name === undefined ? [...Object.keys(TOP_SETTINGS), ...Object.keys(SECTIONS)] : [];
-  const ofSection = [...SETTINGS.keys()].filter((place) => place.includes(".") && yamlName(place).startsWith(`${section}.`));
-  return [...own, ...ofSection, ...SETTINGS.keys()].map(yamlName);
+  const names = [...SETTINGS.keys()].map(yamlName);
+  const leaf = key.split(".").at(-1)!;
+  const moved = names.filter((name) => name.split(".").at(-1) === leaf);
+  if (moved.length > 0) return moved;
+  const section = key.includes(".") ? key.split(".")[0]! : null;
+  const same = names.filter((name) => (section === null ? !name.includes(".") : name.startsWith(`${section}.`)));
+  return [...same, ...(section === null ? Object.keys(SECTIONS).map(snakeCase) : []), ...names];
 }

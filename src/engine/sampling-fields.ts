@@ -65,7 +65,11 @@ export function refuseUnknownFields(record: unknown, known: readonly string[]): 
 }
 
 function nearestName(name: string, known: readonly string[]): string {
-  const plain = (text: string) => text.slice(0, 64).toLowerCase().replaceAll(/[^a-z]/g, "");
+  const plain = (text: string) =>
+    text
+      .slice(0, 64)
+      .toLowerCase()
+      .replaceAll(/[^a-z]/g, "");
   let best = known[0]!;
   let bestDistance = Infinity;
   for (const candidate of known) {

@@ -145,7 +145,8 @@ export function resolveSampling(params: SamplingParams, context: SamplingContext
     topP: isGreedy ? 1 : (topP ?? 1),
     minP: isGreedy ? 0 : minP,
     seed: resolveSeed(params, context),
-    repetitionPenalty: numberField(params.repetitionPenalty, name("repetitionPenalty"), 0.01, 100) ?? 1,
+    repetitionPenalty:
+      numberField(params.repetitionPenalty, name("repetitionPenalty"), 0.01, 100) ?? 1,
     presencePenalty: numberField(params.presencePenalty, name("presencePenalty"), -2, 2) ?? 0,
     frequencyPenalty: numberField(params.frequencyPenalty, name("frequencyPenalty"), -2, 2) ?? 0,
     logitBias: resolveBias(params, context),
@@ -170,9 +171,7 @@ export function resolveChoices(
 
 /** The record for choice `index` of `n`: same in all but the seed. */
 export const samplingOfChoice = (sampling: Sampling, index: number): Sampling =>
-  index === 0
-    ? sampling
-    : { ...sampling, seed: BigInt.asUintN(64, sampling.seed + BigInt(index)) };
+  index === 0 ? sampling : { ...sampling, seed: BigInt.asUintN(64, sampling.seed + BigInt(index)) };
 
 function resolveLength(
   params: SamplingParams,

@@ -7,7 +7,10 @@ export const MAX_STOP_CHARS = 128;
 export const MAX_STOP_TOKENS = 64;
 export const MAX_BIASED_TOKENS = 300;
 
-export function resolveStops({ stop }: SamplingParams, context: SamplingContext): readonly string[] {
+export function resolveStops(
+  { stop }: SamplingParams,
+  context: SamplingContext,
+): readonly string[] {
   const name = context.fieldName?.("stop") ?? "stop";
   if (stop == null) return [];
   const stops: readonly unknown[] = typeof stop === "string" ? [stop] : stop;

@@ -1,11 +1,11 @@
 /** What the HTTP layer is given. */
 import type { Clock } from "../core/clock.ts";
+import type { ChatEncoder } from "../runtime/chat.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import type { Access } from "./access.ts";
 import type { BodyLimits } from "./json-body.ts";
 import type { LiveStreams } from "./live-streams.ts";
 import type { RequestMetrics } from "./metrics/request-metrics.ts";
-import type { ChatTurn } from "./openai/chat-body.ts";
 
 export interface Log {
   info(fields: object, message: string): void;
@@ -14,12 +14,7 @@ export interface Log {
 
 export interface HttpDependencies {
   readonly runtime: Runtime;
-  /**
-   * Prompt tokens of a conversation.
-   *
-   * @throws {RequestError} `invalid_request` when the model takes no chat or its template refuses this one
-   */
-  readonly encodeChat: EncodeChat;
+  readonly encodeChat: ChatEncoder;
   readonly clock: Clock;
   readonly log: Log;
   readonly access: Access;
@@ -34,14 +29,15 @@ export interface HttpDependencies {
   readonly created: number;
   /** Longest wait of a stream's headers for its first event. */
   readonly headersAfterMs: number;
-  /** Lets one request stay silent for longer than the server's idle timeout. */
-  readonly keepOpen: (request: Request) => void;
+  /**
+   * Lets one request stay silent for longer than the server's idle timeout.
+   *
+   * @returns what puts the timeout back, without which the connection would never time out again
+   */
+  readonly keepOpen: KeepOpen;
 }
 
-export type EncodeChat = (
-  messages: readonly ChatTurn[],
-  options: { readonly addGenerationPrompt: boolean },
-) => readonly number[];
+export type KeepOpen = (request: Request) => () => void;
 
 export class Health {
   isDraining = false;

@@ -11,6 +11,8 @@ export interface EventStreamOptions {
   readonly live: LiveStreams;
   /** Longest wait for a first event before the headers leave without it. */
   readonly headersAfterMs: number;
+  /** Called once, with the last byte or the failure. */
+  readonly onEnd: () => void;
 }
 
 /**
@@ -22,7 +24,10 @@ export interface EventStreamOptions {
 export async function sendEvents(answer: Answer, options: EventStreamOptions): Promise<Response> {
   const first = answer.next();
   first.catch(() => undefined);
-  const isQuick = await settlesWithin(first, options.headersAfterMs);
+  const isQuick = await settlesWithin(first, options.headersAfterMs).catch((thrown: unknown) => {
+    options.onEnd();
+    throw thrown;
+  });
   const opening = answer.generations
     .flatMap((_, choice) => answer.format.opening(choice))
     .map((chunk) => dataLine(chunk, options, answer))
@@ -87,7 +92,10 @@ function eventBody(
   };
 
   const write = (isLast: boolean): void => {
-    if (isLast) live.remove(stream);
+    if (isLast) {
+      live.remove(stream);
+      options.onEnd();
+    }
     controller.enqueue(encoder.encode(text));
     text = "";
     live.wrote(stream);

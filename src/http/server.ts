@@ -1,10 +1,11 @@
 /** The listening server: edge, application, timers, and a stop that lets answers end. */
 import { systemClock, type Clock } from "../core/clock.ts";
 import { ConfigError } from "../core/errors.ts";
+import type { ChatEncoder } from "../runtime/chat.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import { createAccess } from "./access.ts";
 import { createApp } from "./app.ts";
-import { type EncodeChat, Health, type HttpDependencies, type Log } from "./dependencies.ts";
+import { Health, type HttpDependencies, type KeepOpen, type Log } from "./dependencies.ts";
 import { createEdge } from "./edge.ts";
 import { defaultBodyLimits } from "./json-body.ts";
 import { type LiveStreamLimits, LiveStreams } from "./live-streams.ts";
@@ -13,7 +14,7 @@ import { RequestMetrics } from "./metrics/request-metrics.ts";
 
 export interface HttpServerOptions {
   readonly runtime: Runtime;
-  readonly encodeChat: EncodeChat;
+  readonly encodeChat: ChatEncoder;
   readonly host: string;
   /** 0 for any free one. */
   readonly port: number;
@@ -50,7 +51,7 @@ const TICK_MS = 1_000;
 export function listen(options: HttpServerOptions): HttpServer {
   const { host, port, apiKeys } = options;
   refuseOpenAddress(options);
-  let keepOpen = (_request: Request): void => undefined;
+  let keepOpen: KeepOpen = () => () => undefined;
   const deps = dependenciesOf(options, (request) => keepOpen(request));
   const app = createApp(deps);
   const edge = createEdge({
@@ -73,7 +74,10 @@ export function listen(options: HttpServerOptions): HttpServer {
     }),
     host, port,
   );
-  keepOpen = (request) => server.timeout(request, 0);
+  keepOpen = (request) => {
+    server.timeout(request, 0);
+    return () => server.timeout(request, IDLE_TIMEOUT_S);
+  };
   const timer = setInterval(() => deps.live.tick(), TICK_MS);
   timer.unref();
   return {
@@ -97,7 +101,7 @@ export function listen(options: HttpServerOptions): HttpServer {
   };
 }
 
-export function dependenciesOf(options: HttpServerOptions, keepOpen: HttpDependencies["keepOpen"]): HttpDependencies {
+export function dependenciesOf(options: HttpServerOptions, keepOpen: KeepOpen): HttpDependencies {
   const clock = options.clock ?? systemClock;
   return {
     runtime: options.runtime,

@@ -29,7 +29,9 @@ export class SlotPool {
   constructor(numSlots: number, maxBytes: number) {
     this.numSlots = numSlots;
     this.maxBytes = maxBytes;
-    this.#freeSlots = Array.from({ length: numSlots }, (_, index) => asSlotId(numSlots - 1 - index));
+    this.#freeSlots = Array.from({ length: numSlots }, (_, index) =>
+      asSlotId(numSlots - 1 - index),
+    );
   }
 
   get numUsed(): number {

@@ -27,7 +27,10 @@ export class AddedTokenSplitter {
   readonly #plain: Finder;
 
   /** @param contentOf what to look for, such as the normalized content */
-  constructor(tokens: readonly AddedToken[], contentOf: (token: AddedToken) => string) {
+  constructor(
+    tokens: readonly AddedToken[],
+    contentOf: (token: AddedToken) => string,
+  ) {
     this.#all = new Finder(tokens, contentOf);
     this.#plain = new Finder(
       tokens.filter((token) => !token.special),
@@ -44,21 +47,29 @@ export class AddedTokenSplitter {
 class Finder {
   readonly #trie: Trie<AddedToken>;
 
-  constructor(tokens: readonly AddedToken[], contentOf: (token: AddedToken) => string) {
-    this.#trie = codePointTrie(tokens.map((token) => [contentOf(token), token]));
+  constructor(
+    tokens: readonly AddedToken[],
+    contentOf: (token: AddedToken) => string,
+  ) {
+    this.#trie = codePointTrie(
+      tokens.map((token) => [contentOf(token), token]),
+    );
   }
 
   split(text: string): readonly Section[] {
     const sections: Section[] = [];
     let from = 0;
-    for (let at = 0; ; ) {
+    for (let at = 0; ;) {
       const match = this.#trie.findLongest(text, at);
       if (match === undefined) break;
       at = match.end;
       const { value: token } = match;
-      if (token.singleWord && touchesWord(text, match.start, match.end)) continue;
+      if (token.singleWord && touchesWord(text, match.start, match.end))
+        continue;
       // The token before may have taken the same white space already.
-      const start = token.lstrip ? Math.max(from, skipSpaceBack(text, match.start)) : match.start;
+      const start = token.lstrip
+        ? Math.max(from, skipSpaceBack(text, match.start))
+        : match.start;
       if (start > from) sections.push(text.slice(from, start));
       sections.push(token.id);
       from = token.rstrip ? skipSpace(text, match.end) : match.end;

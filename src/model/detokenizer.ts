@@ -27,7 +27,9 @@ export class StreamingDetokenizer implements Detokenizer {
 
   push(id: number): string {
     if (this.#skipSpecialTokens && this.#tokens.isSpecial(id)) return "";
-    const bytes = this.#isFirst ? this.#tokens.firstBytes(id) : this.#tokens.bytes(id);
+    const bytes = this.#isFirst
+      ? this.#tokens.firstBytes(id)
+      : this.#tokens.bytes(id);
     this.#isFirst = false;
     return this.#stripped(this.#decoder.decode(bytes, { stream: true }));
   }

@@ -36,7 +36,9 @@ export class MergeTable {
    * @complexity O(n log n), O(n²) for short words
    */
   apply(ids: Int32Array, length: number): number {
-    return length > MAX_SCANNED ? this.#applyByHeap(ids, length) : this.#applyByScan(ids, length);
+    return length > MAX_SCANNED
+      ? this.#applyByHeap(ids, length)
+      : this.#applyByScan(ids, length);
   }
 
   #rank(left: number, right: number): number {
@@ -46,7 +48,8 @@ export class MergeTable {
   #applyByScan(ids: Int32Array, start: number): number {
     let length = start;
     const ranks = scanRanks;
-    for (let i = 0; i + 1 < length; i++) ranks[i] = this.#rank(ids[i]!, ids[i + 1]!);
+    for (let i = 0; i + 1 < length; i++)
+      ranks[i] = this.#rank(ids[i]!, ids[i + 1]!);
     for (;;) {
       let best = NONE;
       let at = 0;

@@ -1,5 +1,9 @@
 /** Cuts text into the words that are encoded one by one. */
-import { isJsonObject, type JsonObject, type JsonValue } from "../formats/json.ts";
+import {
+  isJsonObject,
+  type JsonObject,
+  type JsonValue,
+} from "../formats/json.ts";
 import { translateSplitRegex } from "./split-regex.ts";
 
 /** Every character of the text is in exactly one word, and words are never empty. */
@@ -16,7 +20,9 @@ const DIGIT_PATTERN = "\\p{N}";
  * @returns the words before their bytes are mapped, or `null` when the whole is not a byte-level split that
  *   can be done exactly
  */
-export function compileByteLevelSplitter(config: JsonValue | undefined): WordSplitter | null {
+export function compileByteLevelSplitter(
+  config: JsonValue | undefined,
+): WordSplitter | null {
   const steps = flatten(config);
   const last = steps?.pop();
   // The byte alphabet comes last: a step behind it would see mapped bytes instead of text.
@@ -25,10 +31,14 @@ export function compileByteLevelSplitter(config: JsonValue | undefined): WordSpl
   if (!splitters.every((splitter) => splitter !== null)) return null;
   const [first, ...others] = splitters as [WordSplitter, ...WordSplitter[]];
   if (others.length === 0) return first;
-  return (text) => others.reduce((words, splitter) => splitAll(words, splitter), first(text));
+  return (text) =>
+    others.reduce((words, splitter) => splitAll(words, splitter), first(text));
 }
 
-function splitAll(words: readonly string[], splitter: WordSplitter): readonly string[] {
+function splitAll(
+  words: readonly string[],
+  splitter: WordSplitter,
+): readonly string[] {
   return splitter === keepWhole ? words : words.flatMap(splitter);
 }
 
@@ -47,10 +57,16 @@ function flatten(config: JsonValue | undefined): JsonObject[] | undefined {
 
 function compileStep(step: JsonObject): WordSplitter | null {
   if (step["type"] === "Digits") {
-    return isolate(step["individual_digits"] === true ? DIGIT_PATTERN : `${DIGIT_PATTERN}+`);
+    return isolate(
+      step["individual_digits"] === true ? DIGIT_PATTERN : `${DIGIT_PATTERN}+`,
+    );
   }
   const pattern = step["pattern"];
-  if (step["type"] !== "Split" || step["behavior"] !== "Isolated" || !isJsonObject(pattern)) {
+  if (
+    step["type"] !== "Split" ||
+    step["behavior"] !== "Isolated" ||
+    !isJsonObject(pattern)
+  ) {
     return null;
   }
   if (step["invert"] === true) return null;

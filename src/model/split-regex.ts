@@ -5,8 +5,10 @@
  */
 
 /** General categories, equal in both engines up to their Unicode versions. */
-const CATEGORIES = /^(?:[CLMNPSZ]|C[cf]|L[lmotu]|M[cen]|N[dlo]|P[cdefios]|S[ckmo]|Z[lps])$/;
-const SCRIPTS = /^(?:Arabic|Cyrillic|Greek|Han|Hangul|Hebrew|Hiragana|Katakana|Latin|Thai)$/;
+const CATEGORIES =
+  /^(?:[CLMNPSZ]|C[cf]|L[lmotu]|M[cen]|N[dlo]|P[cdefios]|S[ckmo]|Z[lps])$/;
+const SCRIPTS =
+  /^(?:Arabic|Cyrillic|Greek|Han|Hangul|Hebrew|Hiragana|Katakana|Latin|Thai)$/;
 /** Categories that hold both cases of a letter or none, so that folding case changes nothing. */
 const CASELESS_CATEGORIES = /^[LMNPSZ]$/;
 /** Letters whose Unicode case folding reaches beyond ASCII, which Oniguruma follows. */
@@ -23,7 +25,13 @@ const CLASS_ESCAPES: Readonly<Record<string, string>> = {
   d: "\\p{Nd}",
   D: "\\P{Nd}",
 };
-const CHAR_ESCAPES: Readonly<Record<string, string>> = { r: "\r", n: "\n", t: "\t", f: "\f", v: "\v" };
+const CHAR_ESCAPES: Readonly<Record<string, string>> = {
+  r: "\r",
+  n: "\n",
+  t: "\t",
+  f: "\f",
+  v: "\v",
+};
 const GROUP_OPENINGS = ["(?:", "(?i:", "(?=", "(?!", "(?<=", "(?<!"];
 
 class Untranslatable extends Error {}
@@ -33,7 +41,8 @@ export function translateSplitRegex(source: string): RegExp | null {
   try {
     return new RegExp(new Translator(source).translate(), "gu");
   } catch (thrown) {
-    if (thrown instanceof Untranslatable || thrown instanceof SyntaxError) return null;
+    if (thrown instanceof Untranslatable || thrown instanceof SyntaxError)
+      return null;
     throw thrown;
   }
 }
@@ -72,7 +81,9 @@ class Translator {
     if (char === "[") return this.#class(fold);
     if (char === "\\") {
       const escape = this.#escape(fold);
-      return escape.literal === undefined ? escape.set : literal(escape.literal, fold);
+      return escape.literal === undefined
+        ? escape.set
+        : literal(escape.literal, fold);
     }
     if (".^$?*+{}]".includes(char)) throw new Untranslatable();
     this.#at++;
@@ -82,7 +93,8 @@ class Translator {
   #group(fold: boolean): string {
     const rest = this.#chars.slice(this.#at, this.#at + 4).join("");
     const opening = GROUP_OPENINGS.find((text) => rest.startsWith(text));
-    if (opening === undefined && rest.startsWith("(?")) throw new Untranslatable();
+    if (opening === undefined && rest.startsWith("(?"))
+      throw new Untranslatable();
     this.#at += opening?.length ?? 1;
     const from = this.#at;
     const folds = fold || opening === "(?i:";
@@ -106,7 +118,8 @@ class Translator {
     for (;;) {
       const char = this.#chars[this.#at];
       if (char === undefined || char === "[") throw new Untranslatable();
-      if (char === "&" && this.#chars[this.#at + 1] === "&") throw new Untranslatable();
+      if (char === "&" && this.#chars[this.#at + 1] === "&")
+        throw new Untranslatable();
       if (char === "]") {
         if (this.#at === from) throw new Untranslatable();
         this.#at++;
@@ -119,11 +132,16 @@ class Translator {
   #classMember(char: string, fold: boolean): string {
     const low = this.#classChar(char, fold);
     const isRange =
-      this.#chars[this.#at] === "-" && !["]", undefined].includes(this.#chars[this.#at + 1]);
-    if (!isRange) return low.literal === undefined ? low.set : classLiteral(low.literal, fold);
+      this.#chars[this.#at] === "-" &&
+      !["]", undefined].includes(this.#chars[this.#at + 1]);
+    if (!isRange)
+      return low.literal === undefined
+        ? low.set
+        : classLiteral(low.literal, fold);
     this.#at++;
     const high = this.#classChar(this.#chars[this.#at]!, fold);
-    if (fold || low.literal === undefined || high.literal === undefined) throw new Untranslatable();
+    if (fold || low.literal === undefined || high.literal === undefined)
+      throw new Untranslatable();
     return `${codePoint(low.literal)}-${codePoint(high.literal)}`;
   }
 
@@ -137,7 +155,8 @@ class Translator {
   #escape(fold: boolean): SetOrLiteral {
     const char = this.#chars[this.#at + 1];
     if (char === undefined) throw new Untranslatable();
-    if (char === "p" || char === "P") return { set: this.#property(char, fold) };
+    if (char === "p" || char === "P")
+      return { set: this.#property(char, fold) };
     this.#at += 2;
     const set = CLASS_ESCAPES[char];
     if (set !== undefined) return { set };
@@ -149,7 +168,8 @@ class Translator {
 
   #property(kind: string, fold: boolean): string {
     const close = this.#chars.indexOf("}", this.#at);
-    if (this.#chars[this.#at + 2] !== "{" || close === -1) throw new Untranslatable();
+    if (this.#chars[this.#at + 2] !== "{" || close === -1)
+      throw new Untranslatable();
     const name = this.#chars.slice(this.#at + 3, close).join("");
     const isCategory = CATEGORIES.test(name);
     if (!isCategory && !SCRIPTS.test(name)) throw new Untranslatable();
@@ -162,15 +182,21 @@ class Translator {
     const rest = this.#chars.slice(this.#at, this.#at + 24).join("");
     const quantifier = /^(?:[?*+]|\{\d{1,4}(?:,\d{0,4})?\})/.exec(rest)?.[0];
     if (quantifier === undefined) return atom;
-    if (atom.startsWith("(?=") || atom.startsWith("(?!") || atom.startsWith("(?<")) {
+    if (
+      atom.startsWith("(?=") ||
+      atom.startsWith("(?!") ||
+      atom.startsWith("(?<")
+    ) {
       throw new Untranslatable();
     }
     this.#at += quantifier.length;
     const suffix = this.#chars[this.#at];
-    if (suffix === undefined || !"?*+{".includes(suffix)) return atom + quantifier;
+    if (suffix === undefined || !"?*+{".includes(suffix))
+      return atom + quantifier;
     // Behind a counted repeat the next sign is a repeat of its own, and a second sign always is.
     const next = this.#chars[this.#at + 1];
-    if (quantifier.startsWith("{") || !"?+".includes(suffix)) throw new Untranslatable();
+    if (quantifier.startsWith("{") || !"?+".includes(suffix))
+      throw new Untranslatable();
     if (next !== undefined && "?*+{".includes(next)) throw new Untranslatable();
     this.#at++;
     if (suffix === "?") return `${atom}${quantifier}?`;

@@ -1,5 +1,9 @@
 /** The `decoder` of a tokenizer.json: how vocabulary entries become text. */
-import { isJsonObject, type JsonObject, type JsonValue } from "../formats/json.ts";
+import {
+  isJsonObject,
+  type JsonObject,
+  type JsonValue,
+} from "../formats/json.ts";
 import { byteLevelBytes } from "./byte-level.ts";
 import type { ConfigFields } from "./config-fields.ts";
 
@@ -23,7 +27,8 @@ const encoder = new TextEncoder();
 export function compileTokenDecoder(fields: ConfigFields): TokenDecoder {
   const config = fields.value("decoder");
   if (config === undefined) return spaceBefore(() => undefined);
-  if (!isJsonObject(config)) return fields.invalid("decoder", "an object or null");
+  if (!isJsonObject(config))
+    return fields.invalid("decoder", "an object or null");
   switch (config["type"]) {
     case "ByteLevel":
       return byteLevel;
@@ -43,10 +48,16 @@ const byteLevel: TokenDecoder = {
 };
 
 function metaspace(config: JsonObject): TokenDecoder {
-  const { replacement, prepend_scheme: scheme, add_prefix_space: addsSpace } = config;
+  const {
+    replacement,
+    prepend_scheme: scheme,
+    add_prefix_space: addsSpace,
+  } = config;
   const mark = typeof replacement === "string" ? replacement : "\u2581";
-  const bytes = (entry: string): Uint8Array => encoder.encode(entry.replaceAll(mark, " "));
-  const neverPrepends = scheme === undefined ? addsSpace === false : scheme === "never";
+  const bytes = (entry: string): Uint8Array =>
+    encoder.encode(entry.replaceAll(mark, " "));
+  const neverPrepends =
+    scheme === undefined ? addsSpace === false : scheme === "never";
   if (neverPrepends) return { bytes, addedAsIs: false, strip: NO_STRIP };
   return {
     bytes,
@@ -60,7 +71,8 @@ function wordPiece(config: JsonObject): TokenDecoder {
   const prefix = typeof config["prefix"] === "string" ? config["prefix"] : "##";
   const clean = config["cleanup"] === false ? (text: string) => text : cleanUp;
   return spaceBefore(
-    (entry) => (entry.startsWith(prefix) ? entry.slice(prefix.length) : undefined),
+    (entry) =>
+      entry.startsWith(prefix) ? entry.slice(prefix.length) : undefined,
     clean,
   );
 }
@@ -112,7 +124,12 @@ function sequence(config: JsonObject): TokenDecoder | null {
         const { pattern, content } = step;
         const from = isJsonObject(pattern) ? pattern["String"] : undefined;
         // After a strip, what it left can be too much or too little for a replacement over the whole text.
-        if (typeof from !== "string" || from === "" || typeof content !== "string") return null;
+        if (
+          typeof from !== "string" ||
+          from === "" ||
+          typeof content !== "string"
+        )
+          return null;
         if (isFused || strip.count > 0) return null;
         text = (entry) => before(entry).replaceAll(from, content);
         break;
@@ -126,8 +143,10 @@ function sequence(config: JsonObject): TokenDecoder | null {
         break;
       case "Strip": {
         const { content, start, stop } = step;
-        if (typeof content !== "string" || content.length !== 1 || !isFused) return null;
-        if (strip.count > 0 || stop !== 0 || typeof start !== "number") return null;
+        if (typeof content !== "string" || content.length !== 1 || !isFused)
+          return null;
+        if (strip.count > 0 || stop !== 0 || typeof start !== "number")
+          return null;
         strip = { char: content, count: start };
         break;
       }
@@ -138,7 +157,9 @@ function sequence(config: JsonObject): TokenDecoder | null {
   const bytes = (entry: string): Uint8Array => {
     const said = text(entry);
     const byte = hasBytes ? BYTE_ENTRY.exec(said)?.[1] : undefined;
-    return byte === undefined ? encoder.encode(said) : Uint8Array.of(Number.parseInt(byte, 16));
+    return byte === undefined
+      ? encoder.encode(said)
+      : Uint8Array.of(Number.parseInt(byte, 16));
   };
   return { bytes, addedAsIs: false, strip };
 }

@@ -10,7 +10,8 @@ export class TokenTable implements TokenText {
   readonly #bytes: (Uint8Array | undefined)[];
   /** Only where it differs from `#bytes`. */
   readonly #firstBytes = new Map<number, Uint8Array>();
-  readonly #special = new Set<number>();
+  /** Contents, which can differ from what the decoder makes of them. */
+  readonly #special = new Map<number, Uint8Array>();
   readonly #idOf: ReadonlyMap<string, number>;
 
   /**
@@ -19,7 +20,11 @@ export class TokenTable implements TokenText {
    */
   constructor(
     vocab: ReadonlyMap<string, number>,
-    added: readonly { readonly id: number; readonly content: string; readonly special: boolean }[],
+    added: readonly {
+      readonly id: number;
+      readonly content: string;
+      readonly special: boolean;
+    }[],
     decoder: TokenDecoder,
   ) {
     this.strip = decoder.strip;
@@ -34,15 +39,20 @@ export class TokenTable implements TokenText {
     for (const { id, content, special } of added) {
       numTokens = Math.max(numTokens, id + 1);
       idOf.set(content, id);
-      if (special) this.#special.add(id);
-      if (special || decoder.addedAsIs) this.#set(id, encoder.encode(content), undefined);
+      const asIs = encoder.encode(content);
+      if (special) this.#special.set(id, asIs);
+      if (decoder.addedAsIs) this.#set(id, asIs, undefined);
       else this.#set(id, decoder.bytes(content), decoder.firstBytes?.(content));
     }
     this.#idOf = idOf;
     this.numTokens = numTokens;
   }
 
-  #set(id: number, bytes: Uint8Array, firstBytes: Uint8Array | undefined): void {
+  #set(
+    id: number,
+    bytes: Uint8Array,
+    firstBytes: Uint8Array | undefined,
+  ): void {
     this.#bytes[id] = bytes;
     if (firstBytes === undefined) this.#firstBytes.delete(id);
     else this.#firstBytes.set(id, firstBytes);
@@ -55,6 +65,11 @@ export class TokenTable implements TokenText {
 
   firstBytes(id: number): Uint8Array {
     return this.#firstBytes.get(id) ?? this.bytes(id);
+  }
+
+  /** `bytes`, but a special token's content as it is. */
+  exactBytes(id: number): Uint8Array {
+    return this.#special.get(id) ?? this.bytes(id);
   }
 
   isSpecial(id: number): boolean {

@@ -18,6 +18,11 @@ export interface EncodeOptions {
   readonly addSpecialTokens?: boolean;
   /** Turn special tokens written in the text into their ids; default true. */
   readonly parseSpecial?: boolean;
+  /**
+   * One character that is no text: a special token with it inside is plain text, and it is then left out.
+   * For callers that know which parts of a text must not act as special tokens.
+   */
+  readonly mark?: string;
 }
 
 /** Emits only whole code points: a character split over tokens appears with its last token. */

@@ -17,7 +17,9 @@ interface Node<T> {
 }
 
 /** Of equal strings the last one counts; empty ones are never found. */
-export function codePointTrie<T>(entries: readonly (readonly [string, T])[]): Trie<T> {
+export function codePointTrie<T>(
+  entries: readonly (readonly [string, T])[],
+): Trie<T> {
   const root: Node<T> = { children: new Map(), value: undefined };
   for (const [text, value] of entries) {
     if (text === "") continue;
@@ -33,7 +35,9 @@ export function codePointTrie<T>(entries: readonly (readonly [string, T])[]): Tr
     }
     node.value = value;
   }
-  const firsts = [...root.children.keys()].map((unit) => String.fromCharCode(unit));
+  const firsts = [...root.children.keys()].map((unit) =>
+    String.fromCharCode(unit),
+  );
   return { findLongest: (text, from) => findLongest(root, firsts, text, from) };
 }
 
@@ -57,13 +61,18 @@ function findLongest<T>(
   return undefined;
 }
 
-function longestAt<T>(root: Node<T>, text: string, start: number): TrieMatch<T> | undefined {
+function longestAt<T>(
+  root: Node<T>,
+  text: string,
+  start: number,
+): TrieMatch<T> | undefined {
   let best: TrieMatch<T> | undefined;
   let node: Node<T> | undefined = root;
   for (let at = start; at < text.length; at++) {
     node = node.children.get(text.charCodeAt(at));
     if (node === undefined) break;
-    if (node.value !== undefined) best = { start, end: at + 1, value: node.value };
+    if (node.value !== undefined)
+      best = { start, end: at + 1, value: node.value };
   }
   return best;
 }

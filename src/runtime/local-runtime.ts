@@ -3,7 +3,12 @@ import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.even
 import { startSystem, type ActorSystem, type SystemFact, type Timers } from "../actors/system.ts";
 import type { Backend } from "../backend/backend.ts";
 import { systemClock, type Clock } from "../core/clock.ts";
-import { AdapterError, CapacityError, toLorikeetError, type LorikeetError } from "../core/errors.ts";
+import {
+  AdapterError,
+  CapacityError,
+  toLorikeetError,
+  type LorikeetError,
+} from "../core/errors.ts";
 import { asRequestId, type AdapterId } from "../core/ids.ts";
 import type { GenerationRequest } from "../core/request.ts";
 import { TokenStream } from "../core/token-stream.ts";
@@ -102,7 +107,10 @@ class InProcess implements LocalRuntime {
     };
     this.#parts = {
       table: createScheduleTable(limits, info.numPages, info.pageTokens),
-      engine: new Engine(input.backend, this.#clock),
+      engine: new Engine(
+        { run: (step) => this.#inFlight.track(input.backend.run(step)) },
+        this.#clock,
+      ),
       pool: new SlotPool(info.numSlots, info.adapterBytes),
       lru: new HostLru(this.#options.hostCacheBytes),
       registry: new AdapterRegistry(this.#options.maxAdapters),

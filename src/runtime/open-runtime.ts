@@ -3,32 +3,51 @@ import { availableParallelism } from "node:os";
 import type { WeightFormat } from "../backend/backend.ts";
 import { PAGE_TOKENS } from "../backend/wasm/layout.ts";
 import { kvPageBytes, openWasmBackend } from "../backend/wasm/wasm-backend.ts";
-import { AdapterError, type LorikeetError, NativeError } from "../core/errors.ts";
-import { discoverAdapters, type NamedAdapter, resolveUnderRoots } from "../lora/adapter-paths.ts";
+import { AdapterError, ConfigError, type LorikeetError, NativeError } from "../core/errors.ts";
+import { discoverAdapters, type NamedAdapter } from "../lora/adapter-paths.ts";
 import { readAdapter } from "../lora/read-adapter.ts";
-import { type LoadedModel, loadModel } from "../model/load-model.ts";
+import { loadModel } from "../model/load-model.ts";
+import type { Program } from "../model/program.ts";
 import { createLocalRuntime, type LocalRuntime } from "./local-runtime.ts";
 import { type MemoryWish, sizeMemory } from "./size-memory.ts";
 
+/** The settings of the same names, in the units of the command line. */
 export interface OpenOptions {
   /** Directory of the base model. */
   readonly model: string;
-  /** Name to serve it under; `null` for the directory's. */
-  readonly name: string | null;
+  /** `null` for the directory's name. */
+  readonly servedModelName: string | null;
   readonly backend: "auto" | "wasm" | "cuda";
-  readonly format: WeightFormat;
+  readonly dtype: WeightFormat | "auto";
   /** Compute threads; `null` for one per core. */
-  readonly numThreads: number | null;
+  readonly threads: number | null;
+  /** Most sequences in one step. */
+  readonly maxBatchSize: number;
   /** Most rows in one step. */
-  readonly maxRows: number;
-  readonly maxWaitingRequests: number;
-  /** `null` for no limit. */
-  readonly requestTimeoutMs: number | null;
-  /** Directories of one adapter or of many, or `name=DIR`. */
-  readonly loraDirs: readonly string[];
+  readonly maxNumTokens: number;
+  readonly maxSeqLen: number | null;
+  readonly maxQueue: number;
+  readonly requestTimeoutS: number;
   /** Directories under which requests may name adapters by path. */
-  readonly adapterRoots: readonly string[];
-  readonly memory: MemoryWish;
+  readonly adapterRoot: readonly string[];
+  readonly loraConfig: {
+    /** Directories of one adapter or of many, or `name=DIR`. */
+    readonly loraDir: readonly string[];
+    readonly maxLoraRank: number;
+    readonly maxLoras: number | null;
+    readonly maxCpuLoras: number | null;
+    readonly loraCkptSource: "hf" | "nemo";
+    readonly trtllmModulesToHfModules: Readonly<Record<string, readonly string[]>>;
+    readonly swapGateUpProjLoraBWeight: boolean;
+  };
+  readonly peftCacheConfig: {
+    readonly hostCacheSize: number;
+    readonly deviceCachePercent: number | null;
+    readonly numHostModuleLayer: number;
+    readonly numDeviceModuleLayer: number;
+  };
+  readonly kvCacheConfig: { readonly maxTokens: number | null };
+  /** Hears once that nothing can be served any more. */
   readonly onFailure?: (error: LorikeetError) => void;
 }
 
@@ -37,12 +56,13 @@ export interface Opened {
   /** Why this backend, in a few words. */
   readonly backendReason: string;
   readonly served: readonly NamedAdapter[];
-  readonly notServed: readonly NotServed[];
+  /** Adapters that were found and cannot be served. */
+  readonly refused: readonly RefusedAdapter[];
 }
 
-export interface NotServed {
+export interface RefusedAdapter {
   readonly name: string;
-  readonly reason: string;
+  readonly error: LorikeetError;
 }
 
 /** More adapters than this are not read before they are used. */
@@ -54,41 +74,74 @@ const MAX_CHECKED_ADAPTERS = 64;
  * @throws {NativeError} `backend_unavailable`
  */
 export async function openRuntime(options: OpenOptions): Promise<Opened> {
+  refuseUnserved(options);
   const backendReason = chooseBackend(options.backend);
-  const model = await loadModel(options.model, options.name === null ? {} : { name: options.name });
-  const { served, notServed } = await findAdapters(options, model);
-  const sizes = sizeMemory(model.program, options.memory, {
+  const format = options.dtype === "auto" ? "bfloat16" : options.dtype;
+  const name = options.servedModelName;
+  const model = await loadModel(options.model, name === null ? {} : { name });
+  const { program } = model;
+  const limits = { maxRank: options.loraConfig.maxLoraRank };
+  const sizes = sizeMemory(program, memoryWish(options), {
     pageTokens: PAGE_TOKENS,
-    pageBytes: kvPageBytes(model.program),
-    weightBytes: weightBytes(model, options.format),
+    pageBytes: kvPageBytes(program),
+    weightBytes: weightBytes(program, format),
   });
+  const { served, refused } = await findAdapters(options.loraConfig.loraDir, (path) => readAdapter(path, program, limits));
   const backend = await openWasmBackend({
-    ...sizes,
-    program: model.program,
+    program,
     weights: model.weights,
-    format: options.format,
-    numThreads: options.numThreads ?? availableParallelism(),
-    maxRows: Math.max(options.maxRows, options.memory.maxSequences),
-    maxSequences: options.memory.maxSequences,
+    format,
+    numThreads: options.threads ?? availableParallelism(),
+    maxRows: Math.max(options.maxNumTokens, options.maxBatchSize),
+    maxSequences: options.maxBatchSize,
+    numPages: sizes.numPages,
+    numSlots: sizes.numSlots,
+    adapterBytes: sizes.adapterBytes,
   });
-  const limits = { maxRank: options.memory.maxRank };
   const runtime = createLocalRuntime({
     model,
     backend,
-    readAdapter: ({ path }) => readAdapter(path, model.program, limits),
-    resolvePath: (path) => resolveUnderRoots(path, options.adapterRoots),
+    readAdapter: ({ path }) => readAdapter(path, program, limits),
     options: {
       adapters: served,
-      adapterRoots: options.adapterRoots,
-      maxContext: options.memory.maxContext,
-      maxWaitingRequests: options.maxWaitingRequests,
-      requestTimeoutMs: options.requestTimeoutMs,
+      adapterRoots: options.adapterRoot,
+      maxContext: options.maxSeqLen,
+      maxWaitingRequests: options.maxQueue,
+      requestTimeoutMs: options.requestTimeoutS * 1000,
       hostCacheBytes: sizes.hostCacheBytes,
     },
     ...(options.onFailure === undefined ? {} : { onFailure: options.onFailure }),
   });
-  return { runtime, backendReason, served, notServed };
+  return { runtime, backendReason, served, refused };
 }
+
+/** Adapters that need these would be answered wrongly without them. */
+function refuseUnserved({ loraConfig }: OpenOptions): void {
+  const unserved = (field: string, problem: string): ConfigError =>
+    new ConfigError("config_invalid", `lora_config.${field} ${problem}`, { field: `lora_config.${field}` });
+  if (loraConfig.loraCkptSource === "nemo") {
+    throw unserved("lora_ckpt_source", "nemo is not served yet; convert the adapters to PEFT's format");
+  }
+  if (Object.keys(loraConfig.trtllmModulesToHfModules).length > 0) {
+    throw unserved("trtllm_modules_to_hf_modules", "is not served yet; adapters are matched by the model's own module names");
+  }
+  if (!loraConfig.swapGateUpProjLoraBWeight) {
+    throw unserved("swap_gate_up_proj_lora_b_weight", "false is not served yet; fused halves are read in PEFT's order, gate then up");
+  }
+}
+
+const memoryWish = ({ maxBatchSize, maxSeqLen, loraConfig, peftCacheConfig, kvCacheConfig }: OpenOptions): MemoryWish => ({
+  kvTokens: kvCacheConfig.maxTokens,
+  maxSequences: maxBatchSize,
+  maxContext: maxSeqLen,
+  maxRank: loraConfig.maxLoraRank,
+  maxLoras: loraConfig.maxLoras,
+  maxCpuLoras: loraConfig.maxCpuLoras,
+  devicePart: peftCacheConfig.deviceCachePercent,
+  deviceModuleLayers: peftCacheConfig.numDeviceModuleLayer,
+  hostModuleLayers: peftCacheConfig.numHostModuleLayer,
+  hostBytes: peftCacheConfig.hostCacheSize,
+});
 
 function chooseBackend(wanted: OpenOptions["backend"]): string {
   switch (wanted) {
@@ -101,32 +154,41 @@ function chooseBackend(wanted: OpenOptions["backend"]): string {
   }
 }
 
-async function findAdapters(options: OpenOptions, model: LoadedModel): Promise<Pick<Opened, "served" | "notServed">> {
+async function findAdapters(
+  directories: readonly string[],
+  read: (path: string) => Promise<unknown>,
+): Promise<Pick<Opened, "served" | "refused">> {
   const found = new Map<string, NamedAdapter>();
-  for (const directory of options.loraDirs) {
-    for (const adapter of await discoverAdapters(directory)) found.set(adapter.name, adapter);
+  for (const directory of directories) {
+    for (const adapter of await discoverAdapters(directory)) {
+      if ((found.get(adapter.name) ?? adapter).path !== adapter.path) throw twice(adapter.name);
+      found.set(adapter.name, adapter);
+    }
   }
   const served: NamedAdapter[] = [];
-  const notServed: NotServed[] = [];
+  const refused: RefusedAdapter[] = [];
   for (const [i, adapter] of [...found.values()].entries()) {
-    const reason = i < MAX_CHECKED_ADAPTERS ? await reasonAgainst(adapter, options, model) : null;
-    if (reason === null) served.push(adapter);
-    else notServed.push({ name: adapter.name, reason });
+    const error = i < MAX_CHECKED_ADAPTERS ? await errorOf(read(adapter.path)) : null;
+    if (error === null) served.push(adapter);
+    else refused.push({ name: adapter.name, error });
   }
-  return { served, notServed };
+  return { served, refused };
 }
 
-/** @returns what keeps an adapter from being served; `null` for one that can be */
-async function reasonAgainst({ path }: NamedAdapter, { memory }: OpenOptions, { program }: LoadedModel): Promise<string | null> {
+async function errorOf(reading: Promise<unknown>): Promise<LorikeetError | null> {
   try {
-    await readAdapter(path, program, { maxRank: memory.maxRank });
+    await reading;
     return null;
   } catch (thrown) {
-    return thrown instanceof AdapterError ? thrown.message : "its files cannot be read";
+    if (thrown instanceof AdapterError) return thrown;
+    return new AdapterError("adapter_invalid", "the adapter's files cannot be read", { cause: thrown });
   }
 }
+
+const twice = (name: string): ConfigError =>
+  new ConfigError("config_invalid", `two adapters are named ${name}; give one of them another name with name=DIR`, { field: "lora_dir" });
 
 const BYTES_PER_WEIGHT: Readonly<Record<WeightFormat, number>> = { float32: 4, bfloat16: 2, int8: 1.25 };
 
-const weightBytes = ({ program }: LoadedModel, format: WeightFormat): number =>
-  BYTES_PER_WEIGHT[format] * program.weights.reduce((sum, { rows, cols }) => sum + rows * cols, 0);
+const weightBytes = ({ weights }: Program, format: WeightFormat): number =>
+  BYTES_PER_WEIGHT[format] * weights.reduce((sum, { rows, cols }) => sum + rows * cols, 0);

@@ -9,6 +9,7 @@ import {
   type SamplingParams,
   samplingOfChoice,
 } from "../engine/sampling-params.ts";
+import type { LoadedModel } from "../model/load-model.ts";
 import type { Generation, Runtime } from "./runtime.ts";
 
 export { httpDefaults, libraryDefaults, MAX_CHOICES, type SamplingParams } from "../engine/sampling-params.ts";
@@ -62,6 +63,19 @@ export function generateAll(runtime: Pick<Runtime, "generate">, requests: readon
     for (const generation of started) generation.cancel();
     throw thrown;
   }
+}
+
+/** @throws {RequestError} `invalid_request` for text without a tokenizer, or ids outside the vocabulary */
+export function promptTokens(
+  { tokenizer, program }: Pick<LoadedModel, "tokenizer" | "program">,
+  prompt: string | readonly unknown[],
+  addSpecialTokens = true,
+): number[] {
+  if (typeof prompt !== "string") return checkTokenIds(prompt, program.vocabSize, "prompt");
+  if (tokenizer === null) {
+    throw new RequestError("invalid_request", "prompt must be token ids: the model has no tokenizer", { field: "prompt" });
+  }
+  return checkTokenIds(tokenizer.encode(prompt, { addSpecialTokens }), program.vocabSize, "prompt");
 }
 
 /** @throws {RequestError} `invalid_request` unless every entry is an id of the vocabulary and there is one at least */

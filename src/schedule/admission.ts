@@ -17,7 +17,11 @@ export const promptTooLong = (promptLength: number, maxContext: number): Request
  *
  * @throws {RequestError} `context_length_exceeded`
  */
-export function checkContext(limits: ScheduleLimits, promptLength: number, maxTokens: number): void {
+export function checkContext(
+  limits: ScheduleLimits,
+  promptLength: number,
+  maxTokens: number,
+): void {
   const { maxContext } = limits;
   if (promptLength >= maxContext) throw promptTooLong(promptLength, maxContext);
   if (promptLength + maxTokens <= maxContext) return;

@@ -41,7 +41,11 @@ export function preemptGroup(table: ScheduleTable, group: AdapterGroup): void {
  *
  * @returns false when the sequence was itself the latest started, and is preempted
  */
-export function reservePages(table: ScheduleTable, sequence: Sequence, numPositions: number): boolean {
+export function reservePages(
+  table: ScheduleTable,
+  sequence: Sequence,
+  numPositions: number,
+): boolean {
   while (!growTable(table.pool, sequence.pages, numPositions)) {
     const victim = table.running.at(-1) ?? sequence;
     preempt(table, victim);

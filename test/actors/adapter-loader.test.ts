@@ -1,6 +1,9 @@
 import { describe, expect, test } from "bun:test";
 import { createActor, SimulatedClock } from "xstate";
-import type { AdapterLoaderFact, StagedAdapter } from "../../src/actors/adapter-loader/adapter-loader.events.ts";
+import type {
+  AdapterLoaderFact,
+  StagedAdapter,
+} from "../../src/actors/adapter-loader/adapter-loader.events.ts";
 import { adapterLoaderMachine } from "../../src/actors/adapter-loader/adapter-loader.machine.ts";
 import { AdapterError, toLorikeetError } from "../../src/core/errors.ts";
 import { asAdapterId, type AdapterId } from "../../src/core/ids.ts";

@@ -51,7 +51,10 @@ function open(maxSequences = 8) {
     state: () => actor.getSnapshot().value as string,
     turn: () => Bun.sleep(0),
     heard: () => facts.splice(0),
-    submit: (id: string, changes: { adapter?: number; maxTokens?: number; deadlineMs?: number } = {}) =>
+    submit: (
+      id: string,
+      changes: { adapter?: number; maxTokens?: number; deadlineMs?: number } = {},
+    ) =>
       actor.send({
         type: "request.submit",
         sequence: createSequence({

@@ -245,7 +245,11 @@ describe("placement", () => {
     ["bytes too few", { numAttached: 2, numFreeSlots: 2, freeBytes: 20, unleased }, [B, C]],
     ["the device to itself", { numAttached: 0, numFreeSlots: 1, freeBytes: 20, unleased: [] }, []],
     ["nothing to take", { numAttached: 2, numFreeSlots: 0, freeBytes: 90, unleased: [] }, null],
-    ["too few bytes in all", { numAttached: 2, numFreeSlots: 1, freeBytes: 20, unleased: [] }, null],
+    [
+      "too few bytes in all",
+      { numAttached: 2, numFreeSlots: 1, freeBytes: 20, unleased: [] },
+      null,
+    ],
   ])("with %s", (_, room, evicted) => {
     expect(nextPlacement([waiter({})], room, bytes)?.evicted ?? null).toEqual(evicted);
   });

@@ -118,7 +118,10 @@ describe("Engine", () => {
     opened.add("good", [20]);
     const retired = await opened.step();
     expect(retired).toMatchObject([
-      { sequence: { id: "bad" }, finish: { reason: "error", error: { errorCode: "invariant_violated" } } },
+      {
+        sequence: { id: "bad" },
+        finish: { reason: "error", error: { errorCode: "invariant_violated" } },
+      },
     ]);
   });
 

@@ -206,7 +206,9 @@ describe("resolveSampling", () => {
   });
 
   test("refuses stop strings where there is no text to find them in", () => {
-    expect(() => resolve({ stop: "a" }, { hasTokenizer: false })).toThrow("needs a model with a tokenizer");
+    expect(() => resolve({ stop: "a" }, { hasTokenizer: false })).toThrow(
+      "needs a model with a tokenizer",
+    );
   });
 
   test("refuses a minimum that would forbid the whole vocabulary", () => {

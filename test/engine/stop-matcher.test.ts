@@ -18,7 +18,10 @@ describe("StopMatcher", () => {
   });
 
   test("the string that ends first wins, the longer one where two end together", () => {
-    expect(new StopMatcher(["bcd", "abc"], false).push("xabcd")).toEqual({ text: "x", stop: "abc" });
+    expect(new StopMatcher(["bcd", "abc"], false).push("xabcd")).toEqual({
+      text: "x",
+      stop: "abc",
+    });
     expect(new StopMatcher(["c", "abc"], false).push("xabc")).toEqual({ text: "x", stop: "abc" });
   });
 

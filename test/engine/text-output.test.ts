@@ -109,7 +109,10 @@ describe("TextOutput", () => {
 
   test("never splits a character, and replaces one that stays broken", async () => {
     const played = await play(bytes("é🦜"), {});
-    expect(played.events.map(({ text }) => text).filter((text) => text !== "")).toEqual(["é", "🦜"]);
+    expect(played.events.map(({ text }) => text).filter((text) => text !== "")).toEqual([
+      "é",
+      "🦜",
+    ]);
     expect((await play(bytes("🦜").slice(0, 2), { maxTokens: 2 })).text).toBe("\ufffd");
   });
 

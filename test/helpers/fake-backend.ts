@@ -200,7 +200,8 @@ export class FakeBackend implements Backend {
   #compute({ tokens, position, pages, slot }: StepSequence): number[] {
     const { pageTokens } = this.info;
     const digest = this.#digestOf(slot);
-    const cellOf = (at: number) => pages[Math.floor(at / pageTokens)]! * pageTokens + (at % pageTokens);
+    const cellOf = (at: number) =>
+      pages[Math.floor(at / pageTokens)]! * pageTokens + (at % pageTokens);
     for (let i = 0; i < tokens.length; i++) {
       const token = tokens[i]!;
       check(token >= 0 && token < this.#options.vocabSize, `token ${token} is in the vocabulary`);

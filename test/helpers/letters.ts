@@ -27,7 +27,8 @@ export const letters: Tokenizer = {
   vocabSize: 300,
   encode: (text) => [...new TextEncoder().encode(text)],
   decode: (ids) => new TextDecoder().decode(Uint8Array.from(ids)),
-  tokenBytes: (id) => (id < SPECIAL_FROM ? Uint8Array.of(id) : new TextEncoder().encode(special(id))),
+  tokenBytes: (id) =>
+    id < SPECIAL_FROM ? Uint8Array.of(id) : new TextEncoder().encode(special(id)),
   isSpecial: (id) => id >= SPECIAL_FROM,
   tokenId: () => undefined,
   detokenizer: (options) => new ByteDetokenizer(options?.skipSpecialTokens ?? true),

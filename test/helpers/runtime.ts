@@ -62,7 +62,10 @@ export function openBench(
 
 export const requestWith = (
   prompt: readonly number[],
-  changes: Partial<GenerationRequest> & { readonly seed?: bigint; readonly maxTokens?: number } = {},
+  changes: Partial<GenerationRequest> & {
+    readonly seed?: bigint;
+    readonly maxTokens?: number;
+  } = {},
 ): GenerationRequest => {
   const { seed = 0n, maxTokens = 8, ...rest } = changes;
   return {

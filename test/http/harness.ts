@@ -40,12 +40,12 @@ export interface Harness {
   readonly deps: HttpDependencies;
   readonly app: ReturnType<typeof createApp>;
   /** Sends one request through edge and application. */
-  fetch(path: string, init?: RequestInit): Promise<Response>;
-  post(path: string, body: unknown, init?: RequestInit): Promise<Response>;
+  readonly fetch: (path: string, init?: RequestInit) => Promise<Response>;
+  readonly post: (path: string, body: unknown, init?: RequestInit) => Promise<Response>;
 }
 
 export function harness(runtime = new FakeRuntime(), options: Partial<HttpServerOptions> = {}): Harness {
-  const deps = dependenciesOf(serverOptions(runtime, options), () => undefined);
+  const deps = dependenciesOf(serverOptions(runtime, options), () => () => undefined);
   const app = createApp(deps);
   const edge = createEdge({ handle: (request) => app.fetch(request), allowedHosts: null, onFault: () => undefined });
   const fetch = (path: string, init: RequestInit = {}) => {

@@ -62,6 +62,31 @@ describe("a failure", () => {
   });
 });
 
+describe("the idle timeout", () => {
+  test.each([
+    ["a whole answer", false, "stop"],
+    ["a stream", true, "stop"],
+    ["a whole answer that fails", false, "timeout"],
+    ["a stream that fails", true, "timeout"],
+  ] as const)("is lifted for %s, and put back once at its end", async (_, stream, reason) => {
+    const runtime = new FakeRuntime({ script: (sequence) => sequence.say("One ") });
+    const { deps, post } = harness(runtime);
+    let lifted = 0;
+    Object.assign(deps, {
+      keepOpen: () => {
+        lifted++;
+        return () => void lifted--;
+      },
+    });
+    const answer = post("/v1/completions", { ...body, stream }).then((response) => response.text());
+    await until(() => runtime.live.length === 1);
+    expect(lifted).toBe(1);
+    runtime.live[0]!.end(reason);
+    await answer;
+    expect(lifted).toBe(0);
+  });
+});
+
 describe("headers", () => {
   test("leave after a while when nothing has come yet", async () => {
     const runtime = new FakeRuntime({ script: silent });
@@ -137,7 +162,8 @@ describe("a slow reader", () => {
     deps.live.tick();
     expect(runtime.live).toEqual([]);
     expect(deps.live.size).toBe(0);
-    await expect(reader.read()).rejects.toThrow("the reader stopped reading");
+    const failure: unknown = await reader.read().catch((thrown: unknown) => thrown);
+    expect(failure).toMatchObject({ message: "the reader stopped reading" });
   });
 
   test("on a socket costs no more than the socket's own buffers", async () => {

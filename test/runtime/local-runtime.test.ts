@@ -9,6 +9,7 @@ import { deviceLost, nextToken } from "../helpers/fake-backend.ts";
 import { letters } from "../helpers/letters.ts";
 import { collect, fakeModel, openBench, requestWith, weightsOf } from "../helpers/runtime.ts";
 import { samplingWith } from "../helpers/sampling.ts";
+import { VirtualTime } from "../simulation/virtual-time.ts";
 
 /** What a request must give, whatever runs beside it. */
 function expectedTokens(digest: string, seed: bigint, prompt: readonly number[], count: number) {
@@ -47,7 +48,10 @@ describe("generate", () => {
     const generations = await Promise.all(
       Array.from({ length: 40 }, async (_, index) => {
         const name = index % 5 === 0 ? null : `a${index % 5}`;
-        const prompt = Array.from({ length: 1 + (index % 13) }, (_unused, i) => (index * 7 + i) % 1000);
+        const prompt = Array.from(
+          { length: 1 + (index % 13) },
+          (_unused, i) => (index * 7 + i) % 1000,
+        );
         const seed = BigInt(index);
         wanted.push({ digest: name === null ? "base" : `digest of ${name}`, seed, prompt });
         const adapter = name === null ? null : await runtime.resolveAdapter({ name });
@@ -120,6 +124,22 @@ describe("generate", () => {
   });
 });
 
+test("the event loop turns at every step, however fast the backend is", async () => {
+  const { runtime, backend } = openBench();
+  let numTurns = 0;
+  let isOver = false;
+  const turn = () => {
+    numTurns++;
+    if (!isOver) setImmediate(turn);
+  };
+  setImmediate(turn);
+  await collect(runtime.generate(requestWith([1], { maxTokens: 100 })));
+  isOver = true;
+  expect(backend.steps).toBe(100);
+  expect(numTurns).toBeGreaterThanOrEqual(50);
+  await runtime.close();
+});
+
 describe("refusals before anything is kept", () => {
   test.each([
     ["an empty prompt", { promptTokens: [] }, "invalid_request"],
@@ -129,8 +149,16 @@ describe("refusals before anything is kept", () => {
     ["no output", { sampling: samplingWith({ maxTokens: 0 }) }, "invalid_request"],
     ["a timeout of nothing", { timeoutMs: 0 }, "invalid_request"],
     ["an unknown adapter", { adapter: 77 as AdapterId }, "adapter_not_found"],
-    ["a prompt that fills the pages", { promptTokens: Array(256).fill(1) }, "context_length_exceeded"],
-    ["more than the pages hold", { sampling: samplingWith({ maxTokens: 254 }) }, "context_length_exceeded"],
+    [
+      "a prompt that fills the pages",
+      { promptTokens: Array(256).fill(1) },
+      "context_length_exceeded",
+    ],
+    [
+      "more than the pages hold",
+      { sampling: samplingWith({ maxTokens: 254 }) },
+      "context_length_exceeded",
+    ],
   ])("refuses %s", async (_, changes, errorCode) => {
     const { runtime } = openBench();
     const request = { ...requestWith([1, 2, 3]), ...changes };
@@ -154,7 +182,10 @@ describe("refusals before anything is kept", () => {
     expect(() => runtime.generate(requestWith([3]))).toThrow(
       expect.objectContaining({ errorCode: "queue_full" }),
     );
-    expect((await Promise.all(taken)).map(({ finish }) => finish.reason)).toEqual(["length", "length"]);
+    expect((await Promise.all(taken)).map(({ finish }) => finish.reason)).toEqual([
+      "length",
+      "length",
+    ]);
     await runtime.close();
   });
 });
@@ -224,7 +255,9 @@ describe("adapters", () => {
     });
     expect(runtime.adapters()[0]).toMatchObject({ name: "a1", state: "registered", digest: null });
     const adapter = await runtime.resolveAdapter({ name: "a1" });
-    const both = [1, 2].map((token) => collect(runtime.generate(requestWith([token], { adapter }))));
+    const both = [1, 2].map((token) =>
+      collect(runtime.generate(requestWith([token], { adapter }))),
+    );
     await collect(runtime.generate(requestWith([9])));
     expect(runtime.adapters()[0]).toMatchObject({ state: "loading" });
     reading.resolve();
@@ -276,7 +309,10 @@ describe("adapters", () => {
     const third = await collect(runtime.generate(requestWith([3], { adapter: bad })));
     expect(third.finish.reason).toBe("error");
     expect(numReads).toBe(1);
-    expect(runtime.adapters()[0]).toMatchObject({ state: "failed", lastError: "lora_A is missing" });
+    expect(runtime.adapters()[0]).toMatchObject({
+      state: "failed",
+      lastError: "lora_A is missing",
+    });
     await runtime.close();
   });
 
@@ -396,7 +432,7 @@ describe("the end", () => {
     const { runtime } = openBench({ clock });
     const running = collect(runtime.generate(requestWith([1], { maxTokens: 100 })));
     clock.nowMs = () => {
-      clock.nowMs = systemClock.nowMs;
+      clock.nowMs = () => systemClock.nowMs();
       throw new Error("a bug");
     };
     expect((await running).finish).toMatchObject({
@@ -430,8 +466,28 @@ describe("the end", () => {
     expect(adapter).toBe(1 as AdapterId);
   });
 
+  test("close does not wait for ever for a backend that hangs in a step", async () => {
+    const time = new VirtualTime();
+    const { runtime } = openBench(
+      { timers: time.timers, clock: time.clock, yieldTurn: time.yieldTurn },
+      { beforeResult: () => new Promise(() => {}) },
+    );
+    const hanging = collect(runtime.generate(requestWith([1])));
+    await time.advance(1);
+    const closing = runtime.close(1000).catch((error: unknown) => error);
+    await time.advance(1000);
+    await time.advance(5000);
+    expect((await hanging).finish.reason).toBe("shutdown");
+    await time.advance(5000);
+    // The fake backend objects to being closed during a step; what matters is that it was.
+    expect(String(await closing)).toContain("no close during a step");
+  });
+
   test("a request over its time ends with timeout, running or waiting", async () => {
-    const { runtime } = openBench({ readAdapter: () => new Promise(() => {}) }, { beforeResult: () => Bun.sleep(2) });
+    const { runtime } = openBench(
+      { readAdapter: () => new Promise(() => {}) },
+      { beforeResult: () => Bun.sleep(2) },
+    );
     const adapter = await runtime.resolveAdapter({ name: "a1" });
     const [running, waiting] = await Promise.all([
       collect(runtime.generate(requestWith([1], { maxTokens: 250, timeoutMs: 20 }))),

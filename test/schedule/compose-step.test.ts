@@ -2,7 +2,15 @@ import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import { composeStep } from "../../src/schedule/compose-step.ts";
 import { endAll, endingOf } from "../../src/schedule/retire.ts";
-import { checkTable, compute, grantAll, shapeOf, stepOnce, submit, tableWith } from "../helpers/schedule.ts";
+import {
+  checkTable,
+  compute,
+  grantAll,
+  shapeOf,
+  stepOnce,
+  submit,
+  tableWith,
+} from "../helpers/schedule.ts";
 
 describe("composition of a step", () => {
   test("is empty when nothing waits", () => {
@@ -86,7 +94,27 @@ describe("composition of a step", () => {
   });
 });
 
+test("two newcomers of one step are not promised the same pages", () => {
+  // Six pages: each prompt of eleven needs three, and only a chunk of each is computed in the first step.
+  const table = tableWith({ maxRows: 8 }, 6);
+  submit(table, { id: "a", prompt: 11 });
+  submit(table, { id: "b", prompt: 11 });
+  submit(table, { id: "c", prompt: 1 });
+  stepOnce(table);
+  expect(table.running.map(({ id }) => id as string)).toEqual(["a", "b"]);
+});
+
 describe("preemption", () => {
+  test("puts the sequence before those of its adapter that have not started", () => {
+    const table = tableWith({ maxSequences: 2 }, 4);
+    const a = submit(table, { id: "a", prompt: 7, maxTokens: 6 });
+    const b = submit(table, { id: "b", prompt: 7, maxTokens: 6 });
+    const c = submit(table, { id: "c", prompt: 7, maxTokens: 6 });
+    while (b.numPreemptions === 0) stepOnce(table);
+    expect(table.groups.get(null)?.waiting).toEqual([b, c]);
+    expect(a.phase).toBe("running");
+  });
+
   test("takes the pages of the latest started sequence, which starts again with all its tokens", () => {
     // Four pages of four: two sequences of seven tokens fill them, the fifth token of "a" needs another.
     const table = tableWith({}, 4);
@@ -160,9 +188,9 @@ test("ending everything gives all pages back but those of the step under way", (
   submit(table, { id: "a" });
   const plan = composeStep(table, 0);
   submit(table, { id: "b" });
-  expect(endAll(table, endingOf("shutdown"), 0).map(({ sequence }) => sequence.id as string)).toEqual([
-    "b",
-  ]);
+  expect(
+    endAll(table, endingOf("shutdown"), 0).map(({ sequence }) => sequence.id as string),
+  ).toEqual(["b"]);
   expect(table.pool.numHeld).toBe(1);
   expect(compute(table, plan).map(({ finish }) => finish.reason)).toEqual(["shutdown"]);
   expect(table.pool.numHeld).toBe(0);

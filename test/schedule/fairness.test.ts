@@ -2,23 +2,27 @@ import { describe, expect, test } from "bun:test";
 import { AdapterError } from "../../src/core/errors.ts";
 import { asAdapterId, asSlotId } from "../../src/core/ids.ts";
 import { composeStep } from "../../src/schedule/compose-step.ts";
-import {
-  blockLease,
-  changeLeases,
-  grantLease,
-  refuseLease,
-} from "../../src/schedule/leases.ts";
+import { blockLease, changeLeases, grantLease, refuseLease } from "../../src/schedule/leases.ts";
 import { endSequence, endingOf, expire } from "../../src/schedule/retire.ts";
 import type { ScheduleTable } from "../../src/schedule/schedule-table.ts";
 import { turnOver } from "../../src/schedule/turn-over.ts";
-import { checkTable, compute, finishes, grantAll, stepOnce, submit, tableWith } from "../helpers/schedule.ts";
+import {
+  checkTable,
+  compute,
+  finishes,
+  grantAll,
+  stepOnce,
+  submit,
+  tableWith,
+} from "../helpers/schedule.ts";
 
 const started = (table: ScheduleTable): string[] => table.running.map(({ id }) => id);
 
 describe("order between adapters", () => {
   test("the least served adapter starts next, not the one with the longest queue", () => {
     const table = tableWith({ maxSequences: 1 });
-    for (let i = 0; i < 4; i++) submit(table, { id: `flood${i}`, adapter: 1, prompt: 4, maxTokens: 1 });
+    for (let i = 0; i < 4; i++)
+      submit(table, { id: `flood${i}`, adapter: 1, prompt: 4, maxTokens: 1 });
     submit(table, { id: "single", adapter: 2, prompt: 4, maxTokens: 1 });
     grantAll(table);
     const order: string[] = [];
@@ -195,9 +199,9 @@ describe("deadlines", () => {
     const plan = composeStep(table, 0);
     expect(expire(table, 99)).toEqual([]);
     expect(expire(table, 100).map(({ finish }) => finish.reason)).toEqual(["timeout"]);
-    expect(compute(table, plan).map(({ sequence, finish }) => [sequence.id, finish.reason])).toEqual(
-      [["runs" as never, "timeout"]],
-    );
+    expect(
+      compute(table, plan).map(({ sequence, finish }) => [sequence.id, finish.reason]),
+    ).toEqual([["runs" as never, "timeout"]]);
     expect(table.nextDeadlineMs).toBe(900);
     checkTable(table);
   });

@@ -208,7 +208,9 @@ class Simulation {
   #submit(): void {
     const { longestPrompt, longestOutput, vocabSize, numAdapters } = this.#profile;
     const chance = this.#chance;
-    const prompt = Array.from({ length: chance.int(1, longestPrompt) }, () => chance.int(0, vocabSize - 1));
+    const prompt = Array.from({ length: chance.int(1, longestPrompt) }, () =>
+      chance.int(0, vocabSize - 1),
+    );
     const maxTokens = chance.int(1, longestOutput);
     const hasStops = chance.isOnce(0.3);
     const sampling = samplingWith({
@@ -223,9 +225,18 @@ class Simulation {
     const timeoutMs = chance.isOnce(0.03) ? chance.int(1, 100) : null;
     let generation: Generation;
     try {
-      generation = this.#runtime.generate({ promptTokens: prompt, adapter, sampling, tenant: "", timeoutMs });
+      generation = this.#runtime.generate({
+        promptTokens: prompt,
+        adapter,
+        sampling,
+        tenant: "",
+        timeoutMs,
+      });
     } catch (error) {
-      promise(error instanceof CapacityError, `a valid request is refused for room only: ${error}`);
+      promise(
+        error instanceof CapacityError,
+        `a valid request is refused for room only: ${String(error)}`,
+      );
       this.#refused++;
       return;
     }
@@ -258,7 +269,9 @@ class Simulation {
     const { waitingRequests, runningRequests } = this.#runtime.stats();
     const numRounds = 1 + Math.ceil(numAdapters / numSlots);
     const serviceSteps = 3 * (longestPrompt + longestOutput);
-    return agingSteps + quantumSteps * numRounds + (waitingRequests + runningRequests + 1) * serviceSteps;
+    return (
+      agingSteps + quantumSteps * numRounds + (waitingRequests + runningRequests + 1) * serviceSteps
+    );
   }
 
   async #read(live: Live): Promise<void> {
@@ -288,7 +301,7 @@ class Simulation {
     const expected = isWhole ? alone : alone.slice(0, ids.length);
     promise(
       ids.length === expected.length && ids.every((id, i) => id === expected[i]),
-      `request ${index} gives the tokens it gives alone: ${ids} instead of ${expected}`,
+      `request ${index} gives the tokens it gives alone: ${ids.join()} instead of ${expected.join()}`,
     );
     if (finish === null) return;
     promise(finish.usage.completionTokens === ids.length, "usage counts the tokens delivered");
@@ -393,6 +406,6 @@ export async function simulate(seed: number, numTicks: number): Promise<Simulati
   try {
     return await simulation.run(numTicks);
   } catch (error) {
-    throw new Error(`SEED=${seed} TICK=${simulation.tick}: ${error}`, { cause: error });
+    throw new Error(`SEED=${seed} TICK=${simulation.tick}: ${String(error)}`, { cause: error });
   }
 }

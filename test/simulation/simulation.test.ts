@@ -5,34 +5,31 @@ import { simulate } from "./simulate.ts";
 const only = process.env["SIMULATION_SEED"];
 const numSeeds = Number(process.env["SIMULATION_SEEDS"] ?? 60);
 const NUM_TICKS = 2000;
-const seeds = only === undefined ? Array.from({ length: numSeeds }, (_, i) => i + 1) : [Number(only)];
+const seeds =
+  only === undefined ? Array.from({ length: numSeeds }, (_, i) => i + 1) : [Number(only)];
 
 describe("the runtime under load drawn from a seed", () => {
-  test(
-    "ends every request once, with the tokens it gives alone, in bounded time, and leaks nothing",
-    async () => {
-      let steps = 0;
-      let preemptions = 0;
-      let evictions = 0;
-      const reasons = new Set<string>();
-      for (const seed of seeds) {
-        const report = await simulate(seed, NUM_TICKS);
-        steps += report.steps;
-        preemptions += report.preemptions;
-        evictions += report.evictions;
-        for (const [reason, count] of Object.entries(report.reasons)) {
-          if (count > 0) reasons.add(reason);
-        }
+  test("ends every request once, with the tokens it gives alone, in bounded time, and leaks nothing", async () => {
+    let steps = 0;
+    let preemptions = 0;
+    let evictions = 0;
+    const reasons = new Set<string>();
+    for (const seed of seeds) {
+      const report = await simulate(seed, NUM_TICKS);
+      steps += report.steps;
+      preemptions += report.preemptions;
+      evictions += report.evictions;
+      for (const [reason, count] of Object.entries(report.reasons)) {
+        if (count > 0) reasons.add(reason);
       }
-      // A simulation in which little happens proves little.
-      expect(steps).toBeGreaterThan(500 * seeds.length);
-      if (seeds.length < 20) return;
-      expect(preemptions).toBeGreaterThan(100);
-      expect(evictions).toBeGreaterThan(1000);
-      expect([...reasons].toSorted()).toEqual(["cancelled", "error", "length", "stop", "timeout"]);
-    },
-    120_000,
-  );
+    }
+    // A simulation in which little happens proves little.
+    expect(steps).toBeGreaterThan(500 * seeds.length);
+    if (seeds.length < 20) return;
+    expect(preemptions).toBeGreaterThan(100);
+    expect(evictions).toBeGreaterThan(1000);
+    expect([...reasons].toSorted()).toEqual(["cancelled", "error", "length", "stop", "timeout"]);
+  }, 120_000);
 
   test("runs the same way again for the same seed", async () => {
     for (const seed of [3, 7]) {

@@ -25,7 +25,8 @@ export class VirtualTime {
     clearTimeout: (id) => void this.#timers.delete(id as number),
   };
 
-  readonly yieldTurn = (): Promise<void> => new Promise((resolve) => void this.#turns.push(resolve));
+  readonly yieldTurn = (): Promise<void> =>
+    new Promise((resolve) => void this.#turns.push(resolve));
 
   readonly sleep = (delayMs: number): Promise<void> =>
     new Promise((resolve) => void this.timers.setTimeout(resolve, delayMs));

@@ -171,8 +171,7 @@ export const slotAllocatorMachine = setup({
       enqueue.assign({ upload: null, waiters: without(waiters, adapterId) });
       enqueue.emit({ type: "slot.filled", adapterId, slot });
       if (waiter === undefined) pool.release(adapterId);
-      else
-        enqueue.emit({ type: "slot.granted", adapterId, leaseNumber: waiter.leaseNumber, slot });
+      else enqueue.emit({ type: "slot.granted", adapterId, leaseNumber: waiter.leaseNumber, slot });
     }),
     undoUpload: assign({
       upload: ({ context: { upload, pool } }) => {
@@ -220,7 +219,11 @@ export const slotAllocatorMachine = setup({
         ],
       },
       {
-        actions: [{ type: "release", params: ({ event }) => event }, "forgetBlocked", "tellBlocked"],
+        actions: [
+          { type: "release", params: ({ event }) => event },
+          "forgetBlocked",
+          "tellBlocked",
+        ],
       },
     ],
     "image.deliver": {

@@ -37,15 +37,20 @@ export class ThreadPool {
   /** Runs the step that memory describes; one at a time. */
   async step(): Promise<void> {
     if (this.#failure !== null) throw this.#failure;
-    const epoch = Atomics.add(this.#control, CONTROL.epoch, 1) + 1;
-    const finished = Atomics.waitAsync(this.#control, CONTROL.done, epoch - 1);
+    const epoch = (Atomics.add(this.#control, CONTROL.epoch, 1) + 1) | 0;
     Atomics.notify(this.#control, CONTROL.epoch);
-    if (!finished.async) return;
-    await new Promise<void>((resolve, reject) => {
-      this.#rejectStep = reject;
-      void finished.value.then(() => resolve());
-    });
+    const failed = new Promise<never>((_, reject) => (this.#rejectStep = reject));
+    failed.catch(() => undefined);
+    // A thread may wake us late, for the step before this one: only the word itself says that a step is over.
+    for (let done = this.#done(); done !== epoch; done = this.#done()) {
+      const woken = Atomics.waitAsync(this.#control, CONTROL.done, done);
+      if (woken.async) await Promise.race([woken.value, failed]);
+    }
     this.#rejectStep = null;
+  }
+
+  #done(): number {
+    return Atomics.load(this.#control, CONTROL.done);
   }
 
   stop(): void {

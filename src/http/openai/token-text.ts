@@ -9,7 +9,8 @@ export interface TokenForm {
 
 /** @param asIds write `token_id:17` instead of text, as a model without a tokenizer always does */
 export function tokenForm(tokenizer: Tokenizer | null, id: number, asIds: boolean): TokenForm {
-  if (tokenizer === null) return { text: `token_id:${id}`, bytes: null };
+  // A model may have rows for more tokens than its tokenizer knows.
+  if (tokenizer === null || id >= tokenizer.vocabSize) return { text: `token_id:${id}`, bytes: null };
   const bytes = tokenizer.tokenBytes(id);
   return { text: asIds ? `token_id:${id}` : textOf(bytes), bytes: [...bytes] };
 }
@@ -37,8 +38,12 @@ export class OffsetCounter {
   /** @returns the offset of this token */
   push(id: number): number {
     const offset = this.#offset;
-    if (this.#tokenizer !== null && !(this.#skipSpecialTokens && this.#tokenizer.isSpecial(id))) {
-      for (const _ of this.#decoder.decode(this.#tokenizer.tokenBytes(id), { stream: true })) this.#offset++;
+    const isText =
+      this.#tokenizer !== null &&
+      id < this.#tokenizer.vocabSize &&
+      !(this.#skipSpecialTokens && this.#tokenizer.isSpecial(id));
+    if (isText) {
+      for (const _ of this.#decoder.decode(this.#tokenizer!.tokenBytes(id), { stream: true })) this.#offset++;
     }
     return offset;
   }

@@ -55,7 +55,6 @@ export async function answerRequest(deps: HttpDependencies, request: Request, as
     returnTokenIds: body.returnTokenIds,
     promptOf: (choice) => prompts[Math.floor(choice / numChoices)]!,
   });
-  deps.keepOpen(request);
   const answer = new Answer({
     generations: generateAll(runtime, requests),
     format,
@@ -66,5 +65,7 @@ export async function answerRequest(deps: HttpDependencies, request: Request, as
   });
   if (request.signal.aborted) answer.cancel();
   request.signal.addEventListener("abort", () => answer.cancel(), { once: true });
-  return body.stream ? sendEvents(answer, { ...body, ...deps }) : sendWhole(answer);
+  const onEnd = deps.keepOpen(request);
+  if (!body.stream) return sendWhole(answer).finally(onEnd);
+  return sendEvents(answer, { ...body, ...deps, onEnd });
 }

@@ -95,41 +95,52 @@ static __attribute__((noinline)) void unpack(const uint8_t* panel, uint32_t eigh
 
 /*
  * sums[row][half] gains w[k][8] * x[k][4] over `columns` columns; rows of w are `stride` floats apart.
- * SPREAD activations come as whole vectors: loads are free beside the arithmetic, lane copies are not.
+ *
+ * Few rows leave the memory idle while they compute. So the kernel for them reads a little of `ahead`, the
+ * weights that come next, with every column: a slow steady stream that the hardware prefetches on its own.
  */
-#define TILE_KERNEL(name, x_floats, X)                                                                          \
-  static __attribute__((noinline)) void name(const float* w, uint32_t stride, const float* x, uint32_t columns, v128_t* sums) { \
-    v128_t s00 = sums[0], s01 = sums[1], s10 = sums[2], s11 = sums[3];                                          \
-    v128_t s20 = sums[4], s21 = sums[5], s30 = sums[6], s31 = sums[7];                                          \
-    for (const float* end = x + columns * (x_floats); x != end; w += stride, x += (x_floats)) {                 \
-      const v128_t w0 = wasm_v128_load(w), w1 = wasm_v128_load(w + 4);                                          \
-      X(w0, w1)                                                                                                 \
-    }                                                                                                           \
-    sums[0] = s00, sums[1] = s01, sums[2] = s10, sums[3] = s11;                                                 \
-    sums[4] = s20, sums[5] = s21, sums[6] = s30, sums[7] = s31;                                                 \
+static __attribute__((noinline)) void dense_tile(const float* w, uint32_t stride, const float* x, uint32_t columns, v128_t* sums) {
+  v128_t s00 = sums[0], s01 = sums[1], s10 = sums[2], s11 = sums[3];
+  v128_t s20 = sums[4], s21 = sums[5], s30 = sums[6], s31 = sums[7];
+  for (const float* end = x + columns * 4; x != end; w += stride, x += 4) {
+    const v128_t w0 = wasm_v128_load(w), w1 = wasm_v128_load(w + 4), xs = wasm_v128_load(x);
+    { const v128_t v = DUP(xs, 0); TILE_ROW(0, v) }
+    { const v128_t v = DUP(xs, 1); TILE_ROW(1, v) }
+    { const v128_t v = DUP(xs, 2); TILE_ROW(2, v) }
+    { const v128_t v = DUP(xs, 3); TILE_ROW(3, v) }
   }
-#define DENSE_COLUMN(w0, w1)                       \
-  const v128_t xs = wasm_v128_load(x);             \
-  { const v128_t v = DUP(xs, 0); TILE_ROW(0, v) }  \
-  { const v128_t v = DUP(xs, 1); TILE_ROW(1, v) }  \
-  { const v128_t v = DUP(xs, 2); TILE_ROW(2, v) }  \
-  { const v128_t v = DUP(xs, 3); TILE_ROW(3, v) }
-#define SPREAD_COLUMN(w0, w1)                              \
-  { const v128_t v = wasm_v128_load(x); TILE_ROW(0, v) }      \
-  { const v128_t v = wasm_v128_load(x + 4); TILE_ROW(1, v) }  \
-  { const v128_t v = wasm_v128_load(x + 8); TILE_ROW(2, v) }  \
-  { const v128_t v = wasm_v128_load(x + 12); TILE_ROW(3, v) }
+  sums[0] = s00, sums[1] = s01, sums[2] = s10, sums[3] = s11;
+  sums[4] = s20, sums[5] = s21, sums[6] = s30, sums[7] = s31;
+}
 
-TILE_KERNEL(dense_tile, 4, DENSE_COLUMN)
-TILE_KERNEL(spread_tile_columns, 16, SPREAD_COLUMN)
+/* Spread activations come as whole vectors: loads are free beside the arithmetic, copies of lanes are not. */
+static __attribute__((noinline)) int32_t spread_tile(const float* w, uint32_t stride, const float* x, uint32_t columns, v128_t* sums,
+                                                     const uint8_t* ahead, uint32_t ahead_step) {
+  v128_t s00 = sums[0], s01 = sums[1], s10 = sums[2], s11 = sums[3];
+  v128_t s20 = sums[4], s21 = sums[5], s30 = sums[6], s31 = sums[7];
+  int32_t touched = 0;
+  for (const float* end = x + columns * 16; x != end; w += stride, x += 16, ahead += ahead_step) {
+    const v128_t w0 = wasm_v128_load(w), w1 = wasm_v128_load(w + 4);
+    touched ^= *(const int32_t*)ahead;
+    { const v128_t v = wasm_v128_load(x); TILE_ROW(0, v) }
+    { const v128_t v = wasm_v128_load(x + 4); TILE_ROW(1, v) }
+    { const v128_t v = wasm_v128_load(x + 8); TILE_ROW(2, v) }
+    { const v128_t v = wasm_v128_load(x + 12); TILE_ROW(3, v) }
+  }
+  sums[0] = s00, sums[1] = s01, sums[2] = s10, sums[3] = s11;
+  sums[4] = s20, sums[5] = s21, sums[6] = s30, sums[7] = s31;
+  return touched;
+}
 
 static void many_rows(const linear_t* op, uint32_t panel0, uint32_t panel1, float* scratch) {
   const uint32_t k = op->k, tiles = tiles_of(op->num_rows);
   const uint32_t stride = stored_bytes(op->format, PANEL_ROWS, k);
+  const uint32_t column_bytes = stored_bytes(op->format, PANEL_ROWS, 1);
   const int spread = op->num_rows <= SPREAD_ROWS;
   const uint32_t x_floats = spread ? 16 : 4;
   float* unpacked = scratch;
-  v128_t* sums = (v128_t*)(scratch + BLOCK_COLUMNS * PANEL_ROWS);
+  int32_t* touched = (int32_t*)(scratch + BLOCK_COLUMNS * PANEL_ROWS);
+  v128_t* sums = (v128_t*)touched + 1;
   for (uint32_t panel = panel0; panel < panel1; panel++) {
     const uint8_t* weights = (const uint8_t*)op->matrix + (uintptr_t)panel * stride;
     const uint32_t n = panel * PANEL_ROWS, width = panel_width(n, op->n), halves = width / HALF_ROWS;
@@ -141,12 +152,16 @@ static void many_rows(const linear_t* op, uint32_t panel0, uint32_t panel1, floa
         unpack(weights + column * width * 2, columns * halves, unpacked);
         block = unpacked;
       }
+      /* What comes next lies behind this block; at the very end these reads run into the next matrix. */
+      const uint8_t* ahead = weights + (column + columns) * column_bytes;
+      const uint32_t ahead_step = column_bytes / (tiles * halves) & ~3u;
       for (uint32_t tile = 0; tile < tiles; tile++) {
         const float* x = (const float*)op->packed + ((uintptr_t)tile * k + column) * x_floats;
         for (uint32_t half = 0; half < halves; half++) {
           v128_t* to = sums + (tile * halves + half) * 8;
-          if (spread) spread_tile_columns(block + half * HALF_ROWS, width, x, columns, to);
-          else dense_tile(block + half * HALF_ROWS, width, x, columns, to);
+          const float* from = block + half * HALF_ROWS;
+          if (spread) *touched ^= spread_tile(from, width, x, columns, to, ahead + (tile * halves + half) * columns * ahead_step, ahead_step);
+          else dense_tile(from, width, x, columns, to);
         }
       }
     }
@@ -161,7 +176,7 @@ static void many_rows(const linear_t* op, uint32_t panel0, uint32_t panel1, floa
 
 EXPORT(linear_scratch_bytes) uint32_t linear_scratch_bytes(uint32_t max_rows, uint32_t max_k) {
   (void)max_k;
-  return BLOCK_COLUMNS * PANEL_ROWS * 4 + tiles_of(max_rows) * ACTIVATION_TILE * PANEL_ROWS * 4;
+  return BLOCK_COLUMNS * PANEL_ROWS * 4 + 16 + tiles_of(max_rows) * ACTIVATION_TILE * PANEL_ROWS * 4;
 }
 
 void float_panels(const linear_t* op, uint32_t panel0, uint32_t panel1, float* scratch) {

@@ -2,16 +2,16 @@
 import { RequestError } from "../core/errors.ts";
 import type { AdapterId } from "../core/ids.ts";
 import {
+  checkTokenIds,
+  generateAll,
   libraryDefaults,
-  resolveChoices,
-  resolveSampling,
+  prepareRequests,
+  promptTokens,
   type SamplingParams,
-  samplingOfChoice,
-} from "../engine/sampling-params.ts";
+} from "../runtime/requests.ts";
 import type { AdapterListing, Runtime, RuntimeStats } from "../runtime/runtime.ts";
-import type { LoRARequest } from "./lora-request.ts";
 import { GenerationResult } from "./generation-result.ts";
-import { openLibraryRuntime, type LLMOptions } from "./options.ts";
+import type { LoRARequest } from "./lora-request.ts";
 import type { RequestOutput } from "./outputs.ts";
 
 /** Text, token ids, or either one in an object. */
@@ -29,23 +29,21 @@ export interface GenerateOptions {
 }
 
 /**
- * One base model and its adapters, ready to generate.
- *
- * The model opens in the background; the first call waits for it.
+ * One base model and its adapters, ready to generate. `LLM` of the package opens one.
  *
  * @example
  * await using llm = new LLM({ model: "models/demo", loraConfig: { loraDir: ["models/demo/adapters"] } });
  * const output = await llm.generate("Write SQL: How many users?", { maxTokens: 64 }, { loraRequest: new LoRARequest("sql", 1) });
  * console.log(output.text);
  */
-export class LLM implements AsyncDisposable {
+export class Generator implements AsyncDisposable {
   readonly #runtime: Promise<Runtime>;
 
-  /** @throws {ConfigError} `config_invalid` at once for a wrong option; a model that fails to open fails every call */
-  constructor(options: LLMOptions) {
-    this.#runtime = openLibraryRuntime(options);
+  /** @param runtime as `openLLM` opens it; a failure to open fails every call */
+  constructor(runtime: Promise<Runtime>) {
+    this.#runtime = runtime;
     // Reported by every call that waits for it; without this Bun would end the process before the first one.
-    this.#runtime.catch(() => undefined);
+    runtime.catch(() => undefined);
   }
 
   /** Resolves when the model is open. @throws {ModelError | NativeError | ConfigError} */
@@ -110,8 +108,8 @@ export class LLM implements AsyncDisposable {
   }
 
   /** Token ids of a text under the model's tokenizer. @throws {RequestError} without a tokenizer */
-  async encode(text: string): Promise<number[]> {
-    return tokensOf(await this.#runtime, text).tokens;
+  async encode(text: string): Promise<readonly number[]> {
+    return promptTokens((await this.#runtime).model, text);
   }
 
   /** Lets running requests end within `timeoutMs`, then frees the model. */
@@ -132,27 +130,17 @@ export class LLM implements AsyncDisposable {
   ): GenerationResult {
     return new GenerationResult(async () => {
       const runtime = await this.#runtime;
-      const { prompt, tokens } = tokensOf(runtime, input);
-      const { program, tokenizer, generation } = runtime.model;
-      const sampling = resolveSampling(params, {
-        defaults: libraryDefaults,
-        vocabSize: program.vocabSize,
-        maxContext: runtime.maxContext,
-        promptLength: tokens.length,
-        eosTokenIds: generation.eosTokenIds,
-        hasTokenizer: tokenizer !== null,
-      });
+      const { prompt, tokens } = readPrompt(runtime, input);
       const adapter = loraRequest === null ? null : await resolveAdapter(runtime, loraRequest);
-      const generations = Array.from({ length: resolveChoices(params) }, (_, i) =>
-        runtime.generate({
-          promptTokens: tokens,
-          adapter,
-          sampling: samplingOfChoice(sampling, i),
-          tenant: "",
-          timeoutMs: null,
-        }),
-      );
-      return { prompt, tokens, generations, withLogprobs: sampling.logprobs !== null };
+      const requests = prepareRequests(runtime, {
+        prompts: [tokens],
+        adapter,
+        params,
+        defaults: libraryDefaults,
+        fieldName: (field) => field,
+      });
+      const withLogprobs = requests[0]!.sampling.logprobs !== null;
+      return { prompt, tokens, generations: generateAll(runtime, requests), withLogprobs };
     }, signal);
   }
 }
@@ -164,27 +152,17 @@ const resolveAdapter = (runtime: Runtime, request: LoRARequest): Promise<Adapter
     ...(request.loraPath === "" ? {} : { path: request.loraPath }),
   });
 
-function tokensOf(runtime: Runtime, input: PromptInput): { prompt: string | null; tokens: readonly number[] } & { tokens: number[] } {
-  const { tokenizer, program } = runtime.model;
-  const text = typeof input === "string" ? input : "prompt" in input ? input.prompt : null;
-  if (text !== null) {
-    if (typeof text !== "string") throw new RequestError("invalid_request", "prompt must be a string", { field: "prompt" });
-    if (tokenizer === null) {
-      throw new RequestError("invalid_request", "the model has no tokenizer; give the prompt as token ids", { field: "prompt" });
-    }
-    return { prompt: text, tokens: tokenizer.encode(text) };
+function readPrompt({ model }: Runtime, input: PromptInput): { prompt: string | null; tokens: readonly number[] } {
+  if (typeof input === "string") return { prompt: input, tokens: promptTokens(model, input) };
+  if ("prompt" in input) {
+    if (typeof input.prompt !== "string") throw new RequestError("invalid_request", "prompt must be a string", { field: "prompt" });
+    return { prompt: input.prompt, tokens: promptTokens(model, input.prompt) };
   }
-  const ids = [...(Array.isArray(input) ? (input as readonly number[]) : (input as { promptTokenIds: readonly number[] }).promptTokenIds)];
-  if (ids.length === 0) throw new RequestError("invalid_request", "a prompt must have at least one token", { field: "promptTokenIds" });
-  const bad = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= program.vocabSize);
-  if (bad !== undefined) {
-    throw new RequestError(
-      "invalid_request",
-      `promptTokenIds has ${String(bad)}, but token ids are whole numbers from 0 to ${program.vocabSize - 1}`,
-      { field: "promptTokenIds" },
-    );
+  const ids = "promptTokenIds" in input ? input.promptTokenIds : input;
+  if (!Array.isArray(ids)) {
+    throw new RequestError("invalid_request", "a prompt must be a string or a list of token ids", { field: "promptTokenIds" });
   }
-  return { prompt: null, tokens: ids };
+  return { prompt: null, tokens: checkTokenIds(ids, model.program.vocabSize, "promptTokenIds") };
 }
 
 /** Token ids are one prompt; a list of anything else is many. */

@@ -1,0 +1,1 @@
+export function countTests(report: string, exitCode: number | null): { passed: number; failed: number };

@@ -1,0 +1,86 @@
+/** Lorikeet as a library. */
+import { givenOptions, resolveConfig } from "./config/resolve.ts";
+import type { Config, KvCacheSettings, LoraSettings, PeftCacheSettings } from "./config/settings.ts";
+import { AdapterError } from "./core/errors.ts";
+import { Generator } from "./library/generator.ts";
+import { openRuntime } from "./runtime/open-runtime.ts";
+import type { Runtime } from "./runtime/runtime.ts";
+
+export {
+  AdapterError,
+  CapacityError,
+  ConfigError,
+  type ErrorCode,
+  InvariantError,
+  LorikeetError,
+  ModelError,
+  NativeError,
+  RequestError,
+} from "./core/errors.ts";
+export type { FinishReason } from "./core/sampling.ts";
+export type { GenerateOptions, PromptInput } from "./library/generator.ts";
+export type { GenerationResult } from "./library/generation-result.ts";
+export { LoRARequest } from "./library/lora-request.ts";
+export type { CompletionOutput, Logprob, RequestOutput } from "./library/outputs.ts";
+export type { SamplingParams } from "./runtime/requests.ts";
+export type { AdapterListing, RuntimeStats } from "./runtime/runtime.ts";
+
+/** Where adapters are, and their limits: TensorRT-LLM's `LoraConfig` in camelCase. */
+export type LoraConfig = Partial<LoraSettings>;
+/** Caches of adapters: TensorRT-LLM's `PeftCacheConfig` in camelCase. */
+export type PeftCacheConfig = Partial<PeftCacheSettings>;
+export type KvCacheConfig = Partial<KvCacheSettings>;
+
+/** Settings that only a server has. */
+type ServerSetting =
+  | "host"
+  | "port"
+  | "allowedHost"
+  | "apiKey"
+  | "allowNoKey"
+  | "shutdownTimeoutS"
+  | "logLevel"
+  | "loraConfig"
+  | "peftCacheConfig"
+  | "kvCacheConfig"
+  | "model";
+
+export interface LLMOptions extends Partial<Omit<Config, ServerSetting>> {
+  /** Directory of the base model. */
+  readonly model: string;
+  readonly loraConfig?: LoraConfig;
+  readonly peftCacheConfig?: PeftCacheConfig;
+  readonly kvCacheConfig?: KvCacheConfig;
+}
+
+/**
+ * One base model with its adapters inside this process.
+ *
+ * The model opens in the background; the first call waits for it.
+ *
+ * @example
+ * await using llm = new LLM({ model: "models/demo", loraConfig: { loraDir: ["models/demo/adapters/sql"] } });
+ * const output = await llm.generate("Write SQL: How many users?", { maxTokens: 64 }, { loraRequest: new LoRARequest("sql", 1) });
+ * console.log(output.text);
+ */
+export class LLM extends Generator {
+  /** @throws {ConfigError} `config_invalid` at once for a wrong option; a model that cannot be opened fails every call */
+  constructor(options: LLMOptions) {
+    const { config } = resolveConfig(givenOptions(options));
+    super(open(config));
+  }
+}
+
+async function open(config: Config): Promise<Runtime> {
+  // The paths of LoRARequests are the program's own words, so every directory is allowed unless it says otherwise.
+  const adapterRoot = config.adapterRoot.length > 0 ? config.adapterRoot : ["/"];
+  const { runtime, refused } = await openRuntime({ ...config, adapterRoot });
+  const [first] = refused;
+  if (first === undefined) return runtime;
+  // A server goes on with the others; a program that named an adapter wants to know before it asks.
+  await runtime.close(0);
+  throw new AdapterError(first.error.errorCode, `adapter ${first.name} cannot be served: ${first.error.message}`, {
+    field: "loraDir",
+    cause: first.error,
+  });
+}

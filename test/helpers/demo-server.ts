@@ -1,0 +1,37 @@
+/** The server that `npm start` runs, in this process, on any free port. */
+import { join } from "node:path";
+import { givenOptions, resolveConfig } from "../../src/config/resolve.ts";
+import { type RunningServer, startServer } from "../../src/serve.ts";
+
+export const DEMO = join(import.meta.dir, "../../models/demo");
+
+/** Adapters of the demo in forms that this version serves. */
+export const DEMO_ADAPTERS = ["extract-json", "roman", "sentiment", "sql", "summarize", "translate-fr"] as const;
+
+export interface DemoServer {
+  readonly url: string;
+  readonly running: RunningServer;
+  post(path: string, body: object): Promise<Response>;
+  stop(): Promise<void>;
+}
+
+export async function startDemo(options: object = {}): Promise<DemoServer> {
+  const { config } = resolveConfig(
+    givenOptions({
+      model: DEMO,
+      port: 0,
+      logLevel: "error",
+      loraConfig: { loraDir: [join(DEMO, "adapters")] },
+      ...options,
+    }),
+  );
+  const running = await startServer(config);
+  const url = `http://127.0.0.1:${running.http.port}`;
+  return {
+    url,
+    running,
+    post: (path, body) =>
+      fetch(url + path, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) }),
+    stop: () => running.stop(),
+  };
+}
