@@ -168,6 +168,21 @@ export function backendCases(name: string, open: OpenBackend): void {
       },
     );
 
+    test.each([4, 16, 17, 20, 40])("hold for a backend of at most %d rows a step", async (maxRows) => {
+      const small = await open({ ...LIMITS, maxRows, program, weights, format: "bfloat16" });
+      for (const [slot, adapter] of adapters.entries()) await small.attach(asSlotId(slot), await small.stage(adapter));
+      const jobs = Array.from({ length: 10 }, (_, i) => ({
+        tokens: tokensOf(20 + i, program.vocabSize, i),
+        slot: i % 5 === 4 ? NO_SLOT : asSlotId(i % 5),
+      }));
+      const sampling = samplingWith({ logprobs: 20 });
+      const together = await runJobs(small, jobs, [4, 1, 16, 2], sampling);
+      for (const [i, one] of jobs.entries()) {
+        expect(together[i]).toEqual((await runJobs(backends.get("bfloat16")!, [one], [64], sampling))[0]!);
+      }
+      await small.close();
+    });
+
     test("rows of the base model are untouched by adapters beside them", async () => {
       const backend = backends.get("float32")!;
       const reference = new ReferenceExecutor(program, weights);

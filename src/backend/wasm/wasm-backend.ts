@@ -44,7 +44,7 @@ export async function openWasmBackend(options: BackendOptions): Promise<Backend>
     })),
     control,
   );
-  return new WasmBackend(options, layout, memory, pool, new AdapterStager(module, options.program));
+  return new WasmBackend(options, layout, memory, exports, pool, new AdapterStager(module, options.program));
 }
 
 /** Sizes are asked of the C code before the real memory exists. */
@@ -90,8 +90,6 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
   const maxContext = Math.min(program.maxContext, numPages * PAGE_TOKENS);
   const maxCols = Math.max(...program.weights.map((weight) => weight.cols));
   const siteCols = Math.max(1, ...program.sites.map((site) => site.inWidth));
-  // Every segment's packed rows start on a tile of their own.
-  const segmentRows = maxRows + 3 * Math.min(maxRows, maxSequences) + 4;
   const activations = (rows: number, cols: number): number => align(exports.activation_bytes(format, rows, cols) >>> 0);
   const scratchBytes = align(
     Math.max(
@@ -121,8 +119,8 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
     buffers: program.buffers.map(({ width, rows }) =>
       plan.reserve(width * (rows === "sampled" ? maxSequences : maxRows) * 4),
     ),
-    packed: plan.reserve(activations(maxRows, maxCols)),
-    packedLora: plan.reserve(align(segmentRows * siteCols * 4) + 64 * maxSequences),
+    packed: plan.reserve(largestActivations(exports, format, maxRows, maxCols)),
+    packedLora: plan.reserve(segmentActivations(exports, maxRows, maxSequences, siteCols)),
     scratch: plan.reserve(numThreads * scratchBytes),
     scratchBytes,
     slotSites: plan.reserve(options.numSlots * program.sites.length * 4),
@@ -136,6 +134,22 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
   };
   const window = plan.reserve(windowBytes(program));
   return { ...layout, window, end: plan.end };
+}
+
+/** Few rows are packed more widely than many, so the most rows do not take the most bytes. */
+function largestActivations(exports: WasmExports, format: number, maxRows: number, cols: number): number {
+  let largest = 0;
+  for (let rows = 1; rows <= maxRows; rows++) largest = Math.max(largest, exports.activation_bytes(format, rows, cols) >>> 0);
+  return align(largest);
+}
+
+/** For any division of the rows into segments: as if every row had the share that costs most per row. */
+function segmentActivations(exports: WasmExports, maxRows: number, maxSegments: number, cols: number): number {
+  let perRow = 0;
+  for (let rows = 1; rows <= maxRows; rows++) {
+    perRow = Math.max(perRow, (exports.activation_bytes(FORMAT.float32, rows, cols) >>> 0) / rows);
+  }
+  return align(Math.ceil(maxRows * perRow)) + 64 * maxSegments;
 }
 
 function writeConstants(options: BackendOptions, layout: Layout, memory: WebAssembly.Memory): void {
@@ -182,6 +196,7 @@ class WasmBackend implements Backend {
   readonly #options: BackendOptions;
   readonly #layout: Layout;
   readonly #memory: WebAssembly.Memory;
+  readonly #exports: WasmExports;
   readonly #pool: ThreadPool;
   readonly #stager: AdapterStager;
   readonly #room: RunAllocator;
@@ -191,18 +206,22 @@ class WasmBackend implements Backend {
   /** The LoRA work areas at the end of memory, as large as the largest adapter attached so far needs. */
   #maxTotalRank = 0;
   #maxRank = 0;
+  #shrunkBytes = 0;
+  #expandBytes = 0;
   #running: Promise<unknown> = Promise.resolve();
 
   constructor(
     options: BackendOptions,
     layout: Layout,
     memory: WebAssembly.Memory,
+    exports: WasmExports,
     pool: ThreadPool,
     stager: AdapterStager,
   ) {
     this.#options = options;
     this.#layout = layout;
     this.#memory = memory;
+    this.#exports = exports;
     this.#pool = pool;
     this.#stager = stager;
     this.#room = new RunAllocator(Math.floor(options.adapterBytes / ADAPTER_UNIT_BYTES));
@@ -289,35 +308,33 @@ class WasmBackend implements Backend {
 
   /** Work areas lie at the end of memory so that an adapter of any rank only makes the memory longer. */
   #growLoraAreas(image: WasmAdapterImage): void {
-    this.#maxTotalRank = Math.max(this.#maxTotalRank, Math.ceil(image.maxTotalRank / 8) * 8);
-    this.#maxRank = Math.max(this.#maxRank, image.maxRank);
-    const { shrunkBytes, expandBytes } = this.#loraAreas();
-    const end = this.#layout.window + shrunkBytes + this.#options.numThreads * expandBytes;
-    const missing = end - this.#memory.buffer.byteLength;
-    if (missing <= 0) return;
-    try {
-      this.#memory.grow(Math.ceil(missing / WASM_PAGE_BYTES));
-    } catch (cause) {
-      throw new AdapterError("adapter_too_large", `no memory for the work areas of rank ${image.maxRank}`, { cause });
+    if (image.maxTotalRank <= this.#maxTotalRank && image.maxRank <= this.#maxRank) return;
+    const { maxRows, numThreads } = this.#options;
+    const maxTotalRank = Math.max(this.#maxTotalRank, Math.ceil(image.maxTotalRank / 8) * 8);
+    const maxRank = Math.max(this.#maxRank, image.maxRank);
+    const shrunkBytes = align(maxRows * maxTotalRank * 4);
+    const expandBytes = largestActivations(this.#exports, FORMAT.float32, maxRows, maxRank);
+    const missing = this.#layout.window + shrunkBytes + numThreads * expandBytes - this.#memory.buffer.byteLength;
+    if (missing > 0) {
+      try {
+        this.#memory.grow(Math.ceil(missing / WASM_PAGE_BYTES));
+      } catch (cause) {
+        throw new AdapterError("adapter_too_large", `no memory for the work areas of rank ${image.maxRank}`, { cause });
+      }
     }
-  }
-
-  #loraAreas(): { shrunkBytes: number; expandBytes: number } {
-    const rows = Math.ceil(this.#options.maxRows / 4) * 4;
-    return {
-      shrunkBytes: align(rows * this.#maxTotalRank * 4),
-      expandBytes: align(rows * this.#maxRank * 4),
-    };
+    this.#maxTotalRank = maxTotalRank;
+    this.#maxRank = maxRank;
+    this.#shrunkBytes = shrunkBytes;
+    this.#expandBytes = expandBytes;
   }
 
   /** Written between steps only: threads read these words while a step runs. */
   #writeLoraAreas(): void {
-    const { shrunkBytes, expandBytes } = this.#loraAreas();
     const control = new Uint32Array(this.#memory.buffer, this.#layout.control, CONTROL_WORDS);
     control[CONTROL.shrunk] = this.#layout.window;
     control[CONTROL.shrinkStride] = this.#maxTotalRank;
-    control[CONTROL.expandPacked] = this.#layout.window + shrunkBytes;
-    control[CONTROL.expandPackedBytes] = expandBytes;
+    control[CONTROL.expandPacked] = this.#layout.window + this.#shrunkBytes;
+    control[CONTROL.expandPackedBytes] = this.#expandBytes;
   }
 }
 
