@@ -28,7 +28,7 @@ async function main() {
   installPackages(bun);
   const stages = [
     { name: "types", check: () => run(bun, ["check"]) },
-    { name: "lint", check: () => run(bun, ["--bun", "node_modules/.bin/oxlint", "--type-aware"]) },
+    { name: "lint", check: () => run(bun, ["--bun", "node_modules/.bin/oxlint", "--type-aware", "--deny-warnings"]) },
     { name: "native sources", check: checkWasm },
   ];
   let failed = 0;
@@ -48,7 +48,7 @@ async function main() {
 function runTests(bun, args) {
   return new Promise((resolve) => {
     const env = { ...process.env, NO_COLOR: "1", FORCE_COLOR: "0" };
-    const child = spawn(bun, ["test", ...args], { cwd: root, env, stdio: ["ignore", "inherit", "pipe"] });
+    const child = spawn(bun, ["test", "--timeout", "60000", ...args], { cwd: root, env, stdio: ["ignore", "inherit", "pipe"] });
     let report = "";
     child.stderr.on("data", (part) => {
       process.stderr.write(part);

@@ -66,7 +66,7 @@ export function violation({ from, file, target }: Arrow): string | undefined {
   const path = join(dirname(file), target);
   // Data beside src, such as package.json and the WASM binary, is not an arrow between folders.
   if (path.startsWith("..")) return undefined;
-  if (!/\.(ts|tsx|html|css)$/.test(target)) return `${tail}: name the file with its extension`;
+  if (!/\.(ts|tsx|js|html|css)$/.test(target)) return `${tail}: name the file with its extension`;
   const to = folderOf(path);
   if (to === from || from === TOP) return undefined;
   if (to === TOP) return `${tail}: nothing imports the top level`;

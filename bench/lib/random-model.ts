@@ -85,11 +85,10 @@ export async function writeSafetensors(path: string, tensors: readonly NamedTens
   const text = JSON.stringify(header);
   const json = new TextEncoder().encode(text.padEnd(Math.ceil(text.length / 8) * 8));
   const writer = Bun.file(path).writer();
-  writer.write(new Uint8Array(new BigUint64Array([BigInt(json.length)]).buffer));
-  writer.write(json);
+  await writer.write(new Uint8Array(new BigUint64Array([BigInt(json.length)]).buffer));
+  await writer.write(json);
   for (const { data } of tensors) {
-    writer.write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
-    await writer.flush();
+    await writer.write(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   }
   await writer.end();
 }

@@ -27,7 +27,7 @@ function readModule(): Uint8Array<ArrayBuffer> {
     1, 4, 0x7b,
     0x03, 0x40,
     ...round,
-    ...local.get(0), 0x41, ...[0xc0, 0x00], 0x6a, 0x22, 0, ...local.get(1), 0x49, 0x0d, 0,
+    ...local.get(0), 0x41, 0xc0, 0x00, 0x6a, 0x22, 0, ...local.get(1), 0x49, 0x0d, 0,
     0x0b,
     ...local.get(2), ...local.get(3), ...simd(174), ...local.get(4), ...simd(174), ...local.get(5), ...simd(174),
     ...simd(27), 0,

@@ -1,7 +1,7 @@
 /** The model's own way of writing a conversation as one text. */
 import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { Environment, Interpreter, Template } from "@huggingface/jinja";
+import { Environment, Interpreter, Template } from "./vendor/jinja.js";
 import { InvariantError, ModelError, RequestError } from "../core/errors.ts";
 import {
   isJsonObject,
@@ -193,7 +193,7 @@ function checkPatched(): void {
     " x None";
   if (!isPatched) {
     throw new InvariantError(
-      "@huggingface/jinja is installed without patches/@huggingface%2Fjinja@0.5.11.patch; install with Bun from this package's lockfile",
+      "src/model/vendor/jinja.js is not the patched engine; run scripts/vendor-jinja.ts",
     );
   }
 }

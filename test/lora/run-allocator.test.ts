@@ -6,7 +6,7 @@ test("gives runs that never overlap, and everything back when all are freed", ()
   fc.assert(
     fc.property(fc.integer({ min: 1, max: 60 }), fc.array(fc.integer({ min: -8, max: 20 }), { maxLength: 80 }), (numUnits, moves) => {
       const runs = new RunAllocator(numUnits);
-      const owner = new Array<number | null>(numUnits).fill(null);
+      const owner = Array.from({ length: numUnits }, (): number | null => null);
       const held: { start: number; length: number }[] = [];
       for (const [id, move] of moves.entries()) {
         if (move > 0) {

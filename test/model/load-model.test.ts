@@ -30,7 +30,7 @@ describe("loadModel", () => {
     });
     expect(model.program.sites.length).toBe(24);
     expect(model.generation.eosTokenIds).toEqual([1, 4]);
-    expect(model.tokenizer?.vocabSize).toBe(4096);
+    expect(model.tokenizer?.vocabSize).toBe(2320);
     expect(model.chatTemplate).not.toBeNull();
     const norm = new Uint8Array(512);
     model.weights.readRows("model.norm.weight", 0, 256, norm);

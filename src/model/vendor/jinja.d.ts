@@ -1,0 +1,1 @@
+export { Environment, Interpreter, Template } from "@huggingface/jinja";
