@@ -7,7 +7,7 @@
 import { createMemory, RESERVED_BYTES, WASM_PAGE_BYTES } from "../../src/backend/wasm/module.ts";
 
 /** `(func (export "read") (param at, end) (result i32))` over an imported shared memory. */
-function readModule(): Uint8Array<ArrayBuffer> {
+export function readModule(): Uint8Array<ArrayBuffer> {
   const text = (value: string): number[] => [value.length, ...new TextEncoder().encode(value)];
   const unsigned = (value: number): number[] => {
     const bytes: number[] = [];

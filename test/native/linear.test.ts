@@ -10,7 +10,8 @@ interface LinearExports extends WasmExports {
   linear_panels(op: number, panel0: number, panel1: number, scratch: number): void;
 }
 
-const memory = createMemory(64 << 20);
+const MEMORY_BYTES = 64 << 20;
+const memory = createMemory(MEMORY_BYTES);
 const module = await compileModule();
 const wasm = instantiate(module, memory, RESERVED_BYTES + STACK_BYTES) as LinearExports;
 
@@ -37,10 +38,15 @@ interface Product {
   /** Output panels computed per call. */
   readonly chunk?: number;
   readonly seed?: number;
+  /** The matrix is the last thing in memory, so that a read behind it traps. */
+  readonly atEnd?: boolean;
+  /** A value of x that replaces the drawn one. */
+  readonly poison?: { readonly row: number; readonly column: number; readonly value: number };
 }
 
 /** Runs the kernels for rows `from .. from + count` of one fixed problem. */
-function run({ format, rows, n, k, bias = false, add = false, chunk = 1000, seed = 1 }: Product, from = 0, count = rows): Float32Array {
+function run(product: Product, from = 0, count = product.rows): Float32Array {
+  const { format, rows, n, k, bias = false, add = false, chunk = 1000, seed = 1, atEnd = false, poison } = product;
   reset();
   const random = numbers(seed);
   const draw = (length: number): Float32Array => Float32Array.from({ length }, () => random());
@@ -48,11 +54,14 @@ function run({ format, rows, n, k, bias = false, add = false, chunk = 1000, seed
   const x = draw(rows * k);
   const biases = draw(n);
   const before = draw(rows * n);
+  if (poison !== undefined) x[poison.row * k + poison.column] = poison.value;
   const id = FORMAT[format];
 
   const source = place(n * k * 4);
   floatsAt(source, n * k).set(weights);
-  const matrix = place(wasm.matrix_bytes(id, n, k));
+  const matrixBytes = wasm.matrix_bytes(id, n, k);
+  const matrix = atEnd ? Math.floor((MEMORY_BYTES - matrixBytes) / 64) * 64 : place(matrixBytes);
+  new Uint8Array(memory.buffer, matrix, matrixBytes).fill(0);
   expect(wasm.panel_pack(id, matrix, n, k, 0, source, DTYPE.F32, n)).toBe(0);
   const input = place(count * k * 4);
   floatsAt(input, count * k).set(x.subarray(from * k, (from + count) * k));
@@ -95,7 +104,7 @@ const TOLERANCE = { float32: 2e-6, bfloat16: 3e-3, int8: 8e-3 } as const;
 const FORMATS = ["float32", "bfloat16", "int8"] as const;
 
 const shape = fc.record({
-  rows: fc.oneof(fc.integer({ min: 1, max: 9 }), fc.integer({ min: 10, max: 45 })),
+  rows: fc.oneof(fc.integer({ min: 1, max: 9 }), fc.integer({ min: 10, max: 45 }), fc.constantFrom(64, 65, 127, 130)),
   n: fc.integer({ min: 1, max: 70 }),
   k: fc.oneof(fc.constantFrom(1, 2, 3, 4, 8, 16, 31, 32, 33, 48, 97, 320, 321, 576, 700), fc.integer({ min: 1, max: 130 })),
   bias: fc.boolean(),
@@ -116,7 +125,7 @@ describe.each(FORMATS.map((format) => [format] as const))("%s panels", (format) 
 
   test("a row's bits depend on that row alone: not on other rows, their number, or the split of panels", () => {
     fc.assert(
-      fc.property(shape, fc.integer({ min: 1, max: 4 }), fc.nat(44), fc.nat(44), (spec, chunk, a, b) => {
+      fc.property(shape, fc.integer({ min: 1, max: 4 }), fc.nat(129), fc.nat(129), (spec, chunk, a, b) => {
         const product = { ...spec, format };
         const whole = run(product);
         const from = a % spec.rows;
@@ -126,6 +135,36 @@ describe.each(FORMATS.map((format) => [format] as const))("%s panels", (format) 
       }),
       { numRuns: 150, seed: 5 },
     );
+  });
+
+  test("a row's bits are the same for every number of rows that is computed in a way of its own", () => {
+    for (const [n, k] of [[16, 576], [40, 97], [25, 321]] as const) {
+      const product = { format, rows: 40, n, k, bias: true, add: true };
+      const whole = run(product);
+      for (let count = 1; count <= 40; count++) expect(run(product, 0, count)).toEqual(whole.slice(0, count * n));
+    }
+  });
+
+  test("nothing behind the matrix is read, however narrow its last panel", () => {
+    for (const rows of [1, 2, 3, 4, 5, 8, 16, 17]) {
+      for (const [n, k] of [[8, 8], [16, 576], [24, 33], [49, 1536]] as const) {
+        const product = { format, rows, n, k };
+        expect(run({ ...product, atEnd: true })).toEqual(run(product));
+      }
+    }
+  });
+
+  test.each([Number.NaN, Infinity, -Infinity])("%p in a row of x makes that row's outputs non-finite, and no other's", (value) => {
+    for (const rows of [1, 3, 8, 20]) {
+      for (const column of [0, 5, 31, 40]) {
+        const product = { format, rows, n: 24, k: 48 };
+        const clean = run(product);
+        const row = rows - 1;
+        const spoiled = run({ ...product, poison: { row, column, value } });
+        expect(spoiled.subarray(0, row * 24)).toEqual(clean.subarray(0, row * 24));
+        expect([...spoiled.subarray(row * 24)].filter(Number.isFinite)).toEqual([]);
+      }
+    }
   });
 
   test("rows come back as they were stored", () => {
@@ -178,7 +217,15 @@ describe("conversion", () => {
     expect(stored("F32", [0x3f808000, 0x3f818000, 0x3f808001], "bfloat16")).toEqual([1, 1.015625, 1.0078125]);
   });
 
+  test("a float32 number too large for bfloat16 is refused there and nowhere else", () => {
+    expect(stored("F32", [0x7f7fffff], "bfloat16")).toEqual([]);
+    expect(stored("F32", [0xff7f8000], "bfloat16")).toEqual([]);
+    expect(stored("F32", [0x7f7f7fff], "bfloat16")).toEqual([3.3895313892515355e38]);
+    expect(stored("F32", [0x7f7fffff], "float32")).toEqual([3.4028234663852886e38]);
+  });
+
   test.each([
+    ["F32", 0x7fffffff], ["F32", 0xffffffff], ["F32", 0x7f800001],
     ["F32", 0x7f800000], ["F32", 0xffc00000], ["F16", 0x7c00], ["F16", 0xfe00], ["BF16", 0x7f80], ["BF16", 0xff81],
   ] as const)("%s %x is refused in every format", (dtype, bits) => {
     for (const format of FORMATS) expect(stored(dtype, [0, bits, 0], format)).toEqual([]);

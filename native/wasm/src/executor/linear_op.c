@@ -11,8 +11,8 @@
 
 enum { PHASE_PACK = 0, PHASE_PACK_LORA = 1, PHASE_PANELS = 2, PHASE_EXPAND = 3 };
 
-/* Rows packed per claim, in tiles. */
-enum { PACK_TILES = 4 };
+/* Rows packed per claim, in tiles: eight rows of decode should keep two threads busy. */
+enum { PACK_TILES = 1 };
 
 typedef struct {
   const uint32_t* site; /* SITE record, 0 when the adapter leaves this operation alone */

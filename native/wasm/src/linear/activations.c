@@ -7,6 +7,8 @@
  *   int8           one row:             per 32 columns: 8 pairs of odd columns and 8 pairs of differences
  *                                       256 * even - odd, as 16-bit numbers; i32 32768 * (sum of even columns);
  *                                       f32 scale / 256
+ *                  up to SPREAD_ROWS:   the same for tiles of four rows, each pair as four copies: i32[8][4 rows][4] odd,
+ *                                       as many differences, then i32[4] and f32[4]
  *                  more rows:           the same for tiles of four rows, the row index innermost
  *
  * A tile that is not full repeats its first row.
@@ -19,13 +21,14 @@
 
 EXPORT(activation_bytes) uint32_t activation_bytes(uint32_t format, uint32_t num_rows, uint32_t k) {
   if (format == FORMAT_INT8)
-    return num_rows == 1 ? int8_groups(k) * INT8_ROW_BYTES : tiles_of(num_rows) * int8_groups(k) * INT8_TILE_BYTES;
+    return num_rows == 1 ? int8_groups(k) * INT8_ROW_BYTES
+                         : tiles_of(num_rows) * int8_groups(k) * (num_rows <= SPREAD_ROWS ? INT8_SPREAD_BYTES : INT8_TILE_BYTES);
   if (num_rows == 1) return k * 4;
   return tiles_of(num_rows) * ACTIVATION_TILE * k * (num_rows <= SPREAD_ROWS ? 16 : 4);
 }
 
 typedef struct {
-  int16_t odd[INT8_GROUP / 2], difference[INT8_GROUP / 2];
+  v128_t odd[2], difference[2];
   int32_t offset;
   float scale;
 } int8_group_t;
@@ -42,22 +45,31 @@ static int8_group_t quantise(const float* x, uint32_t count) {
   largest = wasm_f32x4_pmax(largest, wasm_i32x4_shuffle(largest, largest, 2, 3, 0, 1));
   largest = wasm_f32x4_pmax(largest, wasm_i32x4_shuffle(largest, largest, 1, 0, 3, 2));
   const int8_scale_t scale = int8_scale(wasm_f32x4_extract_lane(largest, 0));
+  /* Integers have no NaN, and the largest may skip one. So the scale carries it: 0 while all numbers are finite. */
+  const v128_t nothing = wasm_f32x4_const_splat(0.0f);
+  v128_t poison = nothing;
+  for (uint32_t i = 0; i < INT8_GROUP; i += 4) poison = wasm_f32x4_add(poison, wasm_f32x4_mul(wasm_v128_load(x + i), nothing));
   /* Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits. */
   const v128_t magic = wasm_f32x4_const_splat(12582912.0f), inverse = wasm_f32x4_splat(scale.inverse);
-  int32_t q[INT8_GROUP];
-  for (uint32_t i = 0; i < INT8_GROUP; i += 4) {
-    const v128_t rounded = wasm_f32x4_add(wasm_f32x4_mul(wasm_v128_load(x + i), inverse), magic);
-    wasm_v128_store(q + i, wasm_i32x4_sub(rounded, magic));
-  }
   int8_group_t group;
-  int32_t even_sum = 0;
-  for (uint32_t i = 0; i < INT8_GROUP / 2; i++) {
-    group.odd[i] = (int16_t)q[2 * i + 1];
-    group.difference[i] = (int16_t)(256 * q[2 * i] - q[2 * i + 1]);
-    even_sum += q[2 * i];
+  v128_t even_sum = wasm_i32x4_const_splat(0);
+  for (uint32_t half = 0; half < 2; half++, x += 16) {
+    v128_t even[2], odd[2];
+    for (uint32_t i = 0; i < 2; i++) {
+      const v128_t a = wasm_i32x4_sub(wasm_f32x4_add(wasm_f32x4_mul(wasm_v128_load(x + 8 * i), inverse), magic), magic);
+      const v128_t b = wasm_i32x4_sub(wasm_f32x4_add(wasm_f32x4_mul(wasm_v128_load(x + 8 * i + 4), inverse), magic), magic);
+      even[i] = wasm_i32x4_shuffle(a, b, 0, 2, 4, 6);
+      odd[i] = wasm_i32x4_shuffle(a, b, 1, 3, 5, 7);
+      even_sum = wasm_i32x4_add(even_sum, even[i]);
+    }
+    const v128_t evens = wasm_i16x8_narrow_i32x4(even[0], even[1]);
+    group.odd[half] = wasm_i16x8_narrow_i32x4(odd[0], odd[1]);
+    group.difference[half] = wasm_i16x8_sub(wasm_i16x8_mul(evens, wasm_i16x8_const_splat(256)), group.odd[half]);
   }
-  group.offset = 32768 * even_sum;
-  group.scale = scale.step * 0.00390625f;
+  group.offset = 32768 * (wasm_i32x4_extract_lane(even_sum, 0) + wasm_i32x4_extract_lane(even_sum, 1) +
+                          wasm_i32x4_extract_lane(even_sum, 2) + wasm_i32x4_extract_lane(even_sum, 3));
+  group.scale = scale.step * 0.00390625f + (wasm_f32x4_extract_lane(poison, 0) + wasm_f32x4_extract_lane(poison, 1) +
+                                            wasm_f32x4_extract_lane(poison, 2) + wasm_f32x4_extract_lane(poison, 3));
   return group;
 }
 
@@ -67,14 +79,32 @@ static void pack_int8(uint8_t* packed, const float* const* x, uint32_t rows, uin
     int32_t* pairs = (int32_t*)packed;
     for (uint32_t r = 0; r < rows; r++) {
       const int8_group_t group = quantise(x[r] + column, k - column < INT8_GROUP ? k - column : INT8_GROUP);
+      const int32_t *odd = (const int32_t*)group.odd, *difference = (const int32_t*)group.difference;
       for (uint32_t i = 0; i < 8; i++) {
-        __builtin_memcpy(&pairs[i * rows + r], &group.odd[2 * i], 4);
-        __builtin_memcpy(&pairs[(8 + i) * rows + r], &group.difference[2 * i], 4);
+        pairs[i * rows + r] = odd[i];
+        pairs[(8 + i) * rows + r] = difference[i];
       }
       pairs[16 * rows + r] = group.offset;
       __builtin_memcpy(&pairs[17 * rows + r], &group.scale, 4);
     }
     packed += 18 * 4 * rows;
+  }
+}
+
+/* Four rows, every pair as a whole vector of copies. */
+static void spread_int8(uint8_t* packed, const float* const* x, uint32_t k) {
+  for (uint32_t column = 0; column < k; column += INT8_GROUP, packed += INT8_SPREAD_BYTES) {
+    int32_t* tail = (int32_t*)(packed + 1024);
+    for (uint32_t r = 0; r < ACTIVATION_TILE; r++) {
+      const int8_group_t group = quantise(x[r] + column, k - column < INT8_GROUP ? k - column : INT8_GROUP);
+      const int32_t *odd = (const int32_t*)group.odd, *difference = (const int32_t*)group.difference;
+      for (uint32_t i = 0; i < 8; i++) {
+        wasm_v128_store(packed + (i * 4 + r) * 16, wasm_i32x4_splat(odd[i]));
+        wasm_v128_store(packed + 512 + (i * 4 + r) * 16, wasm_i32x4_splat(difference[i]));
+      }
+      tail[r] = group.offset;
+      __builtin_memcpy(&tail[4 + r], &group.scale, 4);
+    }
   }
 }
 
@@ -110,7 +140,8 @@ EXPORT(activation_pack) void activation_pack(uint32_t format, void* packed, cons
       rows[r] = x + (uintptr_t)(row < num_rows ? row : tile * ACTIVATION_TILE) * ldx;
     }
     uint8_t* out = (uint8_t*)packed + (uintptr_t)tile * stride;
-    if (format == FORMAT_INT8) pack_int8(out, rows, rows_packed, k);
+    if (format == FORMAT_INT8 && num_rows > 1 && num_rows <= SPREAD_ROWS) spread_int8(out, rows, k);
+    else if (format == FORMAT_INT8) pack_int8(out, rows, rows_packed, k);
     else if (num_rows == 1) __builtin_memcpy(out, x, k * 4);
     else if (num_rows <= SPREAD_ROWS) spread_tile((float*)out, rows, k);
     else pack_tile((float*)out, rows, k);

@@ -78,7 +78,72 @@ static void one_row(const linear_t* op, uint32_t panel0, uint32_t panel1) {
   }
 }
 
-/* ---- more rows: tiles of four rows by eight outputs ---- */
+/* ---- more rows: tiles of up to four rows by eight outputs ---- */
+
+#define TILE_ROW(r, v)                                                             \
+  {                                                                                \
+    const v128_t x_row = v;                                                        \
+    s##r##0 = multiply_add(s##r##0, x_row, w0);                                    \
+    s##r##1 = multiply_add(s##r##1, x_row, w1);                                    \
+  }
+#define SPREAD(r) TILE_ROW(r, wasm_v128_load(x + 4 * r))
+#define DENSE(r) TILE_ROW(r, DUP(xs, r))
+#define LOAD_SUMS(r) v128_t s##r##0 = sums[2 * r], s##r##1 = sums[2 * r + 1];
+#define STORE_SUMS(r) sums[2 * r] = s##r##0, sums[2 * r + 1] = s##r##1;
+
+/*
+ * sums[row][half] gains w[k][8] * x[k][row] over `columns` columns; rows of w are `stride` floats apart.
+ * Spread activations come as whole vectors: loads are free beside the arithmetic, copies of lanes are not.
+ */
+#define TILE_KERNEL(name, x_floats, BEFORE, ROWS, ROW)                                                             \
+  static __attribute__((noinline)) void name(const float* w, uint32_t stride, const float* x, uint32_t columns, v128_t* sums) { \
+    ROWS(LOAD_SUMS)                                                                                                \
+    for (const float* end = x + columns * (x_floats); x != end; w += stride, x += (x_floats)) {                    \
+      const v128_t w0 = wasm_v128_load(w), w1 = wasm_v128_load(w + 4);                                             \
+      BEFORE ROWS(ROW)                                                                                             \
+    }                                                                                                              \
+    ROWS(STORE_SUMS)                                                                                               \
+  }
+/*
+ * The same from a bfloat16 panel, which it leaves unpacked for the tiles that follow: with few rows, a pass of its
+ * own for that takes as long as the arithmetic. The panel must be in the cache (see fetch): straight from memory
+ * this was the slowest form.
+ */
+#define UNPACK_KERNEL(name, ROWS)                                                                                  \
+  static __attribute__((noinline)) void name(const uint8_t* w, float* unpacked, uint32_t width, const float* x,     \
+                                             uint32_t columns, v128_t* sums) {                                     \
+    ROWS(LOAD_SUMS)                                                                                                \
+    for (const float* end = x + columns * 16; x != end; w += 2 * width, unpacked += width, x += 16) {              \
+      const v128_t halves = wasm_v128_load(w);                                                                     \
+      const v128_t w0 = bfloat16_low(halves), w1 = bfloat16_high(halves);                                          \
+      wasm_v128_store(unpacked, w0);                                                                               \
+      wasm_v128_store(unpacked + 4, w1);                                                                           \
+      ROWS(SPREAD)                                                                                                 \
+    }                                                                                                              \
+    ROWS(STORE_SUMS)                                                                                               \
+  }
+
+TILE_KERNEL(dense_tile, 4, const v128_t xs = wasm_v128_load(x);, ROWS_4, DENSE)
+TILE_KERNEL(spread_tile_1, 16, , ROWS_1, SPREAD)
+TILE_KERNEL(spread_tile_2, 16, , ROWS_2, SPREAD)
+TILE_KERNEL(spread_tile_3, 16, , ROWS_3, SPREAD)
+TILE_KERNEL(spread_tile_4, 16, , ROWS_4, SPREAD)
+UNPACK_KERNEL(unpack_tile_2, ROWS_2)
+UNPACK_KERNEL(unpack_tile_3, ROWS_3)
+UNPACK_KERNEL(unpack_tile_4, ROWS_4)
+
+static void spread_tile(uint32_t rows, const float* w, uint32_t stride, const float* x, uint32_t columns, v128_t* sums) {
+  if (rows == 4) spread_tile_4(w, stride, x, columns, sums);
+  else if (rows == 3) spread_tile_3(w, stride, x, columns, sums);
+  else if (rows == 2) spread_tile_2(w, stride, x, columns, sums);
+  else spread_tile_1(w, stride, x, columns, sums);
+}
+static void unpack_tile(uint32_t rows, const uint8_t* w, float* unpacked, uint32_t width, const float* x, uint32_t columns,
+                        v128_t* sums) {
+  if (rows == 4) unpack_tile_4(w, unpacked, width, x, columns, sums);
+  else if (rows == 3) unpack_tile_3(w, unpacked, width, x, columns, sums);
+  else unpack_tile_2(w, unpacked, width, x, columns, sums);
+}
 
 /* Unpacks columns of a bfloat16 panel, keeping its width. */
 static __attribute__((noinline)) void unpack(const uint8_t* panel, uint32_t eights, float* out) {
@@ -89,79 +154,32 @@ static __attribute__((noinline)) void unpack(const uint8_t* panel, uint32_t eigh
   }
 }
 
-#define TILE_ROW(r, x)                \
-  s##r##0 = multiply_add(s##r##0, x, w0); \
-  s##r##1 = multiply_add(s##r##1, x, w1);
-
-/*
- * sums[row][half] gains w[k][8] * x[k][4] over `columns` columns; rows of w are `stride` floats apart.
- *
- * Few rows leave the memory idle while they compute. So the kernel for them reads a little of `ahead`, the
- * weights that come next, with every column: a slow steady stream that the hardware prefetches on its own.
- */
-static __attribute__((noinline)) void dense_tile(const float* w, uint32_t stride, const float* x, uint32_t columns, v128_t* sums) {
-  v128_t s00 = sums[0], s01 = sums[1], s10 = sums[2], s11 = sums[3];
-  v128_t s20 = sums[4], s21 = sums[5], s30 = sums[6], s31 = sums[7];
-  for (const float* end = x + columns * 4; x != end; w += stride, x += 4) {
-    const v128_t w0 = wasm_v128_load(w), w1 = wasm_v128_load(w + 4), xs = wasm_v128_load(x);
-    { const v128_t v = DUP(xs, 0); TILE_ROW(0, v) }
-    { const v128_t v = DUP(xs, 1); TILE_ROW(1, v) }
-    { const v128_t v = DUP(xs, 2); TILE_ROW(2, v) }
-    { const v128_t v = DUP(xs, 3); TILE_ROW(3, v) }
-  }
-  sums[0] = s00, sums[1] = s01, sums[2] = s10, sums[3] = s11;
-  sums[4] = s20, sums[5] = s21, sums[6] = s30, sums[7] = s31;
-}
-
-/* Spread activations come as whole vectors: loads are free beside the arithmetic, copies of lanes are not. */
-static __attribute__((noinline)) int32_t spread_tile(const float* w, uint32_t stride, const float* x, uint32_t columns, v128_t* sums,
-                                                     const uint8_t* ahead, uint32_t ahead_step) {
-  v128_t s00 = sums[0], s01 = sums[1], s10 = sums[2], s11 = sums[3];
-  v128_t s20 = sums[4], s21 = sums[5], s30 = sums[6], s31 = sums[7];
-  int32_t touched = 0;
-  for (const float* end = x + columns * 16; x != end; w += stride, x += 16, ahead += ahead_step) {
-    const v128_t w0 = wasm_v128_load(w), w1 = wasm_v128_load(w + 4);
-    touched ^= *(const int32_t*)ahead;
-    { const v128_t v = wasm_v128_load(x); TILE_ROW(0, v) }
-    { const v128_t v = wasm_v128_load(x + 4); TILE_ROW(1, v) }
-    { const v128_t v = wasm_v128_load(x + 8); TILE_ROW(2, v) }
-    { const v128_t v = wasm_v128_load(x + 12); TILE_ROW(3, v) }
-  }
-  sums[0] = s00, sums[1] = s01, sums[2] = s10, sums[3] = s11;
-  sums[4] = s20, sums[5] = s21, sums[6] = s30, sums[7] = s31;
-  return touched;
-}
-
 static void many_rows(const linear_t* op, uint32_t panel0, uint32_t panel1, float* scratch) {
   const uint32_t k = op->k, tiles = tiles_of(op->num_rows);
   const uint32_t stride = stored_bytes(op->format, PANEL_ROWS, k);
-  const uint32_t column_bytes = stored_bytes(op->format, PANEL_ROWS, 1);
-  const int spread = op->num_rows <= SPREAD_ROWS;
+  const int spread = op->num_rows <= SPREAD_ROWS, is_bfloat16 = op->format == FORMAT_BFLOAT16;
   const uint32_t x_floats = spread ? 16 : 4;
   float* unpacked = scratch;
-  int32_t* touched = (int32_t*)(scratch + BLOCK_COLUMNS * PANEL_ROWS);
-  v128_t* sums = (v128_t*)touched + 1;
+  v128_t* sums = (v128_t*)(scratch + BLOCK_COLUMNS * PANEL_ROWS);
   for (uint32_t panel = panel0; panel < panel1; panel++) {
     const uint8_t* weights = (const uint8_t*)op->matrix + (uintptr_t)panel * stride;
     const uint32_t n = panel * PANEL_ROWS, width = panel_width(n, op->n), halves = width / HALF_ROWS;
+    if (spread) fetch(weights, stored_bytes(op->format, width, k));
     for (uint32_t i = 0; i < tiles * halves * 8; i++) sums[i] = wasm_f32x4_const_splat(0.0f);
     for (uint32_t column = 0; column < k; column += BLOCK_COLUMNS) {
       const uint32_t columns = k - column < BLOCK_COLUMNS ? k - column : BLOCK_COLUMNS;
-      const float* block = (const float*)weights + column * width;
-      if (op->format == FORMAT_BFLOAT16) {
-        unpack(weights + column * width * 2, columns * halves, unpacked);
-        block = unpacked;
-      }
-      /* What comes next lies behind this block; at the very end these reads run into the next matrix. */
-      const uint8_t* ahead = weights + (column + columns) * column_bytes;
-      const uint32_t ahead_step = column_bytes / (tiles * halves) & ~3u;
+      const float* block = is_bfloat16 ? unpacked : (const float*)weights + column * width;
+      if (is_bfloat16 && !spread) unpack(weights + column * width * 2, columns * halves, unpacked);
       for (uint32_t tile = 0; tile < tiles; tile++) {
         const float* x = (const float*)op->packed + ((uintptr_t)tile * k + column) * x_floats;
+        const uint32_t left = op->num_rows - tile * ACTIVATION_TILE, rows = left < ACTIVATION_TILE ? left : ACTIVATION_TILE;
         for (uint32_t half = 0; half < halves; half++) {
           v128_t* to = sums + (tile * halves + half) * 8;
-          const float* from = block + half * HALF_ROWS;
-          if (spread) *touched ^= spread_tile(from, width, x, columns, to, ahead + (tile * halves + half) * columns * ahead_step, ahead_step);
-          else dense_tile(from, width, x, columns, to);
+          const uint32_t at = half * HALF_ROWS;
+          if (!spread) dense_tile(block + at, width, x, columns, to);
+          else if (tile == 0 && is_bfloat16)
+            unpack_tile(rows, weights + (column * width + at) * 2, unpacked + at, width, x, columns, to);
+          else spread_tile(rows, block + at, width, x, columns, to);
         }
       }
     }
@@ -176,7 +194,7 @@ static void many_rows(const linear_t* op, uint32_t panel0, uint32_t panel1, floa
 
 EXPORT(linear_scratch_bytes) uint32_t linear_scratch_bytes(uint32_t max_rows, uint32_t max_k) {
   (void)max_k;
-  return BLOCK_COLUMNS * PANEL_ROWS * 4 + 16 + tiles_of(max_rows) * ACTIVATION_TILE * PANEL_ROWS * 4;
+  return BLOCK_COLUMNS * PANEL_ROWS * 4 + tiles_of(max_rows) * ACTIVATION_TILE * PANEL_ROWS * 4;
 }
 
 void float_panels(const linear_t* op, uint32_t panel0, uint32_t panel1, float* scratch) {

@@ -18,6 +18,12 @@
 #define EXPORT(name) __attribute__((export_name(#name)))
 #define DUP(v, lane) wasm_i32x4_shuffle(v, v, lane, lane, lane, lane)
 
+/* Code for the rows 0 to n - 1 of a tile. */
+#define ROWS_1(F) F(0)
+#define ROWS_2(F) F(0) F(1)
+#define ROWS_3(F) F(0) F(1) F(2)
+#define ROWS_4(F) F(0) F(1) F(2) F(3)
+
 enum { HALF_ROWS = 8 };
 
 /** Rows that the panel starting at row n is stored with. */
@@ -83,9 +89,21 @@ static inline void store_outputs(const linear_t* op, uint32_t row, uint32_t n, v
   }
 }
 
+/**
+ * Brings a panel into the cache in one go. With a few rows a panel takes longer to compute than to read, and
+ * reads between the arithmetic are too far apart for the hardware to prefetch: this first measured 1.2 times
+ * the speed from memory.
+ */
+static inline void fetch(const uint8_t* panel, uint32_t num_bytes) {
+  v128_t seen = wasm_i32x4_const_splat(0);
+  for (const uint8_t* end = panel + num_bytes; panel < end; panel += 64) seen = wasm_v128_or(seen, wasm_v128_load(panel));
+  /* Without a use the reads would be removed. */
+  __asm__ volatile("" : : "r"(wasm_i32x4_extract_lane(seen, 0)));
+}
+
 void float_panels(const linear_t* op, uint32_t panel0, uint32_t panel1, float* scratch);
 void int8_panels(const linear_t* op, uint32_t panel0, uint32_t panel1);
 
 /* Packed activations: see activations.c. */
-enum { SPREAD_ROWS = 16, INT8_ROW_BYTES = 72, INT8_TILE_BYTES = 288 };
+enum { SPREAD_ROWS = 16, INT8_ROW_BYTES = 72, INT8_TILE_BYTES = 288, INT8_SPREAD_BYTES = 1056 };
 static inline uint32_t tiles_of(uint32_t num_rows) { return (num_rows + ACTIVATION_TILE - 1) / ACTIVATION_TILE; }

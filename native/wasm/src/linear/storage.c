@@ -68,7 +68,12 @@ EXPORT(panel_pack) uint32_t panel_pack(uint32_t format, void* matrix, uint32_t n
       const float value = source_value(row, source_dtype, i);
       difference += value - value; /* NaN for an infinity or NaN */
       if (format == FORMAT_FLOAT32) ((float*)panel)[i * width + lane] = value;
-      else if (format == FORMAT_BFLOAT16) ((uint16_t*)panel)[i * width + bfloat16_lane(lane)] = bfloat16_bits(value);
+      else if (format == FORMAT_BFLOAT16) {
+        const uint16_t rounded = bfloat16_bits(value);
+        const float stored = float_from_bits((uint32_t)rounded << 16);
+        difference += stored - stored; /* the largest float32 numbers round up to infinity */
+        ((uint16_t*)panel)[i * width + bfloat16_lane(lane)] = rounded;
+      }
     }
     if (difference != 0.0f) return 1 + r;
     if (format == FORMAT_INT8) write_int8_row(panel, width, lane, row, source_dtype, k);
