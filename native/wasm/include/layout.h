@@ -48,6 +48,7 @@ enum {
   DELTA_B = 5,
 };
 enum { DELTA_WORDS = 8 };
+enum { MAX_QUERY_HEADS = 3 };
 
 enum {
   OPCODE_EMBED = 0,

@@ -9,7 +9,7 @@ export interface Addresses {
   readonly format: number;
 }
 
-export const paddedHeadDim = (program: Program): number => Math.ceil(program.attention.headDim / 4) * 4;
+export const paddedHeadDim = (program: Program): number => Math.ceil(program.attention.headDim / 8) * 8;
 
 /** Bytes of one page's part that belongs to one layer. */
 export const layerPageBytes = (program: Program): number =>

@@ -48,7 +48,7 @@ export const CONTROL = {
   numHeads: 82,
   numKvHeads: 83,
   headDim: 84,
-  /** `headDim` rounded up to 4: floats per position of V. */
+  /** `headDim` rounded up to 8: floats per position of V. */
   headDimPadded: 85,
   scoreScale: 86,
   rotaryDim: 87,
@@ -59,6 +59,9 @@ export const CONTROL = {
   maxContext: 90,
 } as const;
 export const CONTROL_WORDS = 128;
+
+/** Query heads that one thread attends to at once. */
+export const MAX_QUERY_HEADS = 3;
 
 /** Atomic work queues of one operation: one per phase. */
 export const WORK_COUNTERS = 4;

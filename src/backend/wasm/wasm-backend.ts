@@ -11,7 +11,7 @@ import type { AdapterImage, Backend, BackendInfo, BackendOptions } from "../back
 import { attachImage, type WasmAdapterImage } from "./adapter-image.ts";
 import { compileProgram, layerPageBytes, paddedHeadDim, ropeTable } from "./compile.ts";
 import { FORMAT } from "./formats.ts";
-import { CONTROL, CONTROL_WORDS, OPERATION_WORDS, PAGE_TOKENS, WORK_COUNTERS } from "./layout.ts";
+import { CONTROL, CONTROL_WORDS, MAX_QUERY_HEADS, OPERATION_WORDS, PAGE_TOKENS, WORK_COUNTERS } from "./layout.ts";
 import { loadWeights, weightBytes, windowBytes } from "./load-weights.ts";
 import { align, MemoryPlan } from "./memory.ts";
 import { compileModule, createMemory, instantiate, STACK_BYTES, WASM_PAGE_BYTES, type WasmExports } from "./module.ts";
@@ -94,7 +94,7 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
   const scratchBytes = align(
     Math.max(
       activations(1, maxCols) + (exports.linear_scratch_bytes(maxRows, maxCols) >>> 0),
-      (4 * paddedHeadDim(program) + 2 * (maxContext + 2 * PAGE_TOKENS)) * 4,
+      MAX_QUERY_HEADS * (5 * paddedHeadDim(program) + maxContext + 2 * PAGE_TOKENS) * 4,
       (program.vocabSize + 4) * 4,
     ),
   );

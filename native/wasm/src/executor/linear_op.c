@@ -35,15 +35,19 @@ static uint32_t num_segments(const step_t* step, const uint32_t* op) {
 }
 
 /*
- * About eight claims per thread, so that one that was preempted does not hold up the rest; but none so short
- * that the memory's prefetching starts over all the time: with 72 kB it cost a fifth of the bandwidth.
+ * Equal claims, up to eight per thread so that one that was preempted does not hold up the rest; but none so
+ * short that the memory's prefetching starts over all the time: with 72 kB it cost a fifth of the bandwidth.
  */
 static uint32_t panels_per_claim(const step_t* step, uint32_t panels, uint32_t k, uint32_t format) {
   static const uint32_t element_bytes[] = {[FORMAT_FLOAT32] = 4, [FORMAT_BFLOAT16] = 2, [FORMAT_INT8] = 1};
   const uint32_t enough = (512u << 10) / (k * PANEL_ROWS * element_bytes[format]) + 1;
   const uint32_t share = (panels + step->num_threads - 1) / step->num_threads;
-  return min_u32(share, max_u32(enough, panels / (step->num_threads * 8)));
+  const uint32_t claims = max_u32(1, min_u32(8, share / enough));
+  return (share + claims - 1) / claims;
 }
+
+/* A single row of floats is its own packed form. */
+static int is_packed(uint32_t format, uint32_t num_rows) { return num_rows == 1 && format != FORMAT_INT8; }
 
 /* The i-th segment; `packed_at` is where its packed activations begin and moves on to the next one's. */
 static lora_run_t lora_run(const step_t* step, const uint32_t* op, uint32_t i, uint32_t* packed_at) {
@@ -54,7 +58,9 @@ static lora_run_t lora_run(const step_t* step, const uint32_t* op, uint32_t i, u
   run.num_rows = (uint32_t)segment[SEGMENT_NUM_ROWS];
   run.site = address(sites[(uint32_t)segment[SEGMENT_SLOT] * step->control[CONTROL_NUM_SITES] + op[OPERATION_SITE]]);
   run.packed = address(*packed_at);
-  if (run.site) *packed_at += (activation_bytes(run.site[SITE_FORMAT], run.num_rows, op[OPERATION_K]) + 63) & ~63u;
+  if (!run.site) return run;
+  if (is_packed(run.site[SITE_FORMAT], run.num_rows)) run.packed = input_row(op, run.row);
+  else *packed_at += (activation_bytes(run.site[SITE_FORMAT], run.num_rows, op[OPERATION_K]) + 63) & ~63u;
   return run;
 }
 
@@ -62,7 +68,7 @@ static void pack_lora(step_t* step, const uint32_t* op, uint32_t segments) {
   uint32_t item = claim(step, PHASE_PACK_LORA, 1), first = 0, packed_at = step->control[CONTROL_PACKED_LORA];
   for (uint32_t i = 0; i < segments; i++) {
     const lora_run_t run = lora_run(step, op, i, &packed_at);
-    if (!run.site) continue;
+    if (!run.site || is_packed(run.site[SITE_FORMAT], run.num_rows)) continue;
     const uint32_t items = (tiles_of(run.num_rows) + PACK_TILES - 1) / PACK_TILES;
     for (; item < first + items; item = claim(step, PHASE_PACK_LORA, 1)) {
       const uint32_t tile = (item - first) * PACK_TILES;
@@ -128,14 +134,15 @@ static void expand(step_t* step, const uint32_t* op, uint32_t segments, void* me
         const uint32_t end = min_u32(panels_of(out_end - offset), panels_of(width));
         if (begin >= end) continue;
         const float* shrunk = (float*)address(control[CONTROL_SHRUNK]) + (uintptr_t)run.row * stride + delta[DELTA_RANK_OFFSET];
-        activation_pack(run.site[SITE_FORMAT], packed, shrunk, stride, run.num_rows, rank, 0, tiles_of(run.num_rows));
+        const int as_is = is_packed(run.site[SITE_FORMAT], run.num_rows);
+        if (!as_is) activation_pack(run.site[SITE_FORMAT], packed, shrunk, stride, run.num_rows, rank, 0, tiles_of(run.num_rows));
         const linear_t product = {
             .format = run.site[SITE_FORMAT],
             .n = width,
             .k = rank,
             .num_rows = run.num_rows,
             .matrix = address(delta[DELTA_B]),
-            .packed = packed,
+            .packed = as_is ? (const void*)shrunk : packed,
             .bias = 0,
             .y = output_row(op, run.row) + offset,
             .ldy = op[OPERATION_OUT_STRIDE],
@@ -169,9 +176,12 @@ void run_linear(step_t* step, const uint32_t* op) {
   };
   if (num_rows == 1 && segments == 0) {
     /* Each thread packs the single row for itself: cheaper than meeting at a barrier. */
-    activation_pack(format, memory, input_row(op, 0), op[OPERATION_X_STRIDE], 1, k, 0, 1);
-    base.packed = memory;
-    memory += (activation_bytes(format, 1, k) + 63) & ~63u;
+    base.packed = input_row(op, 0);
+    if (!is_packed(format, 1)) {
+      activation_pack(format, memory, input_row(op, 0), op[OPERATION_X_STRIDE], 1, k, 0, 1);
+      base.packed = memory;
+      memory += (activation_bytes(format, 1, k) + 63) & ~63u;
+    }
   } else {
     for (uint32_t tile = claim(step, PHASE_PACK, PACK_TILES); tile < tiles_of(num_rows); tile = claim(step, PHASE_PACK, PACK_TILES))
       activation_pack(format, (void*)base.packed, input_row(op, 0), op[OPERATION_X_STRIDE], num_rows, k, tile,

@@ -123,14 +123,14 @@ static void one_row(const linear_t* op, uint32_t panel0, uint32_t panel1) {
     ROWS(STORE_SUMS)                                                                                               \
   }
 
-TILE_KERNEL(dense_tile, 4, const v128_t xs = wasm_v128_load(x);, ROWS_4, DENSE)
-TILE_KERNEL(spread_tile_1, 16, , ROWS_1, SPREAD)
-TILE_KERNEL(spread_tile_2, 16, , ROWS_2, SPREAD)
-TILE_KERNEL(spread_tile_3, 16, , ROWS_3, SPREAD)
-TILE_KERNEL(spread_tile_4, 16, , ROWS_4, SPREAD)
-UNPACK_KERNEL(unpack_tile_2, ROWS_2)
-UNPACK_KERNEL(unpack_tile_3, ROWS_3)
-UNPACK_KERNEL(unpack_tile_4, ROWS_4)
+TILE_KERNEL(dense_tile, 4, const v128_t xs = wasm_v128_load(x);, REPEAT_4, DENSE)
+TILE_KERNEL(spread_tile_1, 16, , REPEAT_1, SPREAD)
+TILE_KERNEL(spread_tile_2, 16, , REPEAT_2, SPREAD)
+TILE_KERNEL(spread_tile_3, 16, , REPEAT_3, SPREAD)
+TILE_KERNEL(spread_tile_4, 16, , REPEAT_4, SPREAD)
+UNPACK_KERNEL(unpack_tile_2, REPEAT_2)
+UNPACK_KERNEL(unpack_tile_3, REPEAT_3)
+UNPACK_KERNEL(unpack_tile_4, REPEAT_4)
 
 static void spread_tile(uint32_t rows, const float* w, uint32_t stride, const float* x, uint32_t columns, v128_t* sums) {
   if (rows == 4) spread_tile_4(w, stride, x, columns, sums);
@@ -164,7 +164,7 @@ static void many_rows(const linear_t* op, uint32_t panel0, uint32_t panel1, floa
   for (uint32_t panel = panel0; panel < panel1; panel++) {
     const uint8_t* weights = (const uint8_t*)op->matrix + (uintptr_t)panel * stride;
     const uint32_t n = panel * PANEL_ROWS, width = panel_width(n, op->n), halves = width / HALF_ROWS;
-    if (spread) fetch(weights, stored_bytes(op->format, width, k));
+    if (spread) fetch(op, panel, panel0, panel1);
     for (uint32_t i = 0; i < tiles * halves * 8; i++) sums[i] = wasm_f32x4_const_splat(0.0f);
     for (uint32_t column = 0; column < k; column += BLOCK_COLUMNS) {
       const uint32_t columns = k - column < BLOCK_COLUMNS ? k - column : BLOCK_COLUMNS;

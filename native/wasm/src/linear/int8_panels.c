@@ -142,11 +142,11 @@ static void one_row(const linear_t* op, uint32_t panel0, uint32_t panel1) {
       w += scale_bytes;                                                                                         \
     }                                                                                                           \
   }
-TILE_KERNEL(dense_tile, 16, DENSE_BEFORE, ROWS_4, DENSE_ROW)
-TILE_KERNEL(spread_tile_1, 64, , ROWS_1, SPREAD_ROW)
-TILE_KERNEL(spread_tile_2, 64, , ROWS_2, SPREAD_ROW)
-TILE_KERNEL(spread_tile_3, 64, , ROWS_3, SPREAD_ROW)
-TILE_KERNEL(spread_tile_4, 64, , ROWS_4, SPREAD_ROW)
+TILE_KERNEL(dense_tile, 16, DENSE_BEFORE, REPEAT_4, DENSE_ROW)
+TILE_KERNEL(spread_tile_1, 64, , REPEAT_1, SPREAD_ROW)
+TILE_KERNEL(spread_tile_2, 64, , REPEAT_2, SPREAD_ROW)
+TILE_KERNEL(spread_tile_3, 64, , REPEAT_3, SPREAD_ROW)
+TILE_KERNEL(spread_tile_4, 64, , REPEAT_4, SPREAD_ROW)
 
 static void spread_tile(uint32_t rows, const uint8_t* w, uint32_t width, const uint8_t* x, uint32_t groups, v128_t* totals) {
   if (rows == 4) spread_tile_4(w, width, x, groups, totals);
@@ -162,7 +162,7 @@ static void many_rows(const linear_t* op, uint32_t panel0, uint32_t panel1) {
   for (uint32_t panel = panel0; panel < panel1; panel++) {
     const uint8_t* weights = (const uint8_t*)op->matrix + (uintptr_t)panel * stride;
     const uint32_t n = panel * PANEL_ROWS, width = panel_width(n, op->n);
-    if (spread) fetch(weights, groups * int8_group_bytes(width));
+    if (spread) fetch(op, panel, panel0, panel1);
     for (uint32_t row = 0; row < op->num_rows; row += ACTIVATION_TILE) {
       const uint32_t rows = op->num_rows - row < ACTIVATION_TILE ? op->num_rows - row : ACTIVATION_TILE;
       const uint8_t* x = (const uint8_t*)op->packed + (uintptr_t)(row / ACTIVATION_TILE) * groups * tile_bytes;

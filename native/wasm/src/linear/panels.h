@@ -14,15 +14,10 @@
 #include <wasm_simd128.h>
 
 #include "linear.h"
+#include "repeat.h"
 
 #define EXPORT(name) __attribute__((export_name(#name)))
 #define DUP(v, lane) wasm_i32x4_shuffle(v, v, lane, lane, lane, lane)
-
-/* Code for the rows 0 to n - 1 of a tile. */
-#define ROWS_1(F) F(0)
-#define ROWS_2(F) F(0) F(1)
-#define ROWS_3(F) F(0) F(1) F(2)
-#define ROWS_4(F) F(0) F(1) F(2) F(3)
 
 enum { HALF_ROWS = 8 };
 
@@ -90,13 +85,22 @@ static inline void store_outputs(const linear_t* op, uint32_t row, uint32_t n, v
 }
 
 /**
- * Brings a panel into the cache in one go. With a few rows a panel takes longer to compute than to read, and
- * reads between the arithmetic are too far apart for the hardware to prefetch: this first measured 1.2 times
- * the speed from memory.
+ * Brings panels into the cache, FETCH_BYTES or more in one go, when `panel` is the first that is not there.
+ *
+ * With a few rows a panel takes longer to compute than to read, and reads between the arithmetic are too far
+ * apart for the hardware to prefetch. One panel at a time measured 1.2 times the speed from memory, this
+ * another 1.07 where panels are short.
  */
-static inline void fetch(const uint8_t* panel, uint32_t num_bytes) {
+enum { FETCH_BYTES = 32 << 10 };
+static inline void fetch(const linear_t* op, uint32_t panel, uint32_t panel0, uint32_t panel1) {
+  const uint32_t stride = stored_bytes(op->format, PANEL_ROWS, op->k), count = FETCH_BYTES / stride + 1;
+  if ((panel - panel0) % count != 0) return;
+  const uint32_t last = (panel1 - panel > count ? panel + count : panel1) - 1;
+  const uint8_t* at = (const uint8_t*)op->matrix + (uintptr_t)panel * stride;
+  const uint8_t* end = (const uint8_t*)op->matrix + (uintptr_t)last * stride +
+                       stored_bytes(op->format, panel_width(last * PANEL_ROWS, op->n), op->k);
   v128_t seen = wasm_i32x4_const_splat(0);
-  for (const uint8_t* end = panel + num_bytes; panel < end; panel += 64) seen = wasm_v128_or(seen, wasm_v128_load(panel));
+  for (; at < end; at += 64) seen = wasm_v128_or(seen, wasm_v128_load(at));
   /* Without a use the reads would be removed. */
   __asm__ volatile("" : : "r"(wasm_i32x4_extract_lane(seen, 0)));
 }
