@@ -153,5 +153,6 @@ function installDigest() {
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
   const bun = findBun();
   installPackages(bun);
-  process.exitCode = await run(bun, process.argv.slice(2));
+  // A path in the arguments is the caller's.
+  process.exitCode = await run(bun, process.argv.slice(2), { cwd: process.cwd() });
 }

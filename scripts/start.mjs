@@ -1,13 +1,7 @@
-/** `npm start`: serves the demo model with all its adapters. Further arguments go to `lorikeet serve`. */
-import { findBun, installPackages, run } from "./bun.mjs";
+/** `npm start`: `lorikeet serve` with the arguments given; without a model or `--config` it serves the demo. */
+import { join } from "node:path";
+import { findBun, installPackages, root, run } from "./bun.mjs";
 
 const bun = findBun();
 installPackages(bun);
-process.exitCode = await run(bun, [
-  "src/main.ts",
-  "serve",
-  "models/demo",
-  "--lora-dir",
-  "models/demo/adapters",
-  ...process.argv.slice(2),
-]);
+process.exitCode = await run(bun, [join(root, "src/main.ts"), "serve", ...process.argv.slice(2)], { cwd: process.cwd() });

@@ -11,9 +11,10 @@ export async function generate(config: Config, ask: GenerateAsk, write: (text: s
   const { runtime } = await openRuntime({ ...config, maxBatchSize: 1 });
   try {
     const adapter = ask.adapter === null ? null : await runtime.resolveAdapter({ name: ask.adapter });
-    const tokens = ask.isChat
-      ? chatEncoder(runtime.model)([{ role: "user", content: ask.prompt }], { addGenerationPrompt: true })
-      : promptTokens(runtime.model, ask.prompt);
+    const tokens =
+      ask.isRaw || runtime.model.chatTemplate === null
+        ? promptTokens(runtime.model, ask.prompt)
+        : chatEncoder(runtime.model)([{ role: "user", content: ask.prompt }], { addGenerationPrompt: true });
     const [request] = prepareRequests(runtime, {
       prompts: [tokens],
       adapter,

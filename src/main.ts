@@ -1,10 +1,11 @@
 #!/usr/bin/env bun
 /** The `lorikeet` command. */
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import packageJson from "../package.json" with { type: "json" };
 import { EXIT, parseCommandLine } from "./config/cli.ts";
 import type { Resolved } from "./config/resolve.ts";
-import { ConfigError, InvariantError, LorikeetError } from "./core/errors.ts";
+import { AdapterError, ConfigError, InvariantError, LorikeetError, RequestError } from "./core/errors.ts";
 import { generate } from "./generate.ts";
 import { banner, type RunningServer, startServer } from "./serve.ts";
 
@@ -16,6 +17,7 @@ async function main(argv: readonly string[]): Promise<void> {
     version: packageJson.version,
     env: process.env,
     readFile: (path) => readFileSync(path, "utf8"),
+    demo: join(import.meta.dir, "../models/demo"),
   });
   switch (command.kind) {
     case "print":
@@ -57,9 +59,15 @@ function warn({ warnings }: Resolved): void {
 /** One line, no stack: a person reads it. A bug of ours keeps its stack. */
 function fail(thrown: unknown): never {
   const isOurs = thrown instanceof LorikeetError && !(thrown instanceof InvariantError);
-  const text = isOurs || !(thrown instanceof Error) ? `error: ${(thrown as Error).message}` : `internal error: ${thrown.stack}`;
+  const text = isOurs ? `error: ${thrown.message.replaceAll(/\s*\n\s*/g, " ")}` : `internal error: ${(thrown as Error).stack ?? String(thrown)}`;
   process.stderr.write(`${text}\n`);
-  process.exit(thrown instanceof ConfigError ? EXIT.usage : EXIT.failed);
+  process.exit(isUsage(thrown) ? EXIT.usage : EXIT.failed);
 }
+
+/** Whether other arguments would help; requests come from the arguments too. */
+const isUsage = (thrown: unknown): boolean =>
+  thrown instanceof ConfigError ||
+  thrown instanceof RequestError ||
+  (thrown instanceof AdapterError && thrown.errorCode === "adapter_not_found");
 
 await main(process.argv.slice(2)).catch(fail);

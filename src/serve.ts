@@ -4,7 +4,7 @@ import { join } from "node:path";
 import pino from "pino";
 import packageJson from "../package.json" with { type: "json" };
 import type { Config } from "./config/settings.ts";
-import { type HttpServer, isLoopback, listen } from "./http/server.ts";
+import { type HttpServer, listen } from "./http/server.ts";
 import { chatEncoder } from "./runtime/chat.ts";
 import { type Opened, openRuntime } from "./runtime/open-runtime.ts";
 
@@ -60,8 +60,9 @@ export async function startServer(config: Config): Promise<RunningServer> {
 export function banner(config: Config, { http, opened }: RunningServer): string {
   const { runtime, backendReason, served, refused } = opened;
   const { model, backend } = runtime;
-  const host = isLoopback(config.host) ? config.host : "127.0.0.1";
-  const address = `http://${host.includes(":") ? `[${host.replaceAll(/[[\]]/g, "")}]` : host}:${http.port}`;
+  const host = config.host.replaceAll(/[[\]]/g, "");
+  const reachedAt = ALL_INTERFACES[host] ?? host;
+  const address = `http://${reachedAt.includes(":") ? `[${reachedAt}]` : reachedAt}:${http.port}`;
   const names = served.map(({ name }) => name);
   const adapter = names[0];
   return [
@@ -70,15 +71,17 @@ export function banner(config: Config, { http, opened }: RunningServer): string 
     `  model     ${model.name}, up to ${runtime.maxContext} tokens per request`,
     `  adapters  ${served.length === 0 ? "none" : `${served.length}: ${listed(names)}`}`,
     ...refused.map(({ name, error }) => `            not served: ${name}: ${error.message}`),
-    `  address   ${address}`,
+    `  address   ${address}${host === reachedAt ? "" : ` (listening on all interfaces, ${config.host})`}`,
     "",
     "Try it:",
     `  ${curl(config, opened, address, model.name, "Tell me a story.")}`,
-    ...(adapter === undefined ? [] : [`  ${curl(config, opened, address, adapter, samplePrompt(config.model, adapter))}`]),
+    ...(adapter === undefined ? [] : [`  ${curl(config, opened, address, adapter, samplePrompt(model.directory, adapter))}`]),
     "",
   ].join("\n");
 }
 
+/** Addresses that stand for every one of this machine's, and one of those. */
+const ALL_INTERFACES: Readonly<Record<string, string>> = { "0.0.0.0": "127.0.0.1", "::": "::1" };
 const MAX_LISTED = 20;
 
 const listed = (names: readonly string[]): string =>

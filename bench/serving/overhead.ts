@@ -35,7 +35,7 @@ const model = await randomModel(shape, root);
 const loraDir: string[] = [];
 for (let i = 0; i < numAdapters; i++) loraDir.push(`a${i}=${await randomAdapter(shape, 16, i, root)}`);
 const { config } = resolveConfig(
-  givenOptions({ model, port: 0, logLevel: "error", maxSeqLen: 512, loraConfig: { loraDir, maxLoras: numAdapters } }),
+  givenOptions({ model, port: 0, logLevel: "error", maxSeqLen: 512, loraConfig: { loraDir, maxLoras: numAdapters } }, "server"),
 );
 const server = await startServer(config);
 const url = `http://127.0.0.1:${server.http.port}/v1/completions`;

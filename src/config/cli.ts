@@ -1,7 +1,9 @@
-/** The command line: arguments to one of three commands. */
+/** The command line: arguments to a command. */
+import { join } from "node:path";
 import { Command, CommanderError, Option } from "commander";
 import { ConfigError } from "../core/errors.ts";
-import { type Given, givenEnvironment, givenFlag, type Resolved, resolveConfig } from "./resolve.ts";
+import { type Given, givenEnvironment, givenFlag, parseFlag, type Resolved, resolveConfig } from "./resolve.ts";
+import { integer, number } from "./setting.ts";
 import { flagOf, SETTINGS } from "./settings.ts";
 import { readYaml } from "./yaml-file.ts";
 
@@ -17,9 +19,10 @@ export type CliCommand =
 export interface GenerateAsk {
   readonly prompt: string;
   readonly adapter: string | null;
-  readonly isChat: boolean;
-  readonly maxTokens: number | null;
-  readonly temperature: number | null;
+  /** Continue the prompt as it is, also where the model has a chat template. */
+  readonly isRaw: boolean;
+  readonly maxTokens: number;
+  readonly temperature: number;
 }
 
 export interface CliEnvironment {
@@ -27,6 +30,8 @@ export interface CliEnvironment {
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Text of a file. @throws when it cannot be read */
   readonly readFile: (path: string) => string;
+  /** Directory of the demo model, which has its adapters in `adapters`. */
+  readonly demo: string;
 }
 
 /** As commander gives them. */
@@ -37,6 +42,9 @@ const SERVE_FLAGS = [
   "loraConfig.maxLoraRank", "loraConfig.maxLoras", "loraConfig.maxCpuLoras", "backend", "dtype", "threads",
   "maxBatchSize", "maxNumTokens", "maxSeqLen", "maxQueue", "requestTimeoutS", "shutdownTimeoutS", "logLevel",
 ] as const;
+/** How one prompt is answered. */
+const MAX_TOKENS = integer(256, 1, Number.MAX_SAFE_INTEGER, "most tokens of the answer");
+const TEMPERATURE = number(0, 0, 1e6, "0 for the most likely tokens");
 const GENERATE_FLAGS = ["loraConfig.loraDir", "backend", "dtype", "threads", "maxSeqLen"] as const;
 
 /**
@@ -53,29 +61,31 @@ export function parseCommandLine(argv: readonly string[], environment: CliEnviro
 
   const serve = program
     .command("serve")
-    .description("serve a model and its adapters over HTTP")
-    .argument("[model]", "directory of the base model", undefined)
+    .description("serve a model and its adapters over HTTP; the demo with its adapters when neither MODEL nor --config is given")
+    .argument("[model]", "directory of the base model")
     .option("--config <FILE>", "YAML file of settings; its values win over flags")
     .action((model: string | undefined, options: Options) => {
-      parsed = { kind: "serve", resolved: resolve(model, options, SERVE_FLAGS, environment) };
+      const isDemo = model === undefined && options["config"] === undefined;
+      const unnamed = isDemo ? demoSettings(environment.demo) : [];
+      parsed = { kind: "serve", resolved: resolve(model, options, SERVE_FLAGS, environment, unnamed) };
     });
-  addFlags(serve, SERVE_FLAGS, "several");
+  addFlags(serve, SERVE_FLAGS);
 
   const generate = program
     .command("generate")
     .description("answer one prompt on standard output")
     .argument("<model>", "directory of the base model")
-    .argument("<prompt>", "text to continue, or with --chat the user's message")
+    .argument("<prompt>", "a user's message where the model has a chat template, text to continue otherwise")
     .option("--lora <NAME>", "adapter to answer with")
-    .option("--chat", "put the prompt into the model's chat template")
-    .option("--max-tokens <NUMBER>", "most tokens of the answer", "256")
-    .option("--temperature <NUMBER>", "0 for the most likely tokens", "0")
+    .option("--raw", "continue the prompt as it is, without the model's chat template")
+    .option("--max-tokens <NUMBER>", MAX_TOKENS.doc, String(MAX_TOKENS.default))
+    .option("--temperature <NUMBER>", TEMPERATURE.doc, String(TEMPERATURE.default))
     .option("--config <FILE>", "YAML file of settings; its values win over flags")
     .action((model: string, prompt: string, options: Options) => {
       const resolved = resolve(model, options, GENERATE_FLAGS, environment);
       parsed = { kind: "generate", resolved, ask: askOf(prompt, options) };
     });
-  addFlags(generate, GENERATE_FLAGS, "one");
+  addFlags(generate, GENERATE_FLAGS);
 
   for (const command of [program, serve, generate]) {
     command.exitOverride().configureOutput({ writeOut: (text) => (printed += text), writeErr: () => undefined });
@@ -89,26 +99,33 @@ export function parseCommandLine(argv: readonly string[], environment: CliEnviro
   return parsed ?? { kind: "print", text: printed };
 }
 
-/** @param perFlag how many values a list's flag takes at once; a prompt behind a greedy one would be swallowed */
-function addFlags(command: Command, places: readonly string[], perFlag: "one" | "several"): void {
+/** A list's flag takes one value and is repeated: one that took several would swallow the arguments behind it. */
+function addFlags(command: Command, places: readonly string[]): void {
   for (const place of places) {
     const { default: fallback, placeholder, doc } = SETTINGS.get(place)!;
     const flag = flagOf(place.split(".").at(-1)!);
     const isList = Array.isArray(fallback);
     const isShown = typeof fallback === "string" || typeof fallback === "number";
-    const shownDefault = isShown ? ` (default ${fallback})` : "";
-    const value = isList && perFlag === "several" ? `${placeholder}...` : placeholder;
-    const option = new Option(placeholder === "" ? flag : `${flag} <${value}>`, doc + shownDefault);
-    if (isList && perFlag === "one") option.argParser((each: string, earlier?: string[]) => [...(earlier ?? []), each]);
+    const note = isShown ? ` (default ${fallback})` : isList ? " (repeatable)" : "";
+    const option = new Option(placeholder === "" ? flag : `${flag} <${placeholder}>`, doc + note);
+    if (isList) option.argParser((each: string, earlier?: string[]) => [...(earlier ?? []), each]);
     command.addOption(option);
   }
 }
 
+/** What is served when nobody names anything. */
+const demoSettings = (directory: string): Given[] => [
+  { setting: "model", value: directory, source: "the demo" },
+  { setting: "loraConfig.loraDir", value: [join(directory, "adapters")], source: "the demo" },
+];
+
+/** @param unnamed settings that count where no flag sets them */
 function resolve(
   model: string | undefined,
   options: Options,
   places: readonly string[],
   { env, readFile }: CliEnvironment,
+  unnamed: readonly Given[] = [],
 ): Resolved {
   const flags = places.flatMap((place): Given[] => {
     const value = options[place.split(".").at(-1)!];
@@ -118,7 +135,8 @@ function resolve(
   const named: Given[] = model === undefined ? [] : [{ setting: "model", value: model, source: "the argument MODEL" }];
   const config = options["config"];
   const file = typeof config === "string" ? readYaml(textOf(config, readFile), config) : [];
-  return resolveConfig(givenEnvironment(env), named, flags, file);
+  const fallbacks = unnamed.filter(({ setting }) => flags.every((flag) => flag.setting !== setting));
+  return resolveConfig(fallbacks, givenEnvironment(env), named, flags, file);
 }
 
 function textOf(path: string, readFile: CliEnvironment["readFile"]): string {
@@ -133,22 +151,17 @@ function askOf(prompt: string, options: Options): GenerateAsk {
   return {
     prompt,
     adapter: typeof options["lora"] === "string" ? options["lora"] : null,
-    isChat: options["chat"] === true,
-    maxTokens: numberOf("--max-tokens", options["maxTokens"]),
-    temperature: numberOf("--temperature", options["temperature"]),
+    isRaw: options["raw"] === true,
+    maxTokens: parseFlag("--max-tokens", MAX_TOKENS, [String(options["maxTokens"])]),
+    temperature: parseFlag("--temperature", TEMPERATURE, [String(options["temperature"])]),
   };
-}
-
-function numberOf(flag: string, given: Options[string]): number {
-  const text = String(given);
-  const value = Number(text);
-  if (text.trim() !== "" && Number.isFinite(value)) return value;
-  throw new ConfigError("config_invalid", `${flag} must be a number, got ${JSON.stringify(text)}`, { field: flag });
 }
 
 /** Commander's own sentences are good; only the prefix and the line break are not ours. */
 function usageError({ code, message }: CommanderError, program: Command): ConfigError {
   if (code === "commander.help") return new ConfigError("config_invalid", `name a command: ${program.commands.map((each) => each.name()).join(" or ")}`);
-  const [sentence = "", hint = ""] = message.replace(/^error: /, "").split("\n");
+  const [sentence = "", hint = code === "commander.excessArguments" ? "A flag with several values is repeated" : ""] = message
+    .replace(/^error: /, "")
+    .split("\n");
   return new ConfigError("config_invalid", `${sentence}${hint === "" ? "" : ` ${hint}`}; see lorikeet --help`);
 }

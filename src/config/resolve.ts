@@ -1,8 +1,9 @@
 /** Values from several sources to one `Config`. */
 import { ConfigError } from "../core/errors.ts";
-import { didYouMean } from "./nearest.ts";
-import { WrongValue } from "./setting.ts";
-import { type Config, flagOf, SECTIONS, SETTINGS, snakeCase, type Section } from "./settings.ts";
+import { didYouMean } from "../core/nearest.ts";
+import { type Setting, WrongValue } from "./setting.ts";
+import { type Config, flagOf, isServerOnly, SECTIONS, SETTINGS, snakeCase, type Section } from "./settings.ts";
+import { notServed } from "./trtllm-keys.ts";
 
 /** A value that somebody wrote, checked, with the place where it was written. */
 export interface Given {
@@ -47,24 +48,28 @@ export function resolveConfig(...sources: readonly (readonly Given[])[]): Resolv
 /**
  * Settings of a constructor call, in camelCase.
  *
+ * @param user of them; a library has no use for what only a server has
  * @throws {ConfigError} `config_invalid` with the option's name
  */
-export function givenOptions(options: object): Given[] {
+export function givenOptions(options: object, user: "library" | "server" = "library"): Given[] {
   return Object.entries(options).flatMap(([name, value]: [string, unknown]): Given[] => {
     if (value === undefined) return [];
     if (isSection(name)) {
       if (typeof value !== "object" || value === null) throw wrong(name, "must be an object of settings");
       return Object.entries(value).map(([inner, each]: [string, unknown]) => givenOption(`${name}.${inner}`, each));
     }
+    if (user === "library" && isServerOnly(name)) throw wrong(name, "is a setting of the server, which a program does not start; leave it out");
     return [givenOption(name, value)];
   });
 }
 
 function givenOption(name: string, value: unknown): Given {
   const setting = SETTINGS.get(name);
-  if (setting === undefined) throw wrong(name, `is not a setting${didYouMean(name, [...SETTINGS.keys(), ...Object.keys(SECTIONS)])}`);
+  if (setting === undefined) throw wrong(name, notServed(yamlName(name)) ?? `is not a setting${nearestTo(name)}`);
   return { setting: name, value: readSetting(name, value, name), source: name };
 }
+
+const nearestTo = (name: string): string => didYouMean(name, [...SETTINGS.keys(), ...Object.keys(SECTIONS)]);
 
 /** From the environment: keys stay out of process lists that way. */
 export function givenEnvironment(env: Readonly<Record<string, string | undefined>>): Given[] {
@@ -76,13 +81,16 @@ export function givenEnvironment(env: Readonly<Record<string, string | undefined
 
 /** From a flag's texts, of which only lists take several. @throws {ConfigError} `config_invalid` */
 export function givenFlag(place: string, texts: readonly string[]): Given {
-  const setting = SETTINGS.get(place)!;
   const source = flagOf(place.split(".").at(-1)!);
+  return { setting: place, value: parseFlag(source, SETTINGS.get(place)!, texts), source };
+}
+
+/** @throws {ConfigError} `config_invalid` that names the flag */
+export function parseFlag<T>(flag: string, setting: Setting<T>, texts: readonly string[]): T {
   try {
-    const value = Array.isArray(setting.default) ? setting.read(texts) : setting.parse(texts.at(-1)!);
-    return { setting: place, value, source };
+    return Array.isArray(setting.default) ? setting.read(texts) : setting.parse(texts.at(-1)!);
   } catch (thrown) {
-    if (thrown instanceof WrongValue) throw wrong(source, thrown.message);
+    if (thrown instanceof WrongValue) throw wrong(flag, thrown.message);
     throw thrown;
   }
 }

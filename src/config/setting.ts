@@ -28,10 +28,10 @@ export function integer<D extends number | null>(
   return { default: fallback, doc, placeholder: "NUMBER", read: orDefault(fallback, read), parse: (text) => read(asNumber(text)) };
 }
 
-export function fraction<D extends number | null>(fallback: D, doc: string): Setting<number | D> {
+export function number<D extends number | null>(fallback: D, min: number, max: number, doc: string): Setting<number | D> {
   const read = (value: unknown): number => {
-    if (typeof value === "number" && value >= 0 && value <= 1) return value;
-    throw new WrongValue(`must be a number from 0 to 1, got ${show(value)}`);
+    if (typeof value === "number" && value >= min && value <= max) return value;
+    throw new WrongValue(`must be a number from ${min} to ${max}, got ${show(value)}`);
   };
   return { default: fallback, doc, placeholder: "NUMBER", read: orDefault(fallback, read), parse: (text) => read(asNumber(text)) };
 }

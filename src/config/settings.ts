@@ -4,20 +4,27 @@
  * A setting has three spellings: `maxBatchSize` here and in programs, `max_batch_size` in YAML, `--max-batch-size`
  * on the command line.
  */
-import { boolean, choice, fraction, integer, nameMap, type Setting, text, texts } from "./setting.ts";
+import { boolean, choice, integer, nameMap, number, type Setting, text, texts } from "./setting.ts";
 
 const MAX = Number.MAX_SAFE_INTEGER;
 const GIB = 1024 ** 3;
 
-export const TOP_SETTINGS = {
-  model: text("models/demo", "DIR", "directory of the base model"),
+/** Of a server only: a program that has the library in it is refused them. */
+export const SERVER_SETTINGS = {
   servedModelName: text(null, "NAME", "name of the base model in requests; the directory's name by default"),
   host: text("127.0.0.1", "HOST", "address to listen on"),
   port: integer(8000, 0, 65_535, "port to listen on, 0 for any free one"),
-  allowedHost: texts("NAME", "host names to answer to besides localhost, when there is no API key"),
-  apiKey: texts("KEY", "API keys, one of which every request must send; also LORIKEET_API_KEY"),
+  allowedHost: texts("NAME", "a host name to answer to besides localhost, when there is no API key"),
+  apiKey: texts("KEY", "an API key; every request must send one of them; also LORIKEET_API_KEY"),
   allowNoKey: boolean(false, "listen on a public address without an API key"),
-  adapterRoot: texts("DIR", "directories under which requests may name adapters by path; none by default"),
+  shutdownTimeoutS: integer(30, 0, 3_600, "seconds that running requests get to end after a stop signal"),
+  logLevel: choice("info", ["debug", "info", "warning", "error"], "least level that is logged"),
+} as const;
+
+export const TOP_SETTINGS = {
+  ...SERVER_SETTINGS,
+  model: text(null, "DIR", "directory of the base model"),
+  adapterRoot: texts("DIR", "a directory under which requests may name adapters by path; none by default"),
   backend: choice("auto", ["auto", "wasm", "cuda"], "what computes; auto takes cuda where a device answers"),
   dtype: choice("bfloat16", ["bfloat16", "float32", "int8", "auto"], "format of the weights in memory; auto is bfloat16"),
   threads: integer(null, 1, 1024, "compute threads; one per core by default"),
@@ -26,33 +33,29 @@ export const TOP_SETTINGS = {
   maxSeqLen: integer(null, 2, MAX, "most tokens of one sequence; the model's own limit by default"),
   maxQueue: integer(1024, 1, 1_000_000, "most sequences that wait; more are refused with 429"),
   requestTimeoutS: integer(600, 1, 86_400, "longest life of a request in seconds"),
-  shutdownTimeoutS: integer(30, 0, 3_600, "seconds that running requests get to end after a stop signal"),
-  logLevel: choice("info", ["debug", "info", "warning", "error"], "least level that is logged"),
 } as const;
 
 export const LORA_SETTINGS = {
   loraDir: texts("DIR", "adapters: a directory of one, a directory of many, or name=DIR"),
-  loraTargetModules: texts("NAME", "modules that adapters may change, by TensorRT-LLM's names; all by default"),
+  loraTargetModules: texts("NAME", "modules that adapters may change, by TensorRT-LLM's names, such as attn_q; an adapter that changes another is refused; all by default"),
   maxLoraRank: integer(64, 1, 4096, "largest rank that is served"),
   maxLoras: integer(null, 1, 100_000, "most adapters on the device at once"),
   maxCpuLoras: integer(null, 1, 1_000_000, "most adapters in host memory at once"),
   loraCkptSource: choice("hf", ["hf", "nemo"], "format of the adapters"),
   trtllmModulesToHfModules: nameMap("TensorRT-LLM's module names to the model's own"),
-  swapGateUpProjLoraBWeight: boolean(true, "halves of a fused gate_up adapter are in the order gate, up"),
+  swapGateUpProjLoraBWeight: boolean(true, "either value gives the same: fused gate_up adapters are read in PEFT's order, gate then up"),
 } as const;
 
 export const PEFT_CACHE_SETTINGS = {
   hostCacheSize: integer(GIB, 0, MAX, "bytes of host memory for adapters"),
-  deviceCachePercent: fraction(null, "part of the free device memory for adapters, 0 to 1; 256 MiB at most by default"),
-  numHostModuleLayer: integer(0, 0, MAX, "rank-1 modules of one layer in host memory; above 0 it replaces host_cache_size"),
-  numDeviceModuleLayer: integer(0, 0, MAX, "the same on the device; above 0 it replaces device_cache_percent"),
-  optimalAdapterSize: integer(8, 1, 4096, "rank that a cache page is sized for"),
-  maxAdapterSize: integer(64, 1, 4096, "largest rank in the cache"),
+  deviceCachePercent: number(null, 0, 1, "part of the free device memory for adapters, 0 to 1; 256 MiB at most by default"),
+  numHostModuleLayer: integer(0, 0, MAX, "rank-1 modules of one layer in host memory; above 0 it replaces host_cache_size and max_cpu_loras"),
+  numDeviceModuleLayer: integer(0, 0, MAX, "the same on the device; above 0 it replaces device_cache_percent, and max_loras as a size"),
+  maxAdapterSize: integer(null, 1, 4096, "largest rank in the caches, where that is below max_lora_rank"),
 } as const;
 
 export const KV_CACHE_SETTINGS = {
   maxTokens: integer(null, 1, MAX, "positions in the KV cache; as memory allows by default"),
-  freeGpuMemoryFraction: fraction(0.9, "part of the free device memory for the KV cache, on a GPU"),
 } as const;
 
 type Values<S> = { readonly [K in keyof S]: S[K] extends Setting<infer T> ? T : never };
@@ -75,6 +78,8 @@ export const SECTIONS = {
 
 export type Section = keyof typeof SECTIONS;
 export type SettingTable = Readonly<Record<string, Setting<unknown>>>;
+
+export const isServerOnly = (place: string): boolean => Object.hasOwn(SERVER_SETTINGS, place);
 
 /** Every setting by its place: `port`, `loraConfig.maxLoraRank`. */
 export const SETTINGS: ReadonlyMap<string, Setting<unknown>> = new Map<string, Setting<unknown>>([

@@ -53,6 +53,8 @@ export const TRTLLM_ONLY_KEYS: Readonly<Record<string, string>> = {
   "peft_cache_config.max_pages_per_block_host": OWN,
   "peft_cache_config.max_pages_per_block_device": OWN,
   "peft_cache_config.lora_prefetch_dir": "adapters are read on first use",
+  "peft_cache_config.optimal_adapter_size": "adapters are stored whole, not in pages of one rank",
+  "kv_cache_config.free_gpu_memory_fraction": `${GPU}; set kv_cache_config.max_tokens instead`,
   "kv_cache_config.enable_block_reuse": LATER,
   "kv_cache_config.enable_partial_reuse": LATER,
   "kv_cache_config.copy_on_partial_reuse": LATER,
@@ -66,3 +68,9 @@ export const TRTLLM_ONLY_KEYS: Readonly<Record<string, string>> = {
   "kv_cache_config.tokens_per_block": OWN,
   "kv_cache_config.max_gpu_total_bytes": GPU,
 };
+
+/** What to say of a key that only TensorRT-LLM has, as the end of a sentence that starts with it. */
+export function notServed(key: string): string | undefined {
+  const reason = Object.hasOwn(TRTLLM_ONLY_KEYS, key) ? TRTLLM_ONLY_KEYS[key] : undefined;
+  return reason === undefined ? undefined : `is a key of TensorRT-LLM that is known, not supported: ${reason}`;
+}

@@ -1,10 +1,10 @@
 /** A configuration file to settings, with the line and column of everything that is wrong. */
 import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, type Node, parseDocument } from "yaml";
 import { ConfigError } from "../core/errors.ts";
-import { didYouMean } from "./nearest.ts";
+import { didYouMean } from "../core/nearest.ts";
 import { type Given, isSection, readSetting, yamlName } from "./resolve.ts";
 import { camelCase, SECTIONS, SETTINGS, snakeCase } from "./settings.ts";
-import { TRTLLM_ONLY_KEYS } from "./trtllm-keys.ts";
+import { notServed } from "./trtllm-keys.ts";
 
 const MAX_CHARS = 1024 * 1024;
 
@@ -56,8 +56,8 @@ class YamlReader {
   }
 
   #unknown(key: string, at: number): ConfigError {
-    const reason = TRTLLM_ONLY_KEYS[key];
-    if (reason !== undefined) return this.#fail(at, `${key} is a key of TensorRT-LLM that is known, not supported: ${reason}`, key);
+    const problem = notServed(key);
+    if (problem !== undefined) return this.#fail(at, `${key} ${problem}`, key);
     const near = neighbours(key);
     const hint = near.length === 1 ? ` (did you mean ${near[0]}?)` : didYouMean(key, near);
     return this.#fail(at, `${key} is not a setting${hint}`, key);

@@ -1,17 +1,15 @@
 /** Checks of single fields, all with the same kind of sentence. */
 import { RequestError } from "../core/errors.ts";
+import { didYouMean } from "../core/nearest.ts";
 
-/** `field value problem`, e.g. "topP 1.5 must be between 0 and 1". */
-export const refuse = (field: string, value: unknown, problem: string): RequestError =>
-  new RequestError("invalid_request", `${field} ${shown(value)} ${problem}`, { field });
+/** `field must be limit, got value`, e.g. `topP must be a number from 0 to 1, got 1.5`. */
+export const refuse = (field: string, limit: string, value: unknown): RequestError =>
+  new RequestError("invalid_request", `${field} must be ${limit}, got ${shown(value)}`, { field });
 
 function shown(value: unknown): string {
-  if (typeof value === "number" || typeof value === "bigint" || typeof value === "boolean") {
-    return String(value);
-  }
-  if (typeof value === "string") return value.length <= 40 ? value : `${value.slice(0, 40)}…`;
-  if (value === undefined) return "undefined";
-  return value === null ? "null" : Array.isArray(value) ? "(a list)" : `(a ${typeof value})`;
+  if (typeof value === "string") return value.length <= 40 ? JSON.stringify(value) : `${JSON.stringify(value.slice(0, 40))}...`;
+  if (typeof value !== "object" || value === null) return String(value);
+  return Array.isArray(value) ? "a list" : "an object";
 }
 
 /** `null` when left out; nothing is coerced. */
@@ -23,7 +21,7 @@ export function numberField(
 ): number | null {
   if (value === undefined || value === null) return null;
   if (typeof value !== "number" || !Number.isFinite(value) || value < min || value > max) {
-    throw refuse(field, value, `must be a number between ${min} and ${max}`);
+    throw refuse(field, `a number from ${min} to ${max}`, value);
   }
   return value;
 }
@@ -37,14 +35,14 @@ export function integerField(
   if (value === undefined || value === null) return null;
   if (typeof value !== "number" || !Number.isInteger(value) || value < min || value > max) {
     const range = max === Number.MAX_SAFE_INTEGER ? `of at least ${min}` : `from ${min} to ${max}`;
-    throw refuse(field, value, `must be a whole number ${range}`);
+    throw refuse(field, `a whole number ${range}`, value);
   }
   return value;
 }
 
 export function booleanField(value: unknown, field: string, fallback: boolean): boolean {
   if (value === undefined || value === null) return fallback;
-  if (typeof value !== "boolean") throw refuse(field, value, "must be true or false");
+  if (typeof value !== "boolean") throw refuse(field, "true or false", value);
   return value;
 }
 
@@ -55,43 +53,7 @@ export function refuseUnknownFields(record: unknown, known: readonly string[]): 
   }
   for (const field of Object.keys(record)) {
     if (known.includes(field)) continue;
-    const nearest = nearestName(field, known);
-    throw new RequestError(
-      "invalid_request",
-      `${shown(field)} is not a sampling parameter; did you mean ${nearest}?`,
-      { field: shown(field) },
-    );
+    const name = field.slice(0, 40);
+    throw new RequestError("invalid_request", `${name} is not a sampling parameter${didYouMean(field, known)}`, { field: name });
   }
-}
-
-function nearestName(name: string, known: readonly string[]): string {
-  const plain = (text: string) =>
-    text
-      .slice(0, 64)
-      .toLowerCase()
-      .replaceAll(/[^a-z]/g, "");
-  let best = known[0]!;
-  let bestDistance = Infinity;
-  for (const candidate of known) {
-    const distance = editDistance(plain(name), plain(candidate));
-    if (distance < bestDistance) {
-      best = candidate;
-      bestDistance = distance;
-    }
-  }
-  return best;
-}
-
-/** Levenshtein distance. */
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, index) => index);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const change = a[i - 1] === b[j - 1] ? 0 : 1;
-      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + change));
-    }
-    row = next;
-  }
-  return row[b.length]!;
 }

@@ -1,4 +1,5 @@
 /** What a user may say about sampling, and its translation to the `Sampling` record. */
+import { RequestError } from "../core/errors.ts";
 import type { Sampling } from "../core/sampling.ts";
 import { MAX_LOGPROBS } from "../core/step-layout.ts";
 import { promptTooLong } from "../schedule/admission.ts";
@@ -117,7 +118,9 @@ export function resolveSampling(params: SamplingParams, context: SamplingContext
   const name = context.fieldName ?? ((field: string) => field);
   refuseUnknownFields(params, FIELDS);
   if (params.bestOf != null) {
-    throw refuse(name("bestOf"), params.bestOf, "is not supported; leave it out and use n");
+    throw new RequestError("invalid_request", `${name("bestOf")} is not supported; leave it out and use ${name("n")}`, {
+      field: name("bestOf"),
+    });
   }
   resolveChoices(params, context.fieldName);
 
@@ -137,7 +140,7 @@ export function resolveSampling(params: SamplingParams, context: SamplingContext
   const eosTokenIds = ignoresEos ? [] : context.eosTokenIds;
   const stopTokenIds = new Set([...eosTokenIds, ...resolveStopTokens(params, context)]);
   if (minTokens > 0 && stopTokenIds.size >= context.vocabSize) {
-    throw refuse(name("minTokens"), minTokens, "leaves no token: every one is a stop token");
+    throw refuse(name("minTokens"), "0 where every token is a stop token", minTokens);
   }
   return {
     temperature: isGreedy ? 0 : (temperature ?? 1),
@@ -186,7 +189,7 @@ function resolveLength(
   const minTokens =
     integerField(params.minTokens, name("minTokens"), 0, Number.MAX_SAFE_INTEGER) ?? 0;
   if (asked !== null && minTokens > asked) {
-    throw refuse(name("minTokens"), minTokens, `must be at most ${name("maxTokens")} (${asked})`);
+    throw refuse(name("minTokens"), `at most ${name("maxTokens")} (${asked})`, minTokens);
   }
   if (room < 1) throw promptTooLong(promptLength, maxContext);
   const maxTokens = Math.min(asked ?? room, room);
@@ -197,7 +200,7 @@ function resolveSeed({ seed }: SamplingParams, context: SamplingContext): bigint
   const name = context.fieldName?.("seed") ?? "seed";
   if (seed == null) return (context.randomSeed ?? randomSeed)();
   if (typeof seed === "bigint") return BigInt.asUintN(64, seed);
-  if (!Number.isSafeInteger(seed)) throw refuse(name, seed, "must be a whole number");
+  if (!Number.isSafeInteger(seed)) throw refuse(name, "a whole number", seed);
   return BigInt.asUintN(64, BigInt(seed));
 }
 

@@ -1,4 +1,5 @@
 /** The sampling fields that name tokens or text: stop strings, stop tokens, biases. */
+import { RequestError } from "../core/errors.ts";
 import type { SamplingContext, SamplingParams } from "./sampling-params.ts";
 import { refuse } from "./sampling-fields.ts";
 
@@ -14,23 +15,21 @@ export function resolveStops(
   const name = context.fieldName?.("stop") ?? "stop";
   if (stop == null) return [];
   const stops: readonly unknown[] = typeof stop === "string" ? [stop] : stop;
-  if (!Array.isArray(stops)) throw refuse(name, stop, "must be a string or a list of strings");
+  if (!Array.isArray(stops)) throw refuse(name, "a string or a list of strings", stop);
   if (stops.length > MAX_STOP_STRINGS) {
-    throw refuse(name, `${stops.length} strings`, `may hold at most ${MAX_STOP_STRINGS}`);
+    throw refuse(name, `at most ${MAX_STOP_STRINGS} strings`, stops.length);
   }
   return stops.map((each: unknown) => {
     if (typeof each !== "string" || !each.isWellFormed()) {
-      throw refuse(name, each, "must be a string or a list of strings of whole characters");
+      throw refuse(name, "a string or a list of strings of whole characters", each);
     }
     if (each.length < 1 || each.length > MAX_STOP_CHARS) {
-      throw refuse(
-        name,
-        `a string of ${each.length} characters`,
-        `each needs 1 to ${MAX_STOP_CHARS}`,
-      );
+      throw refuse(name, `strings of 1 to ${MAX_STOP_CHARS} characters`, each);
     }
     if (!context.hasTokenizer) {
-      throw refuse(name, each, "needs a model with a tokenizer; use stop token ids instead");
+      throw new RequestError("invalid_request", `${name} needs a model with a tokenizer; use stop token ids instead`, {
+        field: name,
+      });
     }
     return each;
   });
@@ -42,9 +41,9 @@ export function resolveStopTokens(
 ): readonly number[] {
   const name = context.fieldName?.("stopTokenIds") ?? "stopTokenIds";
   if (stopTokenIds == null) return [];
-  if (!Array.isArray(stopTokenIds)) throw refuse(name, stopTokenIds, "must be a list of token ids");
+  if (!Array.isArray(stopTokenIds)) throw refuse(name, "a list of token ids", stopTokenIds);
   if (stopTokenIds.length > MAX_STOP_TOKENS) {
-    throw refuse(name, `${stopTokenIds.length} ids`, `may hold at most ${MAX_STOP_TOKENS}`);
+    throw refuse(name, `at most ${MAX_STOP_TOKENS} token ids`, stopTokenIds.length);
   }
   for (const id of stopTokenIds as readonly unknown[]) checkToken(id, name, context.vocabSize);
   return stopTokenIds;
@@ -58,17 +57,17 @@ export function resolveBias(
   const biases = new Map<number, number>();
   if (logitBias == null) return biases;
   if (typeof logitBias !== "object" || Array.isArray(logitBias)) {
-    throw refuse(name, logitBias, "must be an object from token id to number");
+    throw refuse(name, "an object from token id to number", logitBias);
   }
   const entries = Object.entries(logitBias);
   if (entries.length > MAX_BIASED_TOKENS) {
-    throw refuse(name, `${entries.length} tokens`, `may hold at most ${MAX_BIASED_TOKENS}`);
+    throw refuse(name, `for at most ${MAX_BIASED_TOKENS} tokens`, entries.length);
   }
   for (const [key, bias] of entries) {
     const id = /^\d{1,10}$/.test(key) ? Number(key) : key;
     checkToken(id, name, context.vocabSize);
     if (typeof bias !== "number" || !Number.isFinite(Math.fround(bias))) {
-      throw refuse(name, bias, `must be a finite number for token ${key}`);
+      throw refuse(name, `a finite number for token ${key}`, bias);
     }
     biases.set(Number(id), bias);
   }
@@ -77,5 +76,5 @@ export function resolveBias(
 
 function checkToken(id: unknown, field: string, vocabSize: number): void {
   if (typeof id === "number" && Number.isInteger(id) && id >= 0 && id < vocabSize) return;
-  throw refuse(field, id, `is not a token id: those run from 0 to ${vocabSize - 1}`);
+  throw refuse(field, `token ids from 0 to ${vocabSize - 1}`, id);
 }

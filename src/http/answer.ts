@@ -1,4 +1,5 @@
 /** The generations behind one HTTP answer, from their start to their last event. */
+import type { LorikeetError } from "../core/errors.ts";
 import type { GenerationEvent, Usage } from "../core/request.ts";
 import type { Generation } from "../runtime/runtime.ts";
 import { failureOf } from "./failed-finish.ts";
@@ -13,6 +14,8 @@ export interface AnswerOptions {
   readonly promptTokens: number;
   readonly metrics: RequestMetrics;
   readonly adapterName: string | null;
+  /** What clients are told of an error that ended a generation. */
+  readonly toRequestError: (thrown: unknown) => LorikeetError;
   /** Told of every error that ends a generation. */
   readonly onFailure: (thrown: unknown) => void;
 }
@@ -23,17 +26,19 @@ export class Answer {
   readonly #events: MergedEvents;
   readonly #tracked: readonly TrackedSequence[];
   readonly #promptTokens: number;
+  readonly #toRequestError: (thrown: unknown) => LorikeetError;
   readonly #onFailure: (thrown: unknown) => void;
   readonly #completionTokens: number[];
   #isCancelled = false;
 
-  constructor({ generations, format, promptTokens, metrics, adapterName, onFailure }: AnswerOptions) {
+  constructor({ generations, format, promptTokens, metrics, adapterName, toRequestError, onFailure }: AnswerOptions) {
     this.generations = generations;
     this.format = format;
     this.#events = new MergedEvents(generations);
     this.#tracked = generations.map(() => metrics.track(adapterName));
     this.#completionTokens = generations.map(() => 0);
     this.#promptTokens = promptTokens;
+    this.#toRequestError = toRequestError;
     this.#onFailure = onFailure;
   }
 
@@ -54,7 +59,7 @@ export class Answer {
     } catch (thrown) {
       if (!this.#isCancelled) this.#onFailure(thrown);
       this.cancel();
-      throw thrown;
+      throw this.#toRequestError(thrown);
     }
   }
 

@@ -10,8 +10,8 @@ import { healthRoutes } from "./routes/health.ts";
 import { metricsRoutes } from "./routes/metrics.ts";
 import { modelRoutes } from "./routes/models.ts";
 
-/** Matched routes that need no key. A route that is not named here needs one. */
-const OPEN_ROUTES: ReadonlySet<string> = new Set(["/health"]);
+/** The one route that needs no key. */
+const OPEN_ROUTE = "/health";
 
 /** Every route. */
 export const createApp = (deps: HttpDependencies) =>
@@ -32,9 +32,14 @@ export function createBase(deps: HttpDependencies) {
         logFault(deps, error);
         return errorResponse(error);
       })
-      // The route that was matched decides, never the text of a path.
+      // Before routing, so that nobody without a key learns which routes and methods there are.
+      .onRequest(({ request }) => {
+        const isOpen = request.method === "GET" && new URL(request.url).pathname === OPEN_ROUTE;
+        if (!isOpen) deps.access.check(request.headers);
+      })
+      // After it the route that was matched decides, whatever the text of the path.
       .onBeforeHandle(({ route, request }) => {
-        if (!OPEN_ROUTES.has(route)) deps.access.check(request.headers);
+        if (route !== OPEN_ROUTE) deps.access.check(request.headers);
       })
   );
 }

@@ -41,7 +41,7 @@ export interface ErrorBody {
   };
 }
 
-export const statusOf = (code: ErrorCode): number => STATUS[code];
+export const retryAfterS = (code: ErrorCode): number | undefined => RETRY_AFTER[code];
 
 /**
  * OpenAI's error body.
@@ -59,7 +59,7 @@ export function errorBody(thrown: unknown): ErrorBody {
 
 export function errorResponse(thrown: unknown, headers: Readonly<Record<string, string>> = {}): Response {
   const { errorCode: code } = toLorikeetError(thrown);
-  const retryAfter = RETRY_AFTER[code];
+  const retryAfter = retryAfterS(code);
   return Response.json(errorBody(thrown), {
     status: STATUS[code],
     headers: {

@@ -9,10 +9,15 @@ import { adapterDigest } from "./digest.ts";
 import { firstNonFinite } from "./finite.ts";
 import { moduleNames, patternLookup, targetedModules } from "./module-match.ts";
 import { parsePeftKey } from "./peft-keys.ts";
+import { isAllowed, type TargetModules } from "./target-modules.ts";
 
 export interface AdapterLimits {
   /** Largest rank of any module; no limit when left out. */
   readonly maxRank?: number | undefined;
+  /** The setting that the rank is limited by, for messages; default `max_lora_rank`. */
+  readonly maxRankSetting?: string;
+  /** Modules that may be changed; `null` or left out for all. */
+  readonly targetModules?: TargetModules | null;
 }
 
 interface Place {
@@ -49,12 +54,16 @@ export function translatePeft(
     const { a, b } = pair as Required<Pair>;
     const rank = rankOf(path) ?? config.rank;
     checkShapes(path, a, b, site, module, rank);
+    if (limits.targetModules != null && !isAllowed(site, module, limits.targetModules)) {
+      throw new AdapterError("adapter_unsupported", `module ${path} is changed, which lora_target_modules leaves out`, {
+        field: "lora_target_modules",
+      });
+    }
     if (limits.maxRank !== undefined && rank > limits.maxRank) {
-      throw new AdapterError(
-        "adapter_too_large",
-        `module ${path} has rank ${rank}, above the limit of ${limits.maxRank}; raise max_lora_rank`,
-        { field: "max_lora_rank" },
-      );
+      const field = limits.maxRankSetting ?? "max_lora_rank";
+      throw new AdapterError("adapter_too_large", `module ${path} has rank ${rank}, above the limit of ${limits.maxRank}; raise ${field}`, {
+        field,
+      });
     }
     const alpha = alphaOf(path) ?? config.alpha;
     const scale = alpha / (config.useRslora ? Math.sqrt(rank) : rank);

@@ -1,6 +1,7 @@
 /** Every adapter that the runtime knows by name: where its files are, and what became of it. */
 import { AdapterError, CapacityError, RequestError, type LorikeetError } from "../core/errors.ts";
 import { asAdapterId, type AdapterId } from "../core/ids.ts";
+import { didYouMean } from "../core/nearest.ts";
 import type { Usage } from "../core/request.ts";
 import { isAdapterName } from "../lora/adapter-paths.ts";
 import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.events.ts";
@@ -23,11 +24,15 @@ export interface AdapterRecord {
   lastError: string | null;
 }
 
+/** Most names in a message. */
+const MAX_LISTED = 8;
+
 export class AdapterRegistry {
   readonly #maxAdapters: number;
   readonly #byName = new Map<string, AdapterRecord>();
   readonly #byId = new Map<AdapterId, AdapterRecord>();
   readonly #byIntId = new Map<number, AdapterRecord>();
+  readonly #refused = new Map<string, AdapterError>();
 
   /** @param maxAdapters most names known at once */
   constructor(maxAdapters: number) {
@@ -40,6 +45,19 @@ export class AdapterRegistry {
 
   byName(name: string): AdapterRecord | undefined {
     return this.#byName.get(name);
+  }
+
+  /** @throws {AdapterError} `adapter_not_found`, or why an adapter of that name is not served */
+  find(name: string): AdapterRecord {
+    const record = this.#byName.get(name);
+    if (record !== undefined) return record;
+    throw this.#refused.get(name) ?? this.#notFound(name);
+  }
+
+  /** Keeps why an adapter that somebody may ask for is not served. */
+  refuse(name: string, error: AdapterError): void {
+    const message = `adapter ${name} cannot be served: ${error.message}`;
+    this.#refused.set(name, new AdapterError(error.errorCode, message, { field: "lora_name", cause: error }));
   }
 
   byId(id: AdapterId): AdapterRecord | undefined {
@@ -104,7 +122,7 @@ export class AdapterRegistry {
     if (!Number.isSafeInteger(intId) || intId < 0) {
       throw new RequestError(
         "invalid_request",
-        `lora_int_id ${intId} must be a whole number of at least 0`,
+        `lora_int_id must be a whole number of at least 0, got ${intId}`,
         { field: "lora_int_id" },
       );
     }
@@ -115,6 +133,14 @@ export class AdapterRegistry {
       `lora_int_id ${intId} stands for adapter ${holder.name} and cannot stand for ${name} as well`,
       { field: "lora_int_id" },
     );
+  }
+
+  #notFound(name: string): AdapterError {
+    const names = [...this.#byName.keys()];
+    const more = names.length > MAX_LISTED ? ` and ${names.length - MAX_LISTED} more` : "";
+    const known = names.length === 0 ? "none is known" : `known are ${names.slice(0, MAX_LISTED).join(", ")}${more}`;
+    const shown = JSON.stringify(name.slice(0, 100));
+    return new AdapterError("adapter_not_found", `no adapter is named ${shown}${didYouMean(name, names)}; ${known}`, { field: "lora_name" });
   }
 
   noteSubmitted(id: AdapterId): void {
@@ -163,11 +189,3 @@ export function checkAdapterName(name: string): void {
     { field: "lora_name" },
   );
 }
-
-export const adapterNotFound = (name: string): AdapterError =>
-  new AdapterError(
-    "adapter_not_found",
-    `no adapter is known by the name ${JSON.stringify(name.slice(0, 100))}; ` +
-      "the list of models shows those that are",
-    { field: "model" },
-  );

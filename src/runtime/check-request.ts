@@ -27,12 +27,12 @@ export function checkRequest(
   if (!Number.isSafeInteger(sampling.maxTokens) || sampling.maxTokens < 1) {
     throw new RequestError(
       "invalid_request",
-      `maxTokens ${sampling.maxTokens} must be a whole number of at least 1`,
+      `maxTokens must be a whole number of at least 1, got ${sampling.maxTokens}`,
       { field: "maxTokens" },
     );
   }
   if (timeoutMs !== null && !(timeoutMs > 0)) {
-    throw new RequestError("invalid_request", `timeoutMs ${timeoutMs} must be above 0`, {
+    throw new RequestError("invalid_request", `timeoutMs must be above 0, got ${timeoutMs}`, {
       field: "timeoutMs",
     });
   }

@@ -24,7 +24,6 @@ import { endingOf, failure, retire } from "../schedule/retire.ts";
 import { createScheduleTable } from "../schedule/schedule-table.ts";
 import { createSequence, finishOf, type Ending } from "../schedule/sequence.ts";
 import {
-  adapterNotFound,
   AdapterRegistry,
   checkAdapterName,
   type AdapterRecord,
@@ -117,6 +116,7 @@ class InProcess implements LocalRuntime {
       counters: { adapterLoads: 0, adapterEvictions: 0, stepMs: 0, refused: {} },
     };
     for (const { name, path } of this.#options.adapters) this.registerAdapter(name, path);
+    for (const { name, error } of this.#options.refusedAdapters) this.#parts.registry.refuse(name, error);
     this.#system = this.#startSystem();
   }
 
@@ -142,13 +142,7 @@ class InProcess implements LocalRuntime {
   async resolveAdapter({ name, intId, path }: AdapterReference): Promise<AdapterId> {
     const { registry } = this.#parts;
     if (intId !== undefined) registry.checkIntId(intId, name);
-    let record = registry.byName(name);
-    if (path !== undefined && record?.path !== path) {
-      checkAdapterName(name);
-      const directory = await resolveUnderRoots(path, this.#options.adapterRoots);
-      record = registry.register(name, directory, this.#clock.unixSeconds());
-    }
-    if (record === undefined) throw adapterNotFound(name);
+    const record = path === undefined ? registry.find(name) : await this.#adapterAt(name, path);
     if (intId !== undefined) registry.claimIntId(intId, record);
     return record.id;
   }
@@ -164,6 +158,15 @@ class InProcess implements LocalRuntime {
   close(timeoutMs = 30_000): Promise<void> {
     this.#closing ??= this.#close(timeoutMs);
     return this.#closing;
+  }
+
+  async #adapterAt(name: string, path: string): Promise<AdapterRecord> {
+    const { registry } = this.#parts;
+    const known = registry.byName(name);
+    if (known?.path === path) return known;
+    checkAdapterName(name);
+    const directory = await resolveUnderRoots(path, this.#options.adapterRoots);
+    return registry.register(name, directory, this.#clock.unixSeconds());
   }
 
   #admit(request: GenerationRequest): Generation {

@@ -1,4 +1,5 @@
 /** A running Lorikeet from a model's directory: the one composition that the command and the library share. */
+import { stat } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import type { WeightFormat } from "../backend/backend.ts";
 import { PAGE_TOKENS } from "../backend/wasm/layout.ts";
@@ -6,15 +7,17 @@ import { kvPageBytes, openWasmBackend } from "../backend/wasm/wasm-backend.ts";
 import { AdapterError, ConfigError, type LorikeetError, NativeError } from "../core/errors.ts";
 import { discoverAdapters, type NamedAdapter } from "../lora/adapter-paths.ts";
 import { readAdapter } from "../lora/read-adapter.ts";
+import { targetModules } from "../lora/target-modules.ts";
 import { loadModel } from "../model/load-model.ts";
 import type { Program } from "../model/program.ts";
 import { createLocalRuntime, type LocalRuntime } from "./local-runtime.ts";
+import type { RefusedAdapter } from "./runtime-options.ts";
 import { type MemoryWish, sizeMemory } from "./size-memory.ts";
 
 /** The settings of the same names, in the units of the command line. */
 export interface OpenOptions {
-  /** Directory of the base model. */
-  readonly model: string;
+  /** Directory of the base model; refused where it is `null`. */
+  readonly model: string | null;
   /** `null` for the directory's name. */
   readonly servedModelName: string | null;
   readonly backend: "auto" | "wasm" | "cuda";
@@ -33,18 +36,20 @@ export interface OpenOptions {
   readonly loraConfig: {
     /** Directories of one adapter or of many, or `name=DIR`. */
     readonly loraDir: readonly string[];
+    /** By TensorRT-LLM's names; none for all. */
+    readonly loraTargetModules: readonly string[];
     readonly maxLoraRank: number;
     readonly maxLoras: number | null;
     readonly maxCpuLoras: number | null;
     readonly loraCkptSource: "hf" | "nemo";
     readonly trtllmModulesToHfModules: Readonly<Record<string, readonly string[]>>;
-    readonly swapGateUpProjLoraBWeight: boolean;
   };
   readonly peftCacheConfig: {
     readonly hostCacheSize: number;
     readonly deviceCachePercent: number | null;
     readonly numHostModuleLayer: number;
     readonly numDeviceModuleLayer: number;
+    readonly maxAdapterSize: number | null;
   };
   readonly kvCacheConfig: { readonly maxTokens: number | null };
   /** Hears once that nothing can be served any more. */
@@ -60,11 +65,6 @@ export interface Opened {
   readonly refused: readonly RefusedAdapter[];
 }
 
-export interface RefusedAdapter {
-  readonly name: string;
-  readonly error: LorikeetError;
-}
-
 /** More adapters than this are not read before they are used. */
 const MAX_CHECKED_ADAPTERS = 64;
 
@@ -78,10 +78,11 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
   const backendReason = chooseBackend(options.backend);
   const format = options.dtype === "auto" ? "bfloat16" : options.dtype;
   const name = options.servedModelName;
-  const model = await loadModel(options.model, name === null ? {} : { name });
+  const directory = await modelDirectory(options.model);
+  const limits = adapterLimits(options);
+  const model = await loadModel(directory, name === null ? {} : { name });
   const { program } = model;
-  const limits = { maxRank: options.loraConfig.maxLoraRank };
-  const sizes = sizeMemory(program, memoryWish(options), {
+  const sizes = sizeMemory(program, memoryWish(options, limits.maxRank), {
     pageTokens: PAGE_TOKENS,
     pageBytes: kvPageBytes(program),
     weightBytes: weightBytes(program, format),
@@ -104,6 +105,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     readAdapter: ({ path }) => readAdapter(path, program, limits),
     options: {
       adapters: served,
+      refusedAdapters: refused,
       adapterRoots: options.adapterRoot,
       maxContext: options.maxSeqLen,
       maxWaitingRequests: options.maxQueue,
@@ -125,16 +127,35 @@ function refuseUnserved({ loraConfig }: OpenOptions): void {
   if (Object.keys(loraConfig.trtllmModulesToHfModules).length > 0) {
     throw unserved("trtllm_modules_to_hf_modules", "is not served yet; adapters are matched by the model's own module names");
   }
-  if (!loraConfig.swapGateUpProjLoraBWeight) {
-    throw unserved("swap_gate_up_proj_lora_b_weight", "false is not served yet; fused halves are read in PEFT's order, gate then up");
-  }
 }
 
-const memoryWish = ({ maxBatchSize, maxSeqLen, loraConfig, peftCacheConfig, kvCacheConfig }: OpenOptions): MemoryWish => ({
+async function modelDirectory(model: string | null): Promise<string> {
+  const wrong = (message: string): ConfigError => new ConfigError("config_invalid", message, { field: "model" });
+  if (model === null) throw wrong("model is missing; give the directory of the base model");
+  if ((await stat(model).catch(() => null))?.isDirectory() === true) return model;
+  throw wrong(`the model ${JSON.stringify(model)} is not a directory; give one that holds a model's files`);
+}
+
+/** @throws {ConfigError} `config_invalid` */
+function adapterLimits({ loraConfig, peftCacheConfig }: OpenOptions) {
+  const { maxLoraRank, loraTargetModules } = loraConfig;
+  const { maxAdapterSize } = peftCacheConfig;
+  const isCacheSmaller = maxAdapterSize !== null && maxAdapterSize < maxLoraRank;
+  return {
+    maxRank: isCacheSmaller ? maxAdapterSize : maxLoraRank,
+    maxRankSetting: isCacheSmaller ? "max_adapter_size" : "max_lora_rank",
+    targetModules: targetModules(loraTargetModules),
+  };
+}
+
+const memoryWish = (
+  { maxBatchSize, maxSeqLen, loraConfig, peftCacheConfig, kvCacheConfig }: OpenOptions,
+  maxRank: number,
+): MemoryWish => ({
   kvTokens: kvCacheConfig.maxTokens,
   maxSequences: maxBatchSize,
   maxContext: maxSeqLen,
-  maxRank: loraConfig.maxLoraRank,
+  maxRank,
   maxLoras: loraConfig.maxLoras,
   maxCpuLoras: loraConfig.maxCpuLoras,
   devicePart: peftCacheConfig.deviceCachePercent,
@@ -175,7 +196,7 @@ async function findAdapters(
   return { served, refused };
 }
 
-async function errorOf(reading: Promise<unknown>): Promise<LorikeetError | null> {
+async function errorOf(reading: Promise<unknown>): Promise<AdapterError | null> {
   try {
     await reading;
     return null;

@@ -1,8 +1,17 @@
 /** Limits of a running Lorikeet, each with its unit and default. */
+import type { AdapterError } from "../core/errors.ts";
+
+/** An adapter that was found and cannot be served. */
+export interface RefusedAdapter {
+  readonly name: string;
+  readonly error: AdapterError;
+}
 
 export interface RuntimeOptions {
   /** Adapters known from the start. */
   readonly adapters: readonly { readonly name: string; readonly path: string }[];
+  /** Adapters whose requests are answered with the reason why they are not served. */
+  readonly refusedAdapters: readonly RefusedAdapter[];
   /** Directories under which requests may name adapters by path; none refuses every path. */
   readonly adapterRoots: readonly string[];
   /** Most adapter names known at once. */
@@ -38,6 +47,7 @@ export interface RuntimeOptions {
 
 export const defaultRuntimeOptions: RuntimeOptions = {
   adapters: [],
+  refusedAdapters: [],
   adapterRoots: [],
   maxAdapters: 16_384,
   maxContext: null,

@@ -49,7 +49,7 @@ export function sizeMemory(
 ): MemorySizes {
   const maxContext = wish.maxContext ?? program.maxContext;
   if (maxContext > program.maxContext) {
-    throw new ConfigError("config_invalid", `max_seq_len ${maxContext} is more than the ${program.maxContext} positions of the model`, {
+    throw new ConfigError("config_invalid", `max_seq_len must be at most the ${program.maxContext} positions of the model, got ${maxContext}`, {
       field: "max_seq_len",
     });
   }

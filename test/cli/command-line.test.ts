@@ -6,6 +6,7 @@ import { thrownBy } from "../helpers/thrown.ts";
 const files: Readonly<Record<string, string>> = { "serve.yaml": "port: 9000\n", "bad.yaml": "prot: 1\n" };
 const environment = (env: Readonly<Record<string, string>> = {}) => ({
   version: "1.2.3",
+  demo: "/package/demo",
   env,
   readFile: (path: string) => {
     const text = files[path];
@@ -21,7 +22,7 @@ const configOf = (command: CliCommand) => {
 
 describe("lorikeet serve", () => {
   test("takes a model, adapters and settings", () => {
-    const config = configOf(parse("serve", "m", "--lora-dir", "a", "sql=b", "--port", "0", "--dtype", "int8", "--threads", "1", "--allow-no-key"));
+    const config = configOf(parse("serve", "m", "--lora-dir", "a", "--lora-dir", "sql=b", "--port", "0", "--dtype", "int8", "--threads", "1", "--allow-no-key"));
     expect(config).toMatchObject({ model: "m", port: 0, dtype: "int8", threads: 1, allowNoKey: true, loraConfig: { loraDir: ["a", "sql=b"] } });
   });
 
@@ -33,7 +34,37 @@ describe("lorikeet serve", () => {
   });
 
   test("has defaults for all of them", () => {
-    expect(configOf(parse("serve"))).toMatchObject({ model: "models/demo", host: "127.0.0.1", port: 8000, backend: "auto", dtype: "bfloat16" });
+    expect(configOf(parse("serve", "m"))).toMatchObject({
+      model: "m",
+      host: "127.0.0.1",
+      port: 8000,
+      backend: "auto",
+      dtype: "bfloat16",
+      loraConfig: { loraDir: [] },
+    });
+  });
+
+  const demo = { model: "/package/demo", loraConfig: { loraDir: ["/package/demo/adapters"] } };
+
+  test.each([
+    [[], demo],
+    [["--port", "9000"], { ...demo, port: 9000 }],
+    [["--api-key", "k"], { ...demo, apiKey: ["k"] }],
+    [["--lora-dir", "a"], { ...demo, loraConfig: { loraDir: ["a"] } }],
+  ])("without a model serves the demo with its adapters: %p", (argv, expected) => {
+    const command = parse("serve", ...argv);
+    expect(configOf(command)).toMatchObject(expected);
+    expect(command).toMatchObject({ resolved: { warnings: [] } });
+  });
+
+  test.each([
+    [["m"], "m", []],
+    [["m", "--lora-dir", "a"], "m", ["a"]],
+    [["--lora-dir", "a", "m"], "m", ["a"]],
+    [["--api-key", "k", "m"], "m", []],
+    [["--config", "serve.yaml"], null, []],
+  ])("takes nothing of the demo with %p", (argv, model, loraDir) => {
+    expect(configOf(parse("serve", ...argv))).toMatchObject({ model, loraConfig: { loraDir } });
   });
 
   test("lets the file win over flags, and says so", () => {
@@ -48,10 +79,11 @@ describe("lorikeet serve", () => {
 
 describe("lorikeet generate", () => {
   test("takes a prompt and an adapter, before or after its flags", () => {
-    const asked = { prompt: "hi", adapter: "sql", isChat: true, maxTokens: 9, temperature: 0.5 };
-    const flags = ["--lora", "sql", "--lora-dir", "d", "--chat", "--max-tokens", "9", "--temperature", "0.5"];
+    const asked = { prompt: "hi", adapter: "sql", isRaw: true, maxTokens: 9, temperature: 0.5 };
+    const flags = ["--lora", "sql", "--lora-dir", "d", "--raw", "--max-tokens", "9", "--temperature", "0.5"];
     expect(parse("generate", "m", "hi", ...flags)).toMatchObject({ kind: "generate", ask: asked });
     expect(parse("generate", "m", ...flags, "hi")).toMatchObject({ kind: "generate", ask: asked });
+    expect(parse("generate", "m", "hi")).toMatchObject({ ask: { prompt: "hi", adapter: null, isRaw: false, maxTokens: 256, temperature: 0 } });
     expect(configOf(parse("generate", "m", ...flags, "hi"))).toMatchObject({ model: "m", loraConfig: { loraDir: ["d"] } });
   });
 });
@@ -61,12 +93,17 @@ describe("lorikeet", () => {
     expect(parse("--version")).toEqual({ kind: "print", text: "1.2.3\n" });
     for (const [argv, part] of [
       [["--help"], "Exit codes: 0 done, 1 failed, 2 wrong arguments"],
-      [["serve", "--help"], "--lora-dir <DIR...>"],
+      [["serve", "--help"], "--lora-dir <DIR> "],
+      [["serve", "--help"], "(repeatable)"],
+      [["serve", "--help"], "neither MODEL nor --config is given"],
       [["generate", "--help"], "--lora <NAME>"],
+      [["generate", "--help"], "--raw"],
       [["help", "serve"], "--max-batch-size <NUMBER>"],
     ] as const) {
       expect(parse(...argv)).toMatchObject({ kind: "print", text: expect.stringContaining(part) });
     }
+    const help = parse("serve", "--help");
+    expect(help.kind === "print" && help.text).not.toContain("...>");
   });
 
   test.each([
@@ -76,11 +113,15 @@ describe("lorikeet", () => {
     [["serve", "--port"], "option '--port <NUMBER>' argument missing"],
     [["serve", "--port", "x"], '--port must be a whole number from 0 to 65535, got "x"'],
     [["serve", "a", "b"], "too many arguments"],
+    [["serve", "a", "--lora-dir", "x", "y"], "A flag with several values is repeated"],
     [["serve", "--backend", "tpu"], '--backend must be auto, wasm or cuda, got "tpu"'],
     [["serve", "--config", "none.yaml"], "--config none.yaml cannot be read"],
     [["serve", "--config", "bad.yaml"], "bad.yaml:1:1: prot is not a setting (did you mean port?)"],
     [["generate", "m"], "missing required argument 'prompt'"],
-    [["generate", "m", "hi", "--max-tokens", "many"], '--max-tokens must be a number, got "many"'],
+    [["generate", "m", "hi", "--max-tokens", "many"], '--max-tokens must be a whole number from 1 to 9007199254740991, got "many"'],
+    [["generate", "m", "hi", "--temperature", "hot"], '--temperature must be a number from 0 to 1000000, got "hot"'],
+    [["generate", "m", "hi", "--temperature", ""], '--temperature must be a number from 0 to 1000000, got ""'],
+    [["generate", "m", "hi", "--chat"], "unknown option '--chat'"],
     [["generate", "m", "hi", "--host", "x"], "unknown option '--host'"],
   ])("refuses %p in one line", (argv, message) => {
     const thrown = thrownBy(() => parse(...argv));

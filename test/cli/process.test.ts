@@ -1,9 +1,17 @@
 /** The command as a process: start, answers, signals, exit codes. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import packageJson from "../../package.json" with { type: "json" };
 
 const root = join(import.meta.dir, "../..");
+const files = mkdtempSync(join(tmpdir(), "lorikeet-cli-"));
+const badYaml = join(files, "bad.yaml");
+const portYaml = join(files, "port.yaml");
+writeFileSync(badYaml, "a: b: c\n");
+writeFileSync(portYaml, "port: 0\n");
+afterAll(() => rmSync(files, { recursive: true }));
 
 function spawn(...argv: string[]) {
   return Bun.spawn([process.execPath, "src/main.ts", ...argv], { cwd: root, stdout: "pipe", stderr: "pipe", stdin: "ignore" });
@@ -44,25 +52,39 @@ describe("lorikeet", () => {
 
   test.each([
     [["serve", "--prt", "1"], 2, "error: unknown option '--prt' (Did you mean --port?); see lorikeet --help\n"],
-    [["serve", "no/such/model"], 1, 'error: the model "no/such/model" is not a directory; give one that holds a model\'s files\n'],
+    [["serve", "no/such/model"], 2, 'error: the model "no/such/model" is not a directory; give one that holds a model\'s files\n'],
     [["serve", "models/demo", "--backend", "cuda"], 1, "error: this build has no CUDA engine; use --backend wasm, or auto\n"],
     [["serve", "models/demo", "--host", "0.0.0.0", "--port", "0"], 2, "error: host 0.0.0.0 can be reached from other machines, and there is no API key; set --api-key or LORIKEET_API_KEY, or pass --allow-no-key\n"],
     [["serve", "models/demo", "--lora-dir", "models"], 2, "error: lora_dir models holds no adapter, and no directory in it does\n"],
-    [["serve", "models/demo", "--max-seq-len", "4096"], 2, "error: max_seq_len 4096 is more than the 1024 positions of the model\n"],
-    [["generate", "models/demo", "hi", "--temperature", "-1"], 1, "error: --temperature -1 must be a number between 0 and 1000000\n"],
-    [["generate", "models/demo", "hi", "--lora", "nope"], 1, 'error: no adapter is known by the name "nope"; the list of models shows those that are\n'],
+    [["serve", "models/demo", "--max-seq-len", "4096"], 2, "error: max_seq_len must be at most the 1024 positions of the model, got 4096\n"],
+    [["serve", "--config", badYaml], 2, `error: ${badYaml}:1:4: Nested mappings are not allowed in compact mappings\n`],
+    [["serve", "--config", portYaml], 2, "error: model is missing; give the directory of the base model\n"],
+    [["serve", "models/demo", "--dtype", "fp8"], 2, 'error: --dtype must be bfloat16, float32, int8 or auto, got "fp8"\n'],
+    [["serve", "test"], 1, "error: the model directory has no config.json; give a directory with a model's files\n"],
+    [["generate", "models/demo", "hi", "--temperature", "-1"], 2, "error: --temperature must be a number from 0 to 1000000, got -1\n"],
+    [["generate", "no/such\nmodel", "hi"], 2, 'error: the model "no/such\\nmodel" is not a directory; give one that holds a model\'s files\n'],
+    [["generate", "models/demo", "word ".repeat(2000)], 2, expect.stringMatching(/^error: the prompt has \d+ tokens.*\n$/)],
+    [["generate", "models/demo", "hi", "--lora", "nope"], 2, 'error: no adapter is named "nope"; none is known\n'],
+    [["generate", "models/demo", "hi", "--lora", "sqll", "--lora-dir", "models/demo/adapters/sql"], 2, 'error: no adapter is named "sqll" (did you mean sql?); known are sql\n'],
+    [["generate", "models/demo", "hi", "--lora", "pirate", "--lora-dir", "models/demo/adapters"], 1, expect.stringMatching(/^error: adapter pirate cannot be served: .+\n$/)],
   ])("%p ends with one line and its exit code", async (argv, code, stderr) => {
     expect(await outcome(...argv)).toEqual({ code, stdout: "", stderr });
   });
 
   test("generates to standard output", async () => {
-    const asked = ["generate", "models/demo", "Who are you?", "--chat", "--max-tokens", "20"];
+    const asked = ["generate", "models/demo", "Who are you?", "--max-tokens", "20"];
     const { code, stdout } = await outcome(...asked);
     expect([code, stdout]).toEqual([0, "I am a very small language model. Adapters teach me new tasks.\n"]);
   });
 
+  test("continues the prompt as it is with --raw", async () => {
+    const { code, stdout } = await outcome("generate", "models/demo", "--raw", "One day a cat", "--max-tokens", "8");
+    expect(code).toBe(0);
+    expect(stdout.trim().length).toBeGreaterThan(0);
+  });
+
   test("generates with an adapter", async () => {
-    const flags = ["--chat", "--lora", "sql", "--lora-dir", "models/demo/adapters/sql"];
+    const flags = ["--lora", "sql", "--lora-dir", "models/demo/adapters/sql"];
     const { code, stdout } = await outcome("generate", "models/demo", ...flags, "Write SQL: How many products have price greater than 510?");
     expect(code).toBe(0);
     expect(stdout).toStartWith("SELECT COUNT(*) FROM products");

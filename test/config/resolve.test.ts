@@ -1,8 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import fc from "fast-check";
-import { nearestName } from "../../src/config/nearest.ts";
-import { givenEnvironment, givenFlag, givenOptions, resolveConfig, yamlName } from "../../src/config/resolve.ts";
-import { camelCase, flagOf, SETTINGS, snakeCase } from "../../src/config/settings.ts";
+import { givenEnvironment, givenFlag, givenOptions, resolveConfig } from "../../src/config/resolve.ts";
+import { camelCase, flagOf, SERVER_SETTINGS, SETTINGS, snakeCase } from "../../src/config/settings.ts";
 import { readYaml } from "../../src/config/yaml-file.ts";
 
 describe("settings", () => {
@@ -64,8 +62,22 @@ describe("constructor options", () => {
     [{ threads: 0 }, "threads must be a whole number from 1 to 1024, got 0"],
     [{ threads: "2" }, 'threads must be a whole number from 1 to 1024, got "2"'],
     [{ constructor: 1 }, "constructor is not a setting"],
+    [{ port: 1 }, "port is a setting of the server, which a program does not start; leave it out"],
+    [{ apiKey: ["k"] }, "apiKey is a setting of the server"],
+    [{ servedModelName: "m" }, "servedModelName is a setting of the server"],
+    [{ kvCacheConfig: { freeGpuMemoryFraction: 0.5 } }, "kvCacheConfig.freeGpuMemoryFraction is a key of TensorRT-LLM that is known, not supported: this build has no GPU"],
   ])("%p are refused by name", (options, message) => {
     expect(() => givenOptions(options)).toThrow(message);
+  });
+});
+
+describe("settings of a server only", () => {
+  test("are none of a program's, and all of a server's", () => {
+    for (const [name, { default: value }] of Object.entries(SERVER_SETTINGS)) {
+      expect(() => givenOptions({ [name]: value })).toThrow(`${name} is a setting of the server`);
+      expect(givenOptions({ [name]: value }, "server")).toEqual([{ setting: name, value, source: name }]);
+    }
+    expect(givenOptions({ port: undefined })).toEqual([]);
   });
 });
 
@@ -84,25 +96,5 @@ describe("flags", () => {
   test("give the last of several values, or all of a list", () => {
     expect(givenFlag("port", ["1", "2"]).value).toBe(2);
     expect(givenFlag("loraConfig.loraDir", ["a", "b"]).value).toEqual(["a", "b"]);
-  });
-});
-
-describe("the nearest name", () => {
-  const names = [...SETTINGS.keys()].map(yamlName);
-
-  test("is found after one slip anywhere", () => {
-    fc.assert(
-      fc.property(fc.constantFrom(...names.filter((name) => name.length >= 6)), fc.nat(), fc.constantFrom("drop", "double"), (name, at, slip) => {
-        const i = at % name.length;
-        const written = slip === "drop" ? name.slice(0, i) + name.slice(i + 1) : name.slice(0, i + 1) + name.slice(i);
-        expect(nearestName(written, names)).toBeDefined();
-      }),
-    );
-  });
-
-  test("is none for something else altogether, and quick for very long names", () => {
-    expect(nearestName("q", ["model", "port"])).toBeUndefined();
-    expect(nearestName("x".repeat(1_000_000), names)).toBeUndefined();
-    expect(nearestName("MAX-TOKENS", ["max_tokens", "min_tokens"])).toBe("max_tokens");
   });
 });

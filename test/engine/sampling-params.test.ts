@@ -130,54 +130,54 @@ describe("resolveSampling", () => {
   });
 
   const refused: [string, unknown, string][] = [
-    ["temperature", -0.1, "temperature -0.1 must be a number between 0 and 1000000"],
-    ["temperature", Number.NaN, "temperature NaN must be"],
-    ["temperature", "1", "temperature 1 must be a number"],
-    ["topP", 1.5, "topP 1.5 must be a number between 0 and 1"],
-    ["topP", -1, "topP -1"],
-    ["topK", -1, "topK -1 must be a whole number"],
-    ["topK", 2.5, "topK 2.5"],
-    ["minP", 2, "minP 2"],
-    ["seed", 1.5, "seed 1.5 must be a whole number"],
-    ["seed", "7", "seed 7"],
-    ["repetitionPenalty", 0, "repetitionPenalty 0"],
-    ["repetitionPenalty", Infinity, "repetitionPenalty Infinity"],
-    ["presencePenalty", 2.1, "presencePenalty 2.1"],
-    ["frequencyPenalty", -3, "frequencyPenalty -3"],
-    ["stop", ["a", "b", "c", "d", "e"], "stop 5 strings may hold at most 4"],
-    ["stop", "", "stop a string of 0 characters each needs 1 to 128"],
-    ["stop", "x".repeat(129), "stop a string of 129 characters"],
-    ["stop", [7], "stop 7 must be a string or a list of strings"],
-    ["stop", { a: 1 }, "stop (a object) must be a string or a list"],
+    ["temperature", -0.1, "temperature must be a number from 0 to 1000000, got -0.1"],
+    ["temperature", Number.NaN, "got NaN"],
+    ["temperature", "hot", 'temperature must be a number from 0 to 1000000, got "hot"'],
+    ["topP", 1.5, "topP must be a number from 0 to 1, got 1.5"],
+    ["topP", -1, "got -1"],
+    ["topK", -1, "topK must be a whole number from 0 to 2147483647, got -1"],
+    ["topK", 2.5, "got 2.5"],
+    ["minP", 2, "minP must be a number from 0 to 1, got 2"],
+    ["seed", 1.5, "seed must be a whole number, got 1.5"],
+    ["seed", "7", 'seed must be a whole number, got "7"'],
+    ["repetitionPenalty", 0, "repetitionPenalty must be a number from 0.01 to 100, got 0"],
+    ["repetitionPenalty", Infinity, "got Infinity"],
+    ["presencePenalty", 2.1, "presencePenalty must be a number from -2 to 2, got 2.1"],
+    ["frequencyPenalty", -3, "frequencyPenalty must be a number from -2 to 2, got -3"],
+    ["stop", ["a", "b", "c", "d", "e"], "stop must be at most 4 strings, got 5"],
+    ["stop", "", 'stop must be strings of 1 to 128 characters, got ""'],
+    ["stop", "x".repeat(129), `got "${"x".repeat(40)}"...`],
+    ["stop", [7], "stop must be a string or a list of strings of whole characters, got 7"],
+    ["stop", { a: 1 }, "stop must be a string or a list of strings, got an object"],
     ["stop", "\ud800", "whole characters"],
-    ["stopTokenIds", [1000], "stopTokenIds 1000 is not a token id: those run from 0 to 999"],
-    ["stopTokenIds", [-1], "stopTokenIds -1"],
-    ["stopTokenIds", 5, "stopTokenIds 5 must be a list"],
-    ["stopTokenIds", Array(65).fill(1), "stopTokenIds 65 ids may hold at most 64"],
-    ["maxTokens", 0, "maxTokens 0 must be a whole number of at least 1"],
+    ["stopTokenIds", [1000], "stopTokenIds must be token ids from 0 to 999, got 1000"],
+    ["stopTokenIds", [-1], "got -1"],
+    ["stopTokenIds", 5, "stopTokenIds must be a list of token ids, got 5"],
+    ["stopTokenIds", Array(65).fill(1), "stopTokenIds must be at most 64 token ids, got 65"],
+    ["maxTokens", 0, "maxTokens must be a whole number of at least 1, got 0"],
     ["maxTokens", 1e300, "maxTokens"],
-    ["minTokens", -1, "minTokens -1"],
-    ["minTokens", 33, "minTokens 33 must be at most maxTokens (32)"],
-    ["n", 0, "n 0 must be a whole number from 1 to 8"],
-    ["n", 9, "n 9"],
-    ["bestOf", 1, "bestOf 1 is not supported; leave it out and use n"],
-    ["logprobs", 21, "logprobs 21 must be a whole number from 0 to 20"],
-    ["logprobs", true, "logprobs true"],
-    ["logitBias", { "-1": 1 }, "logitBias -1 is not a token id"],
-    ["logitBias", { "1e2": 1 }, "logitBias 1e2 is not a token id"],
-    ["logitBias", { 1000: 1 }, "logitBias 1000 is not a token id"],
-    ["logitBias", { 1: Infinity }, "logitBias Infinity must be a finite number for token 1"],
+    ["minTokens", -1, "minTokens must be a whole number of at least 0, got -1"],
+    ["minTokens", 33, "minTokens must be at most maxTokens (32), got 33"],
+    ["n", 0, "n must be a whole number from 1 to 8, got 0"],
+    ["n", 9, "got 9"],
+    ["bestOf", 1, "bestOf is not supported; leave it out and use n"],
+    ["logprobs", 21, "logprobs must be a whole number from 0 to 20, got 21"],
+    ["logprobs", true, "got true"],
+    ["logitBias", { "-1": 1 }, 'logitBias must be token ids from 0 to 999, got "-1"'],
+    ["logitBias", { "1e2": 1 }, 'got "1e2"'],
+    ["logitBias", { 1000: 1 }, "got 1000"],
+    ["logitBias", { 1: Infinity }, "logitBias must be a finite number for token 1, got Infinity"],
     ["logitBias", { 1: 1e39 }, "must be a finite number for token 1"],
-    ["logitBias", { 1: "2" }, "logitBias 2 must be a finite number"],
-    ["logitBias", [1], "logitBias (a list) must be an object"],
+    ["logitBias", { 1: "2" }, 'got "2"'],
+    ["logitBias", [1], "logitBias must be an object from token id to number, got a list"],
     [
       "logitBias",
       Object.fromEntries(Array.from({ length: 301 }, (_, id) => [id, 1])),
-      "logitBias 301 tokens may hold at most 300",
+      "logitBias must be for at most 300 tokens, got 301",
     ],
-    ["ignoreEos", "yes", "ignoreEos yes"],
-    ["skipSpecialTokens", 1, "skipSpecialTokens 1 must be true or false"],
-    ["includeStopStrInOutput", 0, "includeStopStrInOutput 0 must be true or false"],
+    ["ignoreEos", "yes", 'ignoreEos must be true or false, got "yes"'],
+    ["skipSpecialTokens", 1, "skipSpecialTokens must be true or false, got 1"],
+    ["includeStopStrInOutput", 0, "includeStopStrInOutput must be true or false, got 0"],
   ];
   test.each(refused)("refuses %s %j with a sentence that names both", (field, value, message) => {
     const params = { [field]: value } as SamplingParams;
@@ -192,7 +192,7 @@ describe("resolveSampling", () => {
 
   test("refuses an unknown field and names the nearest", () => {
     expect(() => resolve({ top_p: 0.5 } as SamplingParams)).toThrow(
-      "top_p is not a sampling parameter; did you mean topP?",
+      "top_p is not a sampling parameter (did you mean topP?)",
     );
     expect(() => resolve({ maxNewTokens: 5 } as SamplingParams)).toThrow("did you mean maxTokens?");
     expect(() => resolve([] as SamplingParams)).toThrow("must be an object");
@@ -201,7 +201,7 @@ describe("resolveSampling", () => {
   test("spells fields as the caller did", () => {
     const fieldName = (field: string) => field.replaceAll(/[A-Z]/g, (c) => `_${c.toLowerCase()}`);
     expect(() => resolve({ topP: 5 }, { fieldName })).toThrow(
-      expect.objectContaining({ field: "top_p", message: expect.stringMatching(/^top_p 5 must/) }),
+      expect.objectContaining({ field: "top_p", message: expect.stringMatching(/^top_p must be .*, got 5$/) }),
     );
   });
 
@@ -213,7 +213,7 @@ describe("resolveSampling", () => {
 
   test("refuses a minimum that would forbid the whole vocabulary", () => {
     const params = { minTokens: 1, stopTokenIds: [0, 1, 2] };
-    expect(() => resolve(params, { vocabSize: 3, eosTokenIds: [] })).toThrow("leaves no token");
+    expect(() => resolve(params, { vocabSize: 3, eosTokenIds: [] })).toThrow("minTokens must be 0 where every token is a stop token, got 1");
   });
 
   test("anything at all is either resolved within every range or refused with a typed error", () => {

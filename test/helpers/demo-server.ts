@@ -23,7 +23,7 @@ export async function startDemo(options: object = {}): Promise<DemoServer> {
       logLevel: "error",
       loraConfig: { loraDir: [join(DEMO, "adapters")] },
       ...options,
-    }),
+    }, "server"),
   );
   const running = await startServer(config);
   const url = `http://127.0.0.1:${running.http.port}`;

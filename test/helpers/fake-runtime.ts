@@ -87,6 +87,8 @@ export const saying =
 export interface FakeRuntimeOptions {
   readonly script?: Script;
   readonly adapters?: readonly string[];
+  /** What is thrown for a name. */
+  readonly refused?: Readonly<Record<string, LorikeetError>>;
   readonly maxContext?: number;
   /** Requests held at once; one more is refused. */
   readonly maxRequests?: number;
@@ -102,12 +104,14 @@ export class FakeRuntime implements Runtime {
   script: Script;
   isClosed = false;
   readonly #names: string[];
+  readonly #refused: Readonly<Record<string, LorikeetError>>;
   readonly #maxRequests: number;
   readonly #finished: Record<string, number> = {};
 
   constructor(options: FakeRuntimeOptions = {}) {
     this.script = options.script ?? saying("One day Rosa went home.");
     this.#names = [...(options.adapters ?? ["sql", "translate-fr"])];
+    this.#refused = options.refused ?? {};
     this.#maxRequests = options.maxRequests ?? Infinity;
     this.maxContext = options.maxContext ?? 512;
     const parts = {
@@ -145,6 +149,8 @@ export class FakeRuntime implements Runtime {
 
   async resolveAdapter(reference: AdapterReference): Promise<AdapterId> {
     this.references.push(reference);
+    const refused = this.#refused[reference.name];
+    if (refused !== undefined) throw refused;
     if (reference.path !== undefined && !this.#names.includes(reference.name)) this.#names.push(reference.name);
     const at = this.#names.indexOf(reference.name);
     if (at === -1) {

@@ -24,6 +24,22 @@ describe("an API key", () => {
     }
   });
 
+  test.each([
+    ["GET", "/v2/models"],
+    ["GET", "/"],
+    ["GET", "/v1/completions"],
+    ["DELETE", "/v1/models"],
+    ["PUT", "/nothing"],
+    ["OPTIONS", "/v1/completions"],
+    ["POST", "/health"],
+    ["HEAD", "/healthz"],
+    ["POST", "/ready"],
+  ])("is asked for before it is said whether %s %s exists", async (method, path) => {
+    const response = await locked().fetch(path, { method });
+    expect([response.status, response.headers.get("allow")]).toEqual([401, null]);
+    expect([404, 405]).toContain((await locked().fetch(path, { method, ...bearer(KEY) })).status);
+  });
+
   test("is asked for before the body is looked at", async () => {
     const response = await locked().post("/v1/completions", "not JSON");
     expect(response.status).toBe(401);

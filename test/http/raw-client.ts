@@ -16,6 +16,7 @@ export class RawClient {
       hostname: "127.0.0.1",
       port,
       socket: {
+        drain: () => client?.drain(),
         data: (_, bytes) => client?.take(decoder.decode(bytes, { stream: true })),
         close: () => client?.close(),
         error: () => client?.close(),
@@ -28,6 +29,17 @@ export class RawClient {
   send(text: string): void {
     this.#socket.write(text);
     this.#socket.flush();
+  }
+
+  /** Sends all of it, as fast as the server takes it; less where the server closes. */
+  async write(text: string): Promise<void> {
+    const bytes = new TextEncoder().encode(text);
+    for (let at = 0; at < bytes.length && !this.isClosed; ) {
+      const sent = this.#socket.write(bytes.subarray(at));
+      if (sent < 0) return;
+      at += sent;
+      if (at < bytes.length) await new Promise<void>((resolve) => (this.#wake = resolve));
+    }
   }
 
   post(path: string, body: object): void {
@@ -66,6 +78,10 @@ export class RawClient {
 
   private take(text: string): void {
     this.received += text;
+    this.#wake();
+  }
+
+  private drain(): void {
     this.#wake();
   }
 

@@ -19,7 +19,8 @@ describe("a stopping server", () => {
     server.server.drain();
     const refused = await post(server.url, body);
     expect([refused.status, refused.headers.get("retry-after")]).toEqual([503, "5"]);
-    expect((await fetch(`${server.url}/ready`)).status).toBe(503);
+    const ready = await fetch(`${server.url}/ready`);
+    expect([ready.status, ready.headers.get("retry-after")]).toEqual([503, "5"]);
     expect((await fetch(`${server.url}/health`)).status).toBe(200);
 
     const stopped = server.server.stop(5_000);
@@ -85,11 +86,25 @@ describe("a connection", () => {
     }
   });
 
-  test("with more than the runtime's own body limit gets 413", async () => {
+  test.each([
+    ["announced", "Content-Length: 99999999"],
+    ["in chunks", "Transfer-Encoding: chunked"],
+  ])("with a body far above the limit, %s, gets an error that says so", async (_, header) => {
     await using server = startServer();
     const client = await RawClient.connect(server.server.port);
-    client.send("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 99999999\r\n\r\n{");
-    expect(await client.until((received) => received.includes("\r\n"))).toStartWith("HTTP/1.1 413");
+    client.send(`POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n${header}\r\n\r\n`);
+    const piece = "a".repeat(1 << 20);
+    for (let sent = 0; sent < 12; sent++) await client.write(header.startsWith("Transfer") ? `100000\r\n${piece}\r\n` : piece);
+    const received = await client.until((text) => text.includes('"payload_too_large"'));
+    expect(received).toStartWith("HTTP/1.1 413");
+    expect(JSON.parse(received.slice(received.indexOf("{"), received.lastIndexOf("}") + 1))).toEqual({
+      error: {
+        message: "the body must have at most 2097152 bytes",
+        type: "invalid_request_error",
+        param: null,
+        code: "payload_too_large",
+      },
+    });
     client.end();
   });
 });

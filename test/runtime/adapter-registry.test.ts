@@ -38,6 +38,6 @@ describe("AdapterRegistry", () => {
     registry.claimIntId(1, a);
     registry.claimIntId(1, a);
     expect(() => registry.claimIntId(1, b)).toThrow("stands for adapter a and cannot stand for b");
-    expect(() => registry.claimIntId(1.5, b)).toThrow("must be a whole number");
+    expect(() => registry.claimIntId(1.5, b)).toThrow("lora_int_id must be a whole number of at least 0, got 1.5");
   });
 });

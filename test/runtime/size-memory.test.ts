@@ -42,7 +42,7 @@ describe("KV pages", () => {
 
 test("a context longer than the model's is refused", () => {
   const maxContext = program.maxContext + 1;
-  expect(() => sizeMemory(program, { ...wish, maxContext }, device)).toThrow(`max_seq_len ${maxContext} is more than the ${program.maxContext} positions`);
+  expect(() => sizeMemory(program, { ...wish, maxContext }, device)).toThrow(`max_seq_len must be at most the ${program.maxContext} positions of the model, got ${maxContext}`);
 });
 
 describe("adapter memory", () => {

@@ -14,6 +14,7 @@ export class ThreadPool {
     this.#control = control;
     for (const worker of workers) {
       worker.onerror = (event) => this.#fail(new Error(event.message));
+      worker.unref();
     }
   }
 
@@ -37,6 +38,7 @@ export class ThreadPool {
   /** Runs the step that memory describes; one at a time. */
   async step(): Promise<void> {
     if (this.#failure !== null) throw this.#failure;
+    for (const w of this.#workers) w.ref();
     const epoch = (Atomics.add(this.#control, CONTROL.epoch, 1) + 1) | 0;
     Atomics.notify(this.#control, CONTROL.epoch);
     const failed = new Promise<never>((_, reject) => (this.#rejectStep = reject));
@@ -47,6 +49,7 @@ export class ThreadPool {
       if (woken.async) await Promise.race([woken.value, failed]);
     }
     this.#rejectStep = null;
+    for (const w of this.#workers) w.unref();
   }
 
   #done(): number {

@@ -1,5 +1,5 @@
 /** Reads the fields of a JSON object one by one. Nothing is coerced; `null` counts as left out. */
-import { didYouMean } from "../../config/nearest.ts";
+import { didYouMean } from "../../core/nearest.ts";
 import { type JsonArray, type JsonObject, type JsonValue, isJsonObject, nameJsonType } from "../../formats/json.ts";
 import { badField } from "../error-response.ts";
 

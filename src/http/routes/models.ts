@@ -1,6 +1,6 @@
 /** The base model and its adapters, as OpenAI lists models. */
 import { Elysia } from "elysia";
-import { didYouMean } from "../../config/nearest.ts";
+import { didYouMean } from "../../core/nearest.ts";
 import { RequestError } from "../../core/errors.ts";
 import type { AdapterListing } from "../../runtime/runtime.ts";
 import type { HttpDependencies } from "../dependencies.ts";

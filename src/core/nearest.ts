@@ -34,6 +34,8 @@ function editDistance(a: string, b: string, limit: number): number {
       const change = a[i - 1] === b[j - 1] ? 0 : 1;
       next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + change));
     }
+    // No later row is below the least of this one.
+    if (Math.min(...next) >= limit) return limit;
     row = next;
   }
   return row[b.length]!;

@@ -1,0 +1,68 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { givenOptions, resolveConfig } from "../../src/config/resolve.ts";
+import { type Opened, openRuntime } from "../../src/runtime/open-runtime.ts";
+import { DEMO } from "../helpers/demo-server.ts";
+
+const open = (options: object) => openRuntime(resolveConfig(givenOptions({ model: DEMO, threads: 1, ...options })).config);
+const sql = [join(DEMO, "adapters/sql")];
+
+describe("adapters that were found and cannot be served", () => {
+  let opened: Opened;
+  beforeAll(async () => {
+    opened = await open({ loraConfig: { loraDir: [join(DEMO, "adapters")] } });
+  });
+  afterAll(() => opened.runtime.close(0));
+
+  test("are answered with the reason, and are none that are listed", async () => {
+    expect(opened.refused.map(({ name }) => name)).toContain("pirate");
+    for (const { name, error } of opened.refused) {
+      await expect(opened.runtime.resolveAdapter({ name })).rejects.toMatchObject({
+        errorCode: error.errorCode,
+        message: `adapter ${name} cannot be served: ${error.message}`,
+      });
+      expect(opened.runtime.adapters().map((adapter) => adapter.name)).not.toContain(name);
+    }
+  });
+
+  test("are not mixed up with names that nobody knows", async () => {
+    await expect(opened.runtime.resolveAdapter({ name: "sqll" })).rejects.toMatchObject({
+      errorCode: "adapter_not_found",
+      message: 'no adapter is named "sqll" (did you mean sql?); known are extract-json, roman, sentiment, sql, summarize, translate-fr',
+    });
+  });
+});
+
+describe("limits of adapters", () => {
+  test.each([
+    [{ maxLoraRank: 4 }, {}, "raise max_lora_rank"],
+    [{}, { maxAdapterSize: 4 }, "raise max_adapter_size"],
+    [{ maxLoraRank: 4 }, { maxAdapterSize: 8 }, "raise max_lora_rank"],
+    [{ loraTargetModules: ["mlp_4h_to_h"] }, {}, "mlp.gate_proj is changed, which lora_target_modules leaves out"],
+  ])("%p and %p refuse what is beyond them", async (loraConfig, peftCacheConfig, message) => {
+    const { runtime, served, refused } = await open({ peftCacheConfig, loraConfig: { loraDir: sql, ...loraConfig } });
+    await runtime.close(0);
+    expect(served).toEqual([]);
+    expect(refused[0]!.error.message).toContain(message);
+  });
+
+  test("that hold everything an adapter has let it through, whatever value has no say", async () => {
+    const loraTargetModules = ["attn_qkv", "attn_dense", "mlp_h_to_4h", "mlp_gate", "mlp_4h_to_h"];
+    const loraConfig = { loraDir: sql, loraTargetModules, swapGateUpProjLoraBWeight: false };
+    const { runtime, served } = await open({ loraConfig, peftCacheConfig: { maxAdapterSize: 64 } });
+    await runtime.close(0);
+    expect(served.map(({ name }) => name)).toEqual(["sql"]);
+  });
+});
+
+describe("what cannot be opened", () => {
+  test.each([
+    [{ model: null }, "model is missing; give the directory of the base model"],
+    [{ model: "no/such" }, 'the model "no/such" is not a directory'],
+    [{ loraConfig: { loraTargetModules: ["attn_p"] } }, 'got "attn_p" (did you mean attn_q?)'],
+    [{ loraConfig: { loraTargetModules: ["constructor"] } }, "lora_target_modules must be among attn_qkv, attn_q"],
+    [{ loraConfig: { loraCkptSource: "nemo" } }, "lora_config.lora_ckpt_source nemo is not served yet"],
+  ])("is %p, a mistake of the settings", async (options, message) => {
+    await expect(open(options)).rejects.toMatchObject({ errorCode: "config_invalid", message: expect.stringContaining(message) });
+  });
+});
