@@ -1,5 +1,6 @@
 /** Writes the C mirrors of the layouts that TypeScript and native code share. */
 import * as step from "../src/core/step-layout.ts";
+import * as cuda from "../src/backend/cuda/layout.ts";
 import * as wasm from "../src/backend/wasm/layout.ts";
 
 const snake = (name: string): string => name.replace(/[A-Z]/g, (c) => `_${c}`).toUpperCase();
@@ -20,6 +21,7 @@ function header(source: string, layout: object): string {
 export const generated = [
   { path: "native/step_layout.h", text: header("src/core/step-layout.ts", step) },
   { path: "native/wasm/include/layout.h", text: header("src/backend/wasm/layout.ts", wasm) },
+  { path: "native/cuda/layout.h", text: header("src/backend/cuda/layout.ts", cuda) },
 ];
 
 if (import.meta.main) {

@@ -2,14 +2,12 @@
 import { stat } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import type { WeightFormat } from "../backend/backend.ts";
-import { PAGE_TOKENS } from "../backend/wasm/layout.ts";
-import { kvPageBytes, openWasmBackend } from "../backend/wasm/wasm-backend.ts";
-import { AdapterError, ConfigError, type LorikeetError, NativeError } from "../core/errors.ts";
+import { chooseBackend } from "../backend/choose-backend.ts";
+import { AdapterError, ConfigError, type LorikeetError } from "../core/errors.ts";
 import { discoverAdapters, type NamedAdapter } from "../lora/adapter-paths.ts";
 import { readAdapter } from "../lora/read-adapter.ts";
 import { targetModules } from "../lora/target-modules.ts";
 import { loadModel } from "../model/load-model.ts";
-import type { Program } from "../model/program.ts";
 import { createLocalRuntime, type LocalRuntime } from "./local-runtime.ts";
 import type { RefusedAdapter } from "./runtime-options.ts";
 import { type MemoryWish, sizeMemory } from "./size-memory.ts";
@@ -75,25 +73,27 @@ const MAX_CHECKED_ADAPTERS = 64;
  */
 export async function openRuntime(options: OpenOptions): Promise<Opened> {
   refuseUnserved(options);
-  const backendReason = chooseBackend(options.backend);
+  const chosen = chooseBackend(options.backend);
   const format = options.dtype === "auto" ? "bfloat16" : options.dtype;
   const name = options.servedModelName;
   const directory = await modelDirectory(options.model);
   const limits = adapterLimits(options);
   const model = await loadModel(directory, name === null ? {} : { name });
   const { program } = model;
+  const maxRows = Math.max(options.maxNumTokens, options.maxBatchSize);
   const sizes = sizeMemory(program, memoryWish(options, limits.maxRank), {
-    pageTokens: PAGE_TOKENS,
-    pageBytes: kvPageBytes(program),
-    weightBytes: weightBytes(program, format),
+    ...chosen.device,
+    pageBytes: chosen.device.pageBytes(program),
+    weightBytes: chosen.device.weightBytes(program, format),
+    totalBytes: chosen.device.totalBytes(program, maxRows, options.maxBatchSize),
   });
   const { served, refused } = await findAdapters(options.loraConfig.loraDir, (path) => readAdapter(path, program, limits));
-  const backend = await openWasmBackend({
+  const backend = await chosen.open({
     program,
     weights: model.weights,
     format,
     numThreads: options.threads ?? availableParallelism(),
-    maxRows: Math.max(options.maxNumTokens, options.maxBatchSize),
+    maxRows,
     maxSequences: options.maxBatchSize,
     numPages: sizes.numPages,
     numSlots: sizes.numSlots,
@@ -114,7 +114,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     },
     ...(options.onFailure === undefined ? {} : { onFailure: options.onFailure }),
   });
-  return { runtime, backendReason, served, refused };
+  return { runtime, backendReason: chosen.reason, served, refused };
 }
 
 /** Adapters that need these would be answered wrongly without them. */
@@ -164,17 +164,6 @@ const memoryWish = (
   hostBytes: peftCacheConfig.hostCacheSize,
 });
 
-function chooseBackend(wanted: OpenOptions["backend"]): string {
-  switch (wanted) {
-    case "wasm":
-      return "as asked";
-    case "auto":
-      return "this build has no CUDA engine";
-    case "cuda":
-      throw new NativeError("backend_unavailable", "this build has no CUDA engine; use --backend wasm, or auto", { field: "backend" });
-  }
-}
-
 async function findAdapters(
   directories: readonly string[],
   read: (path: string) => Promise<unknown>,
@@ -208,8 +197,3 @@ async function errorOf(reading: Promise<unknown>): Promise<AdapterError | null> 
 
 const twice = (name: string): ConfigError =>
   new ConfigError("config_invalid", `two adapters are named ${name}; give one of them another name with name=DIR`, { field: "lora_dir" });
-
-const BYTES_PER_WEIGHT: Readonly<Record<WeightFormat, number>> = { float32: 4, bfloat16: 2, int8: 1.25 };
-
-const weightBytes = ({ weights }: Program, format: WeightFormat): number =>
-  BYTES_PER_WEIGHT[format] * weights.reduce((sum, { rows, cols }) => sum + rows * cols, 0);

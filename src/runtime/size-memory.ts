@@ -2,15 +2,26 @@
 import { ConfigError } from "../core/errors.ts";
 import type { Program } from "../model/program.ts";
 
-const MIB = 2 ** 20;
-/** KV memory when nobody said how much, unless fewer pages already hold everything that may run at once. */
-const DEFAULT_KV_BYTES = 512 * MIB;
-const DEFAULT_ADAPTER_BYTES = 256 * MIB;
-/** What one device holds: a WebAssembly memory ends at 4 GiB. */
-const DEVICE_BYTES = 4096 * MIB;
 const DEFAULT_SLOTS = 32;
-/** Adapters are stored as float32 on the device at most. */
-const BYTES_PER_NUMBER = 4;
+
+/** What the device holds, in bytes. */
+export interface DeviceSizes {
+  /** Positions per KV page. */
+  readonly pageTokens: number;
+  /** One page over all layers. */
+  readonly pageBytes: number;
+  /** The base model in its format on the device. */
+  readonly weightBytes: number;
+  /** What weights, KV pages and adapters may take together. */
+  readonly totalBytes: number;
+  /** KV memory when nobody said how much, unless fewer pages already hold everything that may run at once. */
+  readonly defaultKvBytes: number;
+  /** Part of what weights and adapters leave that such a default takes at most. */
+  readonly defaultKvShare: number;
+  readonly defaultAdapterBytes: number;
+  /** One number of an adapter takes at most. */
+  readonly bytesPerAdapterNumber: number;
+}
 
 export interface MemoryWish {
   /** Positions in the KV cache; `null` for as many as are of use within a default. */
@@ -38,14 +49,12 @@ export interface MemorySizes {
 }
 
 /**
- * @param pageTokens positions per KV page, and `pageBytes` its bytes over all layers
- * @param weightBytes of the base model in its format on the device
  * @throws {ConfigError} `config_invalid` when the context is longer than the model's, or the KV cache than the device
  */
 export function sizeMemory(
   program: Program,
   wish: MemoryWish,
-  { pageTokens, pageBytes, weightBytes }: { readonly pageTokens: number; readonly pageBytes: number; readonly weightBytes: number },
+  device: DeviceSizes,
 ): MemorySizes {
   const maxContext = wish.maxContext ?? program.maxContext;
   if (maxContext > program.maxContext) {
@@ -53,19 +62,20 @@ export function sizeMemory(
       field: "max_seq_len",
     });
   }
-  const largest = largestAdapterBytes(program, wish.maxRank);
-  const leftBytes = Math.max(0, DEVICE_BYTES - weightBytes);
+  const { pageTokens, pageBytes, bytesPerAdapterNumber } = device;
+  const largest = largestAdapterBytes(program, wish.maxRank, bytesPerAdapterNumber);
+  const leftBytes = Math.max(0, Math.floor(device.totalBytes - device.weightBytes));
   const adapterBytes = Math.ceil(
     wish.deviceModuleLayers > 0
-      ? wish.deviceModuleLayers * moduleLayerBytes(program)
+      ? wish.deviceModuleLayers * moduleLayerBytes(program, bytesPerAdapterNumber)
       : wish.maxLoras !== null
         ? Math.min(wish.maxLoras * largest, leftBytes / 2)
         : wish.devicePart === null
-          ? Math.min(DEFAULT_ADAPTER_BYTES, leftBytes / 4)
+          ? Math.min(device.defaultAdapterBytes, leftBytes / 4)
           : wish.devicePart * leftBytes,
   );
   const useful = wish.maxSequences * Math.ceil(maxContext / pageTokens);
-  const affordable = Math.floor(Math.min(DEFAULT_KV_BYTES, (leftBytes - adapterBytes) / 2) / pageBytes);
+  const affordable = Math.floor(Math.min(device.defaultKvBytes, (leftBytes - adapterBytes) * device.defaultKvShare) / pageBytes);
   const numPages = wish.kvTokens === null ? Math.min(useful, affordable) : Math.ceil(wish.kvTokens / pageTokens);
   if (numPages < 1 || numPages * pageBytes > leftBytes) {
     throw new ConfigError(
@@ -79,22 +89,22 @@ export function sizeMemory(
     numPages,
     numSlots: wish.maxLoras ?? DEFAULT_SLOTS,
     adapterBytes,
-    hostCacheBytes: hostBytes(program, wish, largest),
+    hostCacheBytes: hostBytes(program, wish, largest, bytesPerAdapterNumber),
   };
 }
 
-function hostBytes(program: Program, wish: MemoryWish, largest: number): number {
-  if (wish.hostModuleLayers > 0) return wish.hostModuleLayers * moduleLayerBytes(program);
+function hostBytes(program: Program, wish: MemoryWish, largest: number, bytesPerNumber: number): number {
+  if (wish.hostModuleLayers > 0) return wish.hostModuleLayers * moduleLayerBytes(program, bytesPerNumber);
   return wish.maxCpuLoras === null ? wish.hostBytes : wish.maxCpuLoras * largest;
 }
 
 /** Of an adapter of one rank on every module. */
-export const largestAdapterBytes = (program: Program, rank: number): number =>
-  rank * BYTES_PER_NUMBER * program.sites.reduce((sum, site) => sum + siteNumbers(site), 0);
+export const largestAdapterBytes = (program: Program, rank: number, bytesPerNumber: number): number =>
+  rank * bytesPerNumber * program.sites.reduce((sum, site) => sum + siteNumbers(site), 0);
 
 /** TensorRT-LLM's unit: a rank-1 adapter of the largest module in one layer. */
-const moduleLayerBytes = (program: Program): number =>
-  BYTES_PER_NUMBER * Math.max(0, ...program.sites.map(({ inWidth, outWidth }) => inWidth + outWidth));
+const moduleLayerBytes = (program: Program, bytesPerNumber: number): number =>
+  bytesPerNumber * Math.max(0, ...program.sites.map(({ inWidth, outWidth }) => inWidth + outWidth));
 
 /** Every module that writes to a site has an A of its own. */
 const siteNumbers = ({ inWidth, outWidth, modules }: Program["sites"][number]): number => modules.length * inWidth + outWidth;

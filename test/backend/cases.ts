@@ -13,7 +13,7 @@ import { numbers, randomAdapter, randomWeights, TINY, type TinyShape, tinyProgra
 
 export type OpenBackend = (options: BackendOptions) => Promise<Backend>;
 
-const SHAPES: Readonly<Record<string, TinyShape>> = {
+export const SHAPES: Readonly<Record<string, TinyShape>> = {
   "grouped heads": TINY,
   "tied embeddings": { ...TINY, tied: true },
   "biases everywhere": { ...TINY, bias: true },
@@ -30,7 +30,7 @@ const SHAPES: Readonly<Record<string, TinyShape>> = {
 const TOLERANCE: Readonly<Record<WeightFormat, number>> = { float32: 2e-5, bfloat16: 0.1, int8: 0.35 };
 
 const NUM_PAGES = 64;
-const LIMITS = { numThreads: 2, maxRows: 96, maxSequences: 12, numPages: NUM_PAGES, numSlots: 6, adapterBytes: 4 << 20 };
+export const LIMITS = { numThreads: 2, maxRows: 96, maxSequences: 12, numPages: NUM_PAGES, numSlots: 6, adapterBytes: 4 << 20 };
 
 /** Shuffled pages, so that no test passes because tables happen to be in order. */
 function pageLists(pageTokens: number, lengths: readonly number[]): PageId[][] {
@@ -38,7 +38,7 @@ function pageLists(pageTokens: number, lengths: readonly number[]): PageId[][] {
   return lengths.map((length) => free.splice(0, Math.ceil(length / pageTokens)));
 }
 
-const tokensOf = (length: number, vocab: number, seed: number): number[] => {
+export const tokensOf = (length: number, vocab: number, seed: number): number[] => {
   const random = numbers(seed);
   return Array.from({ length }, () => Math.floor(((random() + 1) / 2) * vocab));
 };
@@ -49,7 +49,7 @@ interface Job {
 }
 
 /** Feeds whole prompts in the given chunk sizes, some jobs side by side, and returns the last sample of each. */
-async function runJobs(backend: Backend, jobs: readonly Job[], chunks: readonly number[], sampling: Sampling): Promise<SampledToken[]> {
+export async function runJobs(backend: Backend, jobs: readonly Job[], chunks: readonly number[], sampling: Sampling): Promise<SampledToken[]> {
   const pages = pageLists(backend.info.pageTokens, jobs.map((job) => job.tokens.length));
   const done = jobs.map(() => 0);
   const results: SampledToken[] = [];
@@ -78,7 +78,7 @@ async function runJobs(backend: Backend, jobs: readonly Job[], chunks: readonly 
   return results;
 }
 
-const largestError = (token: SampledToken, reference: Float64Array): number =>
+export const largestError = (token: SampledToken, reference: Float64Array): number =>
   Math.max(...token.top.map(({ id, logprob }) => Math.abs(logprob - reference[id]!)));
 
 export function backendCases(name: string, open: OpenBackend): void {
@@ -250,10 +250,11 @@ export function backendCases(name: string, open: OpenBackend): void {
     });
   });
 
-  samplingCases(name, open);
+  samplingCases(name, open, "float32");
 }
 
-function samplingCases(name: string, open: OpenBackend): void {
+/** The weights of the program are spread so far apart that rounding changes no order among the likely tokens. */
+export function samplingCases(name: string, open: OpenBackend, format: WeightFormat): void {
   describe(`${name}: sampling`, () => {
     const program: Program = tinyProgram({ ...TINY, vocab: 300 });
     const weights = randomWeights(program, 5);
@@ -261,7 +262,7 @@ function samplingCases(name: string, open: OpenBackend): void {
     const byLikelihood = [...reference.keys()].sort((a, b) => reference[b]! - reference[a]!);
     let backend: Backend;
     beforeAll(async () => {
-      backend = await open({ ...LIMITS, program, weights, format: "float32" });
+      backend = await open({ ...LIMITS, program, weights, format });
     });
     afterAll(() => backend.close());
 

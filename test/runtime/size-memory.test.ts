@@ -1,11 +1,20 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import { largestAdapterBytes, type MemoryWish, sizeMemory } from "../../src/runtime/size-memory.ts";
+import { type DeviceSizes, largestAdapterBytes, type MemoryWish, sizeMemory } from "../../src/runtime/size-memory.ts";
 import { TINY, tinyProgram } from "../helpers/tiny-program.ts";
 
 const program = tinyProgram(TINY);
 const MIB = 2 ** 20;
-const device = { pageTokens: 16, pageBytes: 64 * 1024, weightBytes: 100 * MIB };
+const device: DeviceSizes = {
+  pageTokens: 16,
+  pageBytes: 64 * 1024,
+  weightBytes: 100 * MIB,
+  totalBytes: 4096 * MIB,
+  defaultKvBytes: 512 * MIB,
+  defaultKvShare: 0.5,
+  defaultAdapterBytes: 256 * MIB,
+  bytesPerAdapterNumber: 4,
+};
 const wish: MemoryWish = {
   kvTokens: null,
   maxSequences: 8,
@@ -52,7 +61,7 @@ describe("adapter memory", () => {
 
   test("holds max_loras and max_cpu_loras adapters of the largest rank", () => {
     const sizes = sizeMemory(program, { ...wish, maxLoras: 3, maxCpuLoras: 5 }, device);
-    const largest = largestAdapterBytes(program, 64);
+    const largest = largestAdapterBytes(program, 64, 4);
     expect(sizes).toMatchObject({ numSlots: 3, adapterBytes: 3 * largest, hostCacheBytes: 5 * largest });
   });
 
@@ -67,7 +76,7 @@ describe("adapter memory", () => {
     fc.assert(
       fc.property(count(1000), fc.integer({ min: 1, max: 4096 }), fc.nat(3000), fc.integer({ min: 1024, max: MIB }), (maxLoras, maxSequences, weightMib, pageBytes) => {
         const weightBytes = weightMib * MIB;
-        const sizes = sizeMemory(program, { ...wish, maxLoras, maxSequences }, { pageTokens: 16, pageBytes, weightBytes });
+        const sizes = sizeMemory(program, { ...wish, maxLoras, maxSequences }, { ...device, pageBytes, weightBytes });
         expect(weightBytes + sizes.adapterBytes + sizes.numPages * pageBytes).toBeLessThanOrEqual(4096 * MIB);
       }),
     );

@@ -1,0 +1,119 @@
+/** A model of random weights on the device, random adapters, and steps over a filled KV cache. */
+import { openCudaBackend } from "../../src/backend/cuda/cuda-backend.ts";
+import { asPageId, asSlotId, type SlotId } from "../../src/core/ids.ts";
+import type { Step, StepSequence } from "../../src/core/step.ts";
+import type { AdapterMatrix, AdapterWeights, LoraDelta } from "../../src/lora/adapter-weights.ts";
+import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
+import { readModelConfig } from "../../src/model/model-config.ts";
+import type { Program } from "../../src/model/program.ts";
+import type { WeightSource } from "../../src/model/weight-source.ts";
+import { samplingWith } from "../../test/helpers/sampling.ts";
+import { randomBfloat16, randomSource } from "./random-model.ts";
+
+export interface RigOptions {
+  /** Directory with a `config.json`; no weights are read. */
+  readonly model: string;
+  readonly maxRows: number;
+  readonly maxSequences: number;
+  /** Positions of every sequence. */
+  readonly context: number;
+  readonly numSlots: number;
+  readonly adapterBytes: number;
+}
+
+/** Bytes per second that a copy within the device's memory reaches, read and written bytes together. Measured, see `docs` of the bench. */
+export const MEMORY_BYTES_PER_SECOND: Readonly<Record<string, number>> = { "NVIDIA H200": 4.2e12, "NVIDIA H100 80GB HBM3": 3.0e12 };
+
+const noWeights: WeightSource = {
+  info: (tensor) => {
+    throw new Error(`no tensor ${tensor}: weights are random`);
+  },
+  readRows: (tensor) => {
+    throw new Error(`no tensor ${tensor}: weights are random`);
+  },
+};
+
+export type Rig = Awaited<ReturnType<typeof openRig>>;
+
+export async function openRig(options: RigOptions) {
+  const program = buildDecoderProgram(readModelConfig(options.model));
+  const pagesPerSequence = Math.ceil((options.context + 256) / 64);
+  const backend = await openCudaBackend({
+    program,
+    weights: noWeights,
+    format: "bfloat16",
+    numThreads: 1,
+    maxRows: options.maxRows,
+    maxSequences: options.maxSequences,
+    numPages: options.maxSequences * pagesPerSequence,
+    numSlots: options.numSlots,
+    adapterBytes: options.adapterBytes,
+    randomSeed: 7,
+  });
+  const random = randomSource(3);
+  const ids = (count: number): number[] => Array.from({ length: count }, () => Math.floor(random() * program.vocabSize));
+
+  /** Tokens of sequence `index` from `position` on. */
+  function sequence(index: number, position: number, tokens: readonly number[], slot: SlotId, sampled = true): StepSequence {
+    const numPages = Math.ceil((position + tokens.length) / backend.info.pageTokens);
+    return {
+      tokens,
+      position,
+      // Pages of one sequence lie far apart, as they do after an hour of serving.
+      pages: Array.from({ length: numPages }, (_, i) => asPageId(i * options.maxSequences + index)),
+      slot,
+      sample: sampled ? { sampling: samplingWith(), counter: 0, adjustments: [] } : null,
+    };
+  }
+
+  /** One decode row per slot given, each at the end of its context. Slots must be sorted. */
+  const decode = (slots: readonly SlotId[]): Step => ({ sequences: slots.map((slot, i) => sequence(i, options.context, ids(1), slot)) });
+  /** One prompt per slot given. */
+  const prefill = (slots: readonly SlotId[], length: number): Step => ({ sequences: slots.map((slot, i) => sequence(i, 0, ids(length), slot)) });
+
+  return { program, backend, decode, prefill, sequence, ids };
+}
+
+const POOL_NUMBERS = 8 << 20;
+let pool: Uint16Array | null = null;
+
+/** Adapters on all linear layers; their numbers are runs of one pool of random numbers, each at another place. */
+export function randomAdapter(program: Program, seed: number, rankOf: (module: number) => number): AdapterWeights {
+  pool ??= randomBfloat16(POOL_NUMBERS, 1, randomSource(11));
+  const random = randomSource(seed);
+  const numbers = pool;
+  const matrix = (rows: number, cols: number): AdapterMatrix => {
+    const at = Math.floor(random() * (POOL_NUMBERS - rows * cols));
+    return { dtype: "BF16", rows, cols, bytes: new Uint8Array(numbers.buffer, at * 2, rows * cols * 2) };
+  };
+  const deltas: LoraDelta[] = program.sites.flatMap(({ inWidth, modules }, site) =>
+    modules
+      .filter(({ own }) => own)
+      .map(({ offset, width }, i) => {
+        const rank = rankOf(i);
+        // The pool's numbers have deviation 1; a delta is a tenth of its output.
+        return { site, offset, width, rank, scale: 0.1 / Math.sqrt(inWidth * rank), a: matrix(rank, inWidth), b: matrix(width, rank) };
+      }),
+  );
+  const ranks = deltas.map(({ rank }) => rank);
+  return {
+    digest: `${seed}`.padStart(64, "0"),
+    deltas,
+    report: {
+      format: "peft",
+      numModules: deltas.length,
+      maxRank: Math.max(...ranks),
+      minRank: Math.min(...ranks),
+      scaleRule: "alpha/rank",
+      numBytes: deltas.reduce((sum, { a, b }) => sum + a.bytes.length + b.bytes.length, 0),
+      warnings: [],
+    },
+  };
+}
+
+/** Bytes of the adapter's matrices, at its true rank. */
+export const adapterBytes = (adapter: AdapterWeights): number => adapter.report.numBytes;
+
+/** Each slot `times` times, in order. */
+export const slotsOf = (count: number, times = 1, first = 0): SlotId[] =>
+  Array.from({ length: count * times }, (_, i) => asSlotId(first + Math.floor(i / times)));

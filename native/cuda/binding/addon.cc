@@ -1,0 +1,351 @@
+/**
+ * The addon's face: arguments in, results out, nothing decided here.
+ *
+ * Everything that takes time is a promise. Two threads do the work: one runs steps in order, the other lays adapters out
+ * and copies them, so that steps go on meanwhile. Their completions reach JavaScript through one thread-safe function.
+ */
+#include <napi.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../../step_layout.h"
+#include "../engine/engine.h"
+#include "../engine/task_thread.h"
+
+using namespace lorikeet;
+
+namespace {
+
+Napi::Error to_js(Napi::Env env, const std::string& code, const std::string& message) {
+  Napi::Error error = Napi::Error::New(env, message);
+  error.Set("code", Napi::String::New(env, code));
+  return error;
+}
+
+/** What a task gives back: a value made on the JavaScript thread, or an error. */
+struct Completion {
+  Napi::Promise::Deferred deferred;
+  std::function<Napi::Value(Napi::Env)> value;
+  std::string code, message;
+};
+
+int32_t int_of(const Napi::Object& object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  if (!value.IsNumber()) throw to_js(object.Env(), "argument_invalid", std::string(name) + " must be a number");
+  return value.As<Napi::Number>().Int32Value();
+}
+
+Napi::Object object_at(const Napi::Array& array, uint32_t i) { return array.Get(i).As<Napi::Object>(); }
+
+EngineOptions options_of(const Napi::Object& from) {
+  EngineOptions to;
+  to.device = int_of(from, "device");
+  to.cublaslt_path = from.Get("cublasltPath").As<Napi::String>().Utf8Value();
+  to.max_rows = int_of(from, "maxRows");
+  to.max_sequences = int_of(from, "maxSequences");
+  to.num_pages = int_of(from, "numPages");
+  to.num_slots = int_of(from, "numSlots");
+  to.adapter_bytes = static_cast<size_t>(from.Get("adapterBytes").As<Napi::Number>().Int64Value());
+  to.num_layers = int_of(from, "numLayers");
+  to.num_heads = int_of(from, "numHeads");
+  to.num_kv_heads = int_of(from, "numKvHeads");
+  to.head_dim = int_of(from, "headDim");
+  to.rotary_dim = int_of(from, "rotaryDim");
+  to.vocabulary = int_of(from, "vocabSize");
+  to.max_context = int_of(from, "maxContext");
+  to.longest_window = int_of(from, "longestWindow");
+  to.score_scale = from.Get("scoreScale").As<Napi::Number>().FloatValue();
+  const Napi::Array buffers = from.Get("buffers").As<Napi::Array>(), weights = from.Get("weights").As<Napi::Array>();
+  const Napi::Array sites = from.Get("sites").As<Napi::Array>();
+  for (uint32_t i = 0; i < buffers.Length(); i++) {
+    const Napi::Object buffer = object_at(buffers, i);
+    to.buffers.push_back({int_of(buffer, "width"), buffer.Get("sampled").ToBoolean(), buffer.Get("isFloat").ToBoolean()});
+  }
+  for (uint32_t i = 0; i < weights.Length(); i++) {
+    const Napi::Object weight = object_at(weights, i);
+    to.weights.push_back({int_of(weight, "rows"), int_of(weight, "cols"), weight.Get("isMatrix").ToBoolean()});
+  }
+  for (uint32_t i = 0; i < sites.Length(); i++) to.sites.push_back({int_of(object_at(sites, i), "inWidth"), int_of(object_at(sites, i), "outWidth")});
+  const Napi::Int32Array launches = from.Get("launches").As<Napi::Int32Array>();
+  for (size_t at = 0; at + LAUNCH_WORDS <= launches.ElementLength(); at += LAUNCH_WORDS) {
+    LaunchSpec launch = {};
+    for (int i = 0; i < LAUNCH_WORDS; i++) launch.words[i] = launches[at + i];
+    to.launches.push_back(launch);
+  }
+  return to;
+}
+
+SourceMatrix matrix_of(const Napi::Object& from) {
+  const Napi::Uint8Array bytes = from.Get("bytes").As<Napi::Uint8Array>();
+  const SourceMatrix matrix = {static_cast<Dtype>(int_of(from, "dtype")), int_of(from, "rows"), int_of(from, "cols"), bytes.Data()};
+  const size_t element = matrix.dtype == Dtype::f32 ? 4 : 2;
+  if (bytes.ByteLength() != element * matrix.rows * matrix.cols) throw to_js(from.Env(), "argument_invalid", "a matrix has other bytes than its shape");
+  return matrix;
+}
+
+class EngineObject : public Napi::ObjectWrap<EngineObject> {
+ public:
+  static Napi::Function define(Napi::Env env) {
+    return DefineClass(env, "Engine",
+                       {
+                           InstanceMethod<&EngineObject::load_rows>("loadRows"),
+                           InstanceMethod<&EngineObject::fill_random>("fillRandom"),
+                           InstanceMethod<&EngineObject::load_rope_table>("loadRopeTable"),
+                           InstanceMethod<&EngineObject::warm_up>("warmUp"),
+                           InstanceMethod<&EngineObject::run>("run"),
+                           InstanceMethod<&EngineObject::profile>("profile"),
+                           InstanceMethod<&EngineObject::stage>("stage"),
+                           InstanceMethod<&EngineObject::attach>("attach"),
+                           InstanceMethod<&EngineObject::stats>("stats"),
+                           InstanceMethod<&EngineObject::close>("close"),
+                       });
+  }
+
+  explicit EngineObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<EngineObject>(info) {
+    const Napi::Env env = info.Env();
+    try {
+      const EngineOptions options = options_of(info[0].As<Napi::Object>());
+      for (const SiteSpec& site : options.sites) site_in_widths_.push_back(site.in_width);
+      engine_ = std::make_unique<Engine>(options);
+    } catch (const Error& error) {
+      throw to_js(env, error.code, error.what());
+    }
+    finished_ = Napi::ThreadSafeFunction::New(env, Napi::Function::New(env, [](const Napi::CallbackInfo&) {}), "lorikeet-cuda", 0, 1);
+    /* An idle engine keeps no program alive. */
+    finished_.Unref(env);
+    steps_ = std::make_unique<TaskThread>();
+    copies_ = std::make_unique<TaskThread>();
+  }
+
+  ~EngineObject() override { shut_down(); }
+
+ private:
+  /** Runs `work` on a thread; what it returns makes the promise's value. `kept` lives until then. */
+  Napi::Value promise(Napi::Env env, TaskThread& thread, std::function<std::function<Napi::Value(Napi::Env)>()> work, const Napi::Object* kept = nullptr) {
+    if (engine_ == nullptr) throw to_js(env, "closed", "the engine is closed");
+    auto* completion = new Completion{Napi::Promise::Deferred::New(env), {}, {}, {}};
+    const Napi::Promise result = completion->deferred.Promise();
+    std::shared_ptr<Napi::ObjectReference> reference;
+    if (kept != nullptr) reference = std::make_shared<Napi::ObjectReference>(Napi::Persistent(*kept));
+    if (pending_++ == 0) {
+      finished_.Ref(env);
+      Ref();
+    }
+    thread.post([this, completion, work = std::move(work), reference]() mutable {
+      try {
+        completion->value = work();
+      } catch (const Error& error) {
+        completion->code = error.code;
+        completion->message = error.what();
+      } catch (const std::exception& error) {
+        completion->code = "cuda_failed";
+        completion->message = error.what();
+      }
+      work = nullptr;
+      finished_.NonBlockingCall(completion, [this, reference = std::move(reference)](Napi::Env env, Napi::Function, Completion* done) {
+        const std::unique_ptr<Completion> owner(done);
+        if (--pending_ == 0) {
+          finished_.Unref(env);
+          Unref();
+        }
+        const Napi::HandleScope scope(env);
+        if (done->code.empty()) done->deferred.Resolve(done->value ? done->value(env) : env.Undefined());
+        else done->deferred.Reject(to_js(env, done->code, done->message).Value());
+      });
+    });
+    return result;
+  }
+
+  /** loadRows(weight, firstRow, numRows, dtype, bytes): blocks; used before the first step. */
+  Napi::Value load_rows(const Napi::CallbackInfo& info) {
+    const Napi::Uint8Array bytes = info[4].As<Napi::Uint8Array>();
+    try {
+      engine_->load_rows(info[0].As<Napi::Number>(), info[1].As<Napi::Number>(), info[2].As<Napi::Number>(),
+                         static_cast<Dtype>(info[3].As<Napi::Number>().Int32Value()), bytes.Data(), bytes.ByteLength());
+    } catch (const Error& error) {
+      throw to_js(info.Env(), error.code, error.what());
+    }
+    return info.Env().Undefined();
+  }
+
+  Napi::Value load_rope_table(const Napi::CallbackInfo& info) {
+    const Napi::Float32Array table = info[0].As<Napi::Float32Array>();
+    try {
+      engine_->load_rope_table(table.Data(), table.ElementLength());
+    } catch (const Error& error) {
+      throw to_js(info.Env(), error.code, error.what());
+    }
+    return info.Env().Undefined();
+  }
+
+  Napi::Value fill_random(const Napi::CallbackInfo& info) {
+    const uint64_t seed = static_cast<uint64_t>(info[0].As<Napi::Number>().Int64Value());
+    return promise(info.Env(), *steps_, [this, seed] {
+      engine_->fill_random(seed);
+      return nullptr;
+    });
+  }
+
+  Napi::Value warm_up(const Napi::CallbackInfo& info) {
+    return promise(info.Env(), *steps_, [this] {
+      engine_->warm_up();
+      return nullptr;
+    });
+  }
+
+  /** run(words: Int32Array): Promise<Int32Array>, the result record. */
+  Napi::Value run(const Napi::CallbackInfo& info) {
+    const Napi::Int32Array words = info[0].As<Napi::Int32Array>();
+    auto block = std::make_shared<std::vector<int32_t>>(words.Data(), words.Data() + words.ElementLength());
+    return promise(info.Env(), *steps_, [this, block]() -> std::function<Napi::Value(Napi::Env)> {
+      size_t count = 0;
+      const int32_t* result = engine_->run(block->data(), block->size(), count);
+      auto copy = std::make_shared<std::vector<int32_t>>(result, result + count);
+      return [copy](Napi::Env env) -> Napi::Value {
+        Napi::Int32Array array = Napi::Int32Array::New(env, copy->size());
+        std::copy(copy->begin(), copy->end(), array.Data());
+        return array;
+      };
+    });
+  }
+
+  /** profile(words): Promise<{ launch, count, micros }[]>; what the step computes is lost. */
+  Napi::Value profile(const Napi::CallbackInfo& info) {
+    const Napi::Int32Array words = info[0].As<Napi::Int32Array>();
+    auto block = std::make_shared<std::vector<int32_t>>(words.Data(), words.Data() + words.ElementLength());
+    return promise(info.Env(), *steps_, [this, block]() -> std::function<Napi::Value(Napi::Env)> {
+      const std::vector<LaunchTime> times = engine_->profile(block->data(), block->size());
+      return [times](Napi::Env env) -> Napi::Value {
+        const Napi::Array array = Napi::Array::New(env, times.size());
+        for (size_t i = 0; i < times.size(); i++) {
+          const Napi::Object each = Napi::Object::New(env);
+          each.Set("launch", Napi::Number::New(env, times[i].launch));
+          each.Set("count", Napi::Number::New(env, times[i].count));
+          each.Set("micros", Napi::Number::New(env, times[i].micros));
+          array.Set(static_cast<uint32_t>(i), each);
+        }
+        return array;
+      };
+    });
+  }
+
+  /** stage(deltas): Promise<{ image, numBytes, maxTotalRank }>. The matrices' bytes must not change meanwhile. */
+  Napi::Value stage(const Napi::CallbackInfo& info) {
+    const Napi::Array from = info[0].As<Napi::Array>();
+    auto deltas = std::make_shared<std::vector<SourceDelta>>();
+    for (uint32_t i = 0; i < from.Length(); i++) {
+      const Napi::Object delta = object_at(from, i);
+      deltas->push_back({int_of(delta, "site"), int_of(delta, "offset"), int_of(delta, "width"), int_of(delta, "rank"), delta.Get("scale").As<Napi::Number>().FloatValue(),
+                         matrix_of(delta.Get("a").As<Napi::Object>()), matrix_of(delta.Get("b").As<Napi::Object>())});
+    }
+    return promise(
+        info.Env(), *copies_,
+        [this, deltas]() -> std::function<Napi::Value(Napi::Env)> {
+          auto image = std::make_shared<AdapterImage>(*deltas, site_in_widths_);
+          return [image](Napi::Env env) -> Napi::Value {
+            const Napi::Object result = Napi::Object::New(env);
+            const int64_t bytes = static_cast<int64_t>(image->bytes());
+            Napi::MemoryManagement::AdjustExternalMemory(env, bytes);
+            result.Set("image", Napi::External<std::shared_ptr<AdapterImage>>::New(env, new std::shared_ptr<AdapterImage>(image),
+                                                                                    [bytes](Napi::Env env, std::shared_ptr<AdapterImage>* held) {
+                                                                                      Napi::MemoryManagement::AdjustExternalMemory(env, -bytes);
+                                                                                      delete held;
+                                                                                    }));
+            result.Set("numBytes", Napi::Number::New(env, static_cast<double>(bytes)));
+            result.Set("maxTotalRank", Napi::Number::New(env, image->max_total_rank()));
+            return result;
+          };
+        },
+        &from);
+  }
+
+  /** attach(slot, offset, image): Promise<void>. */
+  Napi::Value attach(const Napi::CallbackInfo& info) {
+    const int slot = info[0].As<Napi::Number>();
+    const size_t offset = static_cast<size_t>(info[1].As<Napi::Number>().Int64Value());
+    const std::shared_ptr<AdapterImage> image = *info[2].As<Napi::External<std::shared_ptr<AdapterImage>>>().Data();
+    const auto copy = [this, slot, offset, image] {
+      engine_->attach(slot, offset, *image);
+      return nullptr;
+    };
+    if (engine_ != nullptr && engine_->has_room_for_rank(image->max_total_rank())) return promise(info.Env(), *copies_, copy);
+    /* More ranks than any adapter before: work areas grow between steps. */
+    return promise(info.Env(), *steps_, [this, image, copy] {
+      engine_->reserve_rank(image->max_total_rank());
+      return copy();
+    });
+  }
+
+  Napi::Value stats(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    if (engine_ == nullptr) throw to_js(env, "closed", "the engine is closed");
+    const EngineStats stats = engine_->stats();
+    const Napi::Object result = Napi::Object::New(env);
+    const auto set = [&](const char* name, double value) { result.Set(name, Napi::Number::New(env, value)); };
+    result.Set("description", Napi::String::New(env, engine_->description()));
+    set("graphSteps", static_cast<double>(stats.graph_steps));
+    set("eagerSteps", static_cast<double>(stats.eager_steps));
+    set("graphs", static_cast<double>(stats.num_graphs));
+    set("weightBytes", static_cast<double>(stats.weight_bytes));
+    set("kvBytes", static_cast<double>(stats.kv_bytes));
+    set("activationBytes", static_cast<double>(stats.activation_bytes));
+    return result;
+  }
+
+  /** Ends both threads after what they were given, then frees the device. */
+  Napi::Value close(const Napi::CallbackInfo& info) {
+    shut_down();
+    return info.Env().Undefined();
+  }
+
+  void shut_down() {
+    if (engine_ == nullptr) return;
+    copies_->stop();
+    steps_->stop();
+    engine_ = nullptr;
+    finished_.Release();
+  }
+
+  std::unique_ptr<Engine> engine_;
+  std::vector<int> site_in_widths_;
+  Napi::ThreadSafeFunction finished_;
+  std::unique_ptr<TaskThread> steps_, copies_;
+  int pending_ = 0; /* JavaScript thread only */
+};
+
+Napi::Value probe(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const Probe found = probe_devices();
+  const Napi::Object result = Napi::Object::New(env);
+  const Napi::Array devices = Napi::Array::New(env);
+  for (const DeviceInfo& device : found.devices) {
+    const Napi::Object each = Napi::Object::New(env);
+    each.Set("index", Napi::Number::New(env, device.index));
+    each.Set("name", Napi::String::New(env, device.name));
+    each.Set("major", Napi::Number::New(env, device.major));
+    each.Set("minor", Napi::Number::New(env, device.minor));
+    each.Set("totalBytes", Napi::Number::New(env, static_cast<double>(device.total_bytes)));
+    each.Set("freeBytes", Napi::Number::New(env, static_cast<double>(device.free_bytes)));
+    devices.Set(devices.Length(), each);
+  }
+  result.Set("devices", devices);
+  result.Set("code", Napi::String::New(env, found.code));
+  result.Set("reason", Napi::String::New(env, found.reason));
+  result.Set("driverVersion", Napi::Number::New(env, found.driver_version));
+  return result;
+}
+
+Napi::Object init(Napi::Env env, Napi::Object exports) {
+  exports.Set("abiVersion", Napi::Number::New(env, ABI_VERSION));
+  exports.Set("probe", Napi::Function::New(env, probe));
+  exports.Set("Engine", EngineObject::define(env));
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(lorikeet_cuda, init)

@@ -1,0 +1,537 @@
+#include "engine.h"
+
+#include <cuda_bf16.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <set>
+#include <tuple>
+
+#include "../../step_layout.h"
+
+namespace lorikeet {
+
+extern bool overlap_launches;
+
+namespace {
+
+constexpr int SMALL_ROWS = 256; /* the largest bucket */
+constexpr int SHRINK_SPLITS = 8;
+/** Rows of large steps are padded to this many, so that products come in few shapes. */
+constexpr int LARGE_ROW_UNIT = 64;
+constexpr int INITIAL_TOTAL_RANK = 192;
+constexpr size_t STAGING_BYTES = 64 << 20;
+
+int round_up(int value, int unit) { return (value + unit - 1) / unit * unit; }
+
+int padded(int rows) {
+  const int bucket = bucket_of(rows);
+  return bucket != 0 ? bucket : round_up(rows, LARGE_ROW_UNIT);
+}
+
+float float_of(int32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+DeviceInfo find_device(int index) {
+  const Probe probe = probe_devices();
+  for (const DeviceInfo& device : probe.devices)
+    if (device.index == index) return device;
+  throw Error("no_device", probe.devices.empty() ? probe.reason : "there is no NVIDIA device " + std::to_string(index));
+}
+
+PlanLimits limits_of(const EngineOptions& o, const DeviceInfo& device) {
+  return {o.max_rows, o.max_sequences, o.num_pages, o.num_slots, o.num_heads, o.num_kv_heads, device.num_multiprocessors, o.vocabulary, o.longest_window, SMALL_ROWS, LARGE_TILE_ROWS};
+}
+
+}  // namespace
+
+Engine::Engine(EngineOptions options)
+    : options_(std::move(options)), device_(find_device(options_.device)), limits_(limits_of(options_, device_)), plan_(limits_) {
+  check(cudaSetDevice(options_.device), "choosing the device");
+  overlap_launches = device_.major >= 9;
+  int least = 0, greatest = 0;
+  check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities");
+  main_.emplace(least);
+  /* Adapters' small kernels must find room beside base products that fill the device. */
+  side_.emplace(greatest);
+  copy_.emplace(least);
+  forked_.emplace();
+  joined_.emplace();
+  copied_.emplace();
+  matmul_ = std::make_unique<Matmul>(options_.cublaslt_path);
+  allocate();
+}
+
+Engine::~Engine() {
+  cudaDeviceSynchronize();
+  for (auto& [key, graph] : graphs_) cudaGraphExecDestroy(graph.exec);
+}
+
+void Engine::allocate() {
+  const EngineOptions& o = options_;
+  row_capacity_ = std::max(padded(o.max_rows), padded(o.max_sequences));
+  sampled_capacity_ = padded(o.max_sequences);
+  decode_item_capacity_ = max_decode_items(limits_, sampled_capacity_);
+  for (const WeightSpec& weight : o.weights) {
+    const size_t bytes = weight.is_matrix ? static_cast<size_t>(weight.rows) * aligned_width(weight.cols) * sizeof(uint16_t) : weight.rows * sizeof(float);
+    weights_.emplace_back(bytes, "weights");
+    stats_.weight_bytes += bytes;
+  }
+  for (const BufferSpec& buffer : o.buffers) {
+    const size_t rows = buffer.sampled ? sampled_capacity_ : row_capacity_;
+    buffers_.emplace_back(rows * aligned_width(buffer.width) * (buffer.is_float ? sizeof(float) : sizeof(uint16_t)), "activations");
+    stats_.activation_bytes += buffers_.back().bytes();
+  }
+  deltas_.resize(o.buffers.size());
+  for (const LaunchSpec& launch : o.launches) {
+    if (launch[LAUNCH_OP] != LAUNCH_OP_LINEAR || launch[LAUNCH_SITE] < 0) continue;
+    DeviceMemory& delta = deltas_[launch[LAUNCH_OUT]];
+    if (delta.bytes() == 0) delta = DeviceMemory(static_cast<size_t>(SMALL_ROWS) * stride_of(launch[LAUNCH_OUT]) * sizeof(uint16_t), "adapter deltas");
+  }
+  kv_ = DeviceMemory(static_cast<size_t>(o.num_pages) * page_stride() * sizeof(uint16_t), "KV pages");
+  stats_.kv_bytes = kv_.bytes();
+  adapters_ = DeviceMemory(o.adapter_bytes, "adapters");
+  sites_ = DeviceMemory(static_cast<size_t>(std::max(1, o.num_slots)) * std::max<size_t>(1, o.sites.size()) * sizeof(SiteRecord), "the table of adapters");
+  rope_table_ = DeviceMemory(static_cast<size_t>(o.max_context) * o.rotary_dim * sizeof(float), "rotation tables");
+  shrunk_rows_ = std::max(SHRINK_SPLITS * SMALL_ROWS, row_capacity_);
+  reserve_rank(INITIAL_TOTAL_RANK);
+  partial_ = DeviceMemory(decode_partial_bytes(decode_item_capacity_, o.num_heads, o.head_dim), "attention's partial sums");
+  arrived_ = DeviceMemory(static_cast<size_t>(row_capacity_) * o.num_heads * sizeof(uint32_t), "attention's counters");
+  /* Pages may all be listed, and a page may be shared by sequences. */
+  PlanLimits smallest_tiles = limits_;
+  smallest_tiles.large_tile_rows = SMALL_TILE_ROWS;
+  const int most_tiles = std::max(max_tiles(limits_, SMALL_ROWS), max_tiles(smallest_tiles, row_capacity_));
+  const BlockLayout largest = BlockLayout::of(row_capacity_, sampled_capacity_, decode_item_capacity_, row_capacity_, most_tiles);
+  const size_t block_words = largest.pages_at + static_cast<size_t>(o.num_pages) + o.max_sequences;
+  block_ = DeviceMemory(block_words * sizeof(int32_t), "step blocks");
+  host_block_ = PinnedMemory(block_words * sizeof(int32_t));
+  const size_t most_adjustments = static_cast<size_t>(o.num_pages) * PAGE_TOKENS + static_cast<size_t>(o.max_sequences) * 1024;
+  adjustments_ = DeviceMemory(most_adjustments * ADJUSTMENT_WORDS * sizeof(int32_t), "penalties");
+  const size_t result_bytes = (RESULT_HEADER_WORDS + static_cast<size_t>(sampled_capacity_) * RESULT_WORDS) * sizeof(int32_t);
+  results_ = DeviceMemory(result_bytes, "results");
+  host_results_ = PinnedMemory(result_bytes);
+  staging_ = PinnedMemory(STAGING_BYTES);
+  bad_row_ = DeviceMemory(sizeof(uint32_t), "checks");
+}
+
+int64_t Engine::page_stride() const {
+  return static_cast<int64_t>(options_.num_layers) * 2 * options_.num_kv_heads * PAGE_TOKENS * options_.head_dim;
+}
+
+bf16* Engine::kv_of_layer(int layer) const {
+  return kv_.as<bf16>() + static_cast<int64_t>(layer) * 2 * options_.num_kv_heads * PAGE_TOKENS * options_.head_dim;
+}
+
+std::string Engine::description() const {
+  return device_.name + " (sm_" + std::to_string(device_.major) + std::to_string(device_.minor) + "), " + matmul_->description();
+}
+
+/* ---- loading --------------------------------------------------------------------------------------------------- */
+
+void Engine::load_rows(int weight, int first_row, int num_rows, Dtype dtype, const void* source, size_t bytes) {
+  const WeightSpec& spec = options_.weights.at(weight);
+  const size_t row_bytes = static_cast<size_t>(spec.cols) * (dtype == Dtype::f32 ? 4 : 2);
+  if (first_row < 0 || num_rows < 1 || first_row + num_rows > spec.rows || bytes != row_bytes * num_rows)
+    throw Error("weight_invalid", "rows of a weight do not fit it");
+  check(cudaMemsetAsync(bad_row_.as<void>(), 0xff, sizeof(uint32_t), *copy_), "loading weights");
+  const int rows_per_part = std::max<int>(1, static_cast<int>(STAGING_BYTES / 2 / row_bytes));
+  DeviceMemory landing(std::min<size_t>(bytes, rows_per_part * row_bytes), "weights on their way");
+  for (int done = 0; done < num_rows; done += rows_per_part) {
+    const int rows = std::min(rows_per_part, num_rows - done);
+    const uint8_t* from = static_cast<const uint8_t*>(source) + done * row_bytes;
+    for (size_t at = 0; at < rows * row_bytes; at += STAGING_BYTES) {
+      const size_t part = std::min(STAGING_BYTES, rows * row_bytes - at);
+      check(cudaStreamSynchronize(*copy_), "loading weights");
+      std::memcpy(staging_.as<uint8_t>(), from + at, part);
+      check(cudaMemcpyAsync(landing.as<uint8_t>() + at, staging_.as<void>(), part, cudaMemcpyHostToDevice, *copy_), "loading weights");
+    }
+    const int row = first_row + done;
+    if (spec.is_matrix) {
+      const int stride = aligned_width(spec.cols);
+      convert_matrix(landing.as<void>(), dtype, rows, spec.cols, weights_[weight].as<bf16>() + static_cast<int64_t>(row) * stride, stride, row, bad_row_.as<uint32_t>(), *copy_);
+    } else {
+      convert_vector(landing.as<void>(), dtype, rows, weights_[weight].as<float>() + row, bad_row_.as<uint32_t>(), *copy_);
+    }
+    check(cudaGetLastError(), "loading weights");
+  }
+  uint32_t bad_row = 0;
+  check(cudaMemcpyAsync(&bad_row, bad_row_.as<void>(), sizeof bad_row, cudaMemcpyDeviceToHost, *copy_), "loading weights");
+  check(cudaStreamSynchronize(*copy_), "loading weights");
+  if (bad_row != ~0u) throw Error("weight_invalid", std::to_string(spec.is_matrix ? bad_row : first_row + bad_row));
+}
+
+void Engine::fill_random(uint64_t seed) {
+  for (size_t i = 0; i < weights_.size(); i++) {
+    const WeightSpec& spec = options_.weights[i];
+    if (spec.is_matrix) random_matrix(weights_[i].as<bf16>(), spec.rows, spec.cols, aligned_width(spec.cols), 1.0f / std::sqrt(static_cast<float>(spec.cols)), seed * 0x10001 + i, *copy_);
+    else fill_vector(weights_[i].as<float>(), spec.rows, 1.0f, *copy_);
+  }
+  check(cudaGetLastError(), "filling weights");
+  check(cudaStreamSynchronize(*copy_), "filling weights");
+}
+
+void Engine::load_rope_table(const float* table, size_t count) {
+  if (count * sizeof(float) != rope_table_.bytes()) throw Error("weight_invalid", "the rotation table has another size");
+  check(cudaMemcpy(rope_table_.as<void>(), table, rope_table_.bytes(), cudaMemcpyHostToDevice), "loading the rotation table");
+}
+
+/* ---- adapters -------------------------------------------------------------------------------------------------- */
+
+void Engine::reserve_rank(int total_rank) {
+  const int stride = round_up(total_rank, 32);
+  if (stride <= shrunk_stride_) return;
+  if (stride > MAX_RANK_SMALL_TILES) {
+    throw Error("adapter_too_large", "the adapter has " + std::to_string(total_rank) + " ranks at one linear operation, more than the " +
+                                         std::to_string(MAX_RANK_SMALL_TILES) + " that a CUDA device holds; use --backend wasm");
+  }
+  check(cudaDeviceSynchronize(), "making room for an adapter");
+  /* Captured graphs hold the old address. */
+  for (auto graph = graphs_.begin(); graph != graphs_.end();) {
+    if (!graph->first.second) {
+      ++graph;
+      continue;
+    }
+    cudaGraphExecDestroy(graph->second.exec);
+    graph = graphs_.erase(graph);
+  }
+  shrunk_ = DeviceMemory();
+  shrunk_ = DeviceMemory(shrunk_rows_ * stride * sizeof(float), "adapters' work areas");
+  shrunk_stride_ = stride;
+  if (stride > MAX_RANK_LARGE_TILES) {
+    limits_.large_tile_rows = SMALL_TILE_ROWS;
+    plan_.set_large_tile_rows(SMALL_TILE_ROWS);
+  }
+}
+
+void Engine::attach(int slot, size_t offset, const AdapterImage& image) {
+  if (slot < 0 || slot >= options_.num_slots || offset + image.bytes() > adapters_.bytes()) throw Error("step_invalid", "an adapter does not fit its slot");
+  check(cudaSetDevice(options_.device), "choosing the device");
+  uint8_t* to = adapters_.as<uint8_t>() + offset;
+  check(cudaMemcpyAsync(to, image.data(), image.bytes(), cudaMemcpyHostToDevice, *copy_), "copying an adapter");
+  const std::vector<SiteRecord> records = image.records_at(to);
+  SiteRecord* row = sites_.as<SiteRecord>() + static_cast<size_t>(slot) * options_.sites.size();
+  check(cudaMemcpyAsync(row, records.data(), records.size() * sizeof(SiteRecord), cudaMemcpyHostToDevice, *copy_), "pointing at an adapter");
+  check(cudaEventRecord(*copied_, *copy_), "copying an adapter");
+  check(cudaEventSynchronize(*copied_), "copying an adapter");
+}
+
+/* ---- warm-up --------------------------------------------------------------------------------------------------- */
+
+LinearArgs Engine::linear_args(const LaunchSpec& launch, int padded_rows) const {
+  const WeightSpec& weight = options_.weights[launch[LAUNCH_WEIGHT]];
+  const int stride = aligned_width(weight.cols);
+  return {
+      .x = buffers_[launch[LAUNCH_X]].as<bf16>(),
+      .x_stride = stride_of(launch[LAUNCH_X]),
+      .weight = weights_[launch[LAUNCH_WEIGHT]].as<bf16>(),
+      .weight_stride = stride,
+      .out = buffers_[launch[LAUNCH_OUT]].as<void>(),
+      .out_type = options_.buffers[launch[LAUNCH_OUT]].is_float ? OutType::f32 : OutType::bf16,
+      .out_stride = stride_of(launch[LAUNCH_OUT]),
+      .m = padded_rows,
+      .n = weight.rows,
+      .k = stride,
+      .accumulate = launch[LAUNCH_ACCUMULATE] == 1,
+  };
+}
+
+void Engine::tune_products() {
+  for (const int bucket : DECODE_BUCKETS) {
+    if (bucket > sampled_capacity_) break;
+    std::map<std::tuple<int, int, bool, bool>, std::vector<LinearArgs>> calls;
+    for (const LaunchSpec& launch : options_.launches) {
+      if (launch[LAUNCH_OP] != LAUNCH_OP_LINEAR) continue;
+      const LinearArgs args = linear_args(launch, bucket);
+      calls[{args.n, args.k, args.out_type == OutType::f32, args.accumulate}].push_back(args);
+    }
+    for (const auto& [key, same] : calls) matmul_->tune(same, *main_);
+  }
+}
+
+BlockLayout Engine::decode_layout(int bucket) const {
+  return BlockLayout::of(bucket, bucket, max_decode_items(limits_, bucket), 0, max_tiles(limits_, bucket));
+}
+
+template <typename Launches> cudaGraphExec_t Engine::captured(Launches launches) {
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamBeginCapture(*main_, cudaStreamCaptureModeThreadLocal), "capturing a graph");
+  try {
+    launches();
+  } catch (...) {
+    cudaStreamEndCapture(*main_, &graph);
+    if (graph != nullptr) cudaGraphDestroy(graph);
+    throw;
+  }
+  check(cudaStreamEndCapture(*main_, &graph), "capturing a graph");
+  cudaGraphExec_t exec = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&exec, graph, 0);
+  cudaGraphDestroy(graph);
+  check(status, "making a graph");
+  check(cudaGraphUpload(exec, *main_), "uploading a graph");
+  return exec;
+}
+
+void Engine::capture(int bucket, bool has_adapters) {
+  const Run run = {decode_layout(bucket), bucket, bucket, bucket, bucket, has_adapters, bucket};
+  graphs_[{bucket, has_adapters}].exec = captured([&] { launch_all(run); });
+  stats_.num_graphs = static_cast<int64_t>(graphs_.size());
+}
+
+std::vector<LaunchTime> Engine::profile(const int32_t* block, size_t num_words) {
+  constexpr int REPLAYS = 11;
+  const Run run = send(block, num_words);
+  std::map<std::tuple<int, int, int, int>, std::vector<int>> kinds;
+  for (size_t i = 0; i < options_.launches.size(); i++) {
+    const LaunchSpec& launch = options_.launches[i];
+    const bool has_weight = launch[LAUNCH_WEIGHT] >= 0;
+    const WeightSpec weight = has_weight ? options_.weights[launch[LAUNCH_WEIGHT]] : WeightSpec{0, 0, false};
+    kinds[{launch[LAUNCH_OP], weight.rows, weight.cols, launch[LAUNCH_SAMPLED_ROWS]}].push_back(static_cast<int>(i));
+  }
+  std::vector<LaunchTime> times;
+  Event begin(cudaEventDefault), end(cudaEventDefault);
+  for (const auto& [kind, launches] : kinds) {
+    const auto launch_kind = [&, &same = launches] {
+      for (const int i : same) launch_one(run, options_.launches[i]);
+    };
+    /* Products make what they need at their first call. */
+    launch_kind();
+    const cudaGraphExec_t exec = captured(launch_kind);
+    std::vector<float> samples;
+    for (int replay = 0; replay < REPLAYS; replay++) {
+      check(cudaEventRecord(begin, *main_), "timing");
+      check(cudaGraphLaunch(exec, *main_), "timing");
+      check(cudaEventRecord(end, *main_), "timing");
+      check(cudaEventSynchronize(end), "timing");
+      float ms = 0.0f;
+      check(cudaEventElapsedTime(&ms, begin, end), "timing");
+      samples.push_back(ms * 1000.0f / static_cast<float>(launches.size()));
+    }
+    cudaGraphExecDestroy(exec);
+    std::sort(samples.begin(), samples.end());
+    times.push_back({launches[0], static_cast<int>(launches.size()), samples[REPLAYS / 2]});
+  }
+  return times;
+}
+
+void Engine::warm_up() {
+  check(cudaSetDevice(options_.device), "choosing the device");
+  tune_products();
+  for (auto bucket = DECODE_BUCKETS.rbegin(); bucket != DECODE_BUCKETS.rend(); ++bucket) {
+    if (*bucket > sampled_capacity_) continue;
+    capture(*bucket, false);
+    if (options_.num_slots > 0) capture(*bucket, true);
+  }
+  check(cudaStreamSynchronize(*main_), "warming up");
+}
+
+/* ---- one step -------------------------------------------------------------------------------------------------- */
+
+const int32_t* Engine::run(const int32_t* block, size_t num_words, size_t& result_words) {
+  const auto started = std::chrono::steady_clock::now();
+  const Run run = send(block, num_words);
+  if (run.bucket != 0) {
+    if (graphs_.find({run.bucket, run.has_adapters}) == graphs_.end()) capture(run.bucket, run.has_adapters);
+    check(cudaGraphLaunch(graphs_[{run.bucket, run.has_adapters}].exec, *main_), "launching a graph");
+    stats_.graph_steps++;
+  } else {
+    launch_all(run);
+    check(cudaGetLastError(), "launching a step");
+    stats_.eager_steps++;
+  }
+  const int num_sampled = block[STEP_HEADER_NUM_SAMPLED];
+  const size_t record_words = static_cast<size_t>(num_sampled) * RESULT_WORDS;
+  int32_t* results = host_results_.as<int32_t>();
+  if (record_words > 0) {
+    check(cudaMemcpyAsync(results + RESULT_HEADER_WORDS, results_.as<int32_t>() + RESULT_HEADER_WORDS, record_words * sizeof(int32_t), cudaMemcpyDeviceToHost, *main_),
+          "reading a step's result");
+  }
+  check(cudaStreamSynchronize(*main_), "running a step");
+  results[RESULT_HEADER_VERSION] = ABI_VERSION;
+  results[RESULT_HEADER_NUM_SAMPLED] = num_sampled;
+  const auto elapsed = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - started);
+  results[RESULT_HEADER_ELAPSED_MICROS] = static_cast<int32_t>(std::min<int64_t>(elapsed.count(), INT32_MAX));
+  result_words = RESULT_HEADER_WORDS + record_words;
+  return results;
+}
+
+Engine::Run Engine::send(const int32_t* block, size_t num_words) {
+  const StepShape& shape = plan_.read(block, num_words);
+  const int bucket = shape.is_decode ? bucket_of(shape.rows) : 0;
+  Run run = {{}, shape.rows, padded(shape.rows), shape.sampled, padded(shape.sampled), shape.has_adapters, bucket};
+  if (bucket != 0) {
+    run.layout = decode_layout(bucket);
+    run.rows = run.sampled = bucket;
+  } else {
+    run.layout = BlockLayout::of(run.padded_rows, run.padded_sampled, shape.decode_items, shape.prefill_items, shape.tiles);
+  }
+  const size_t words = plan_.words_of(run.layout);
+  if (words * sizeof(int32_t) > host_block_.bytes()) throw Error("step_invalid", "a step lists more pages than the engine holds");
+  const size_t adjustment_bytes = static_cast<size_t>(shape.adjustments) * ADJUSTMENT_WORDS * sizeof(int32_t);
+  if (adjustment_bytes > adjustments_.bytes()) throw Error("step_invalid", "a step lists more penalties than the engine holds");
+  plan_.write(run.layout, host_block_.as<int32_t>());
+  check(cudaMemcpyAsync(block_.as<void>(), host_block_.as<void>(), words * sizeof(int32_t), cudaMemcpyHostToDevice, *main_), "sending a step");
+  if (adjustment_bytes > 0) check(cudaMemcpyAsync(adjustments_.as<void>(), plan_.adjustments(), adjustment_bytes, cudaMemcpyHostToDevice, *main_), "sending penalties");
+  return run;
+}
+
+void Engine::launch_all(const Run& run) {
+  for (const LaunchSpec& launch : options_.launches)
+    if (run.sampled > 0 || launch[LAUNCH_SAMPLED_ROWS] != 1) launch_one(run, launch);
+}
+
+void Engine::launch_one(const Run& run, const LaunchSpec& launch) {
+  switch (launch[LAUNCH_OP]) {
+    case LAUNCH_OP_EMBED: {
+      const WeightSpec& weight = options_.weights[launch[LAUNCH_WEIGHT]];
+      embed({weights_[launch[LAUNCH_WEIGHT]].as<bf16>(), aligned_width(weight.cols), block_at<int32_t>(run.layout.tokens_at), buffers_[launch[LAUNCH_OUT]].as<float>(),
+             stride_of(launch[LAUNCH_OUT]), weight.cols, run.rows},
+            *main_);
+      break;
+    }
+    case LAUNCH_OP_RMS_NORM: launch_norm(run, launch); break;
+    case LAUNCH_OP_LINEAR: launch_linear(run, launch); break;
+    case LAUNCH_OP_ROPE_KV_WRITE: launch_rope(run, launch); break;
+    case LAUNCH_OP_ATTENTION: launch_attention(run, launch); break;
+    case LAUNCH_OP_SILU_MUL: launch_silu(run, launch); break;
+    case LAUNCH_OP_SAMPLE:
+      sample({buffers_[launch[LAUNCH_X]].as<float>(), stride_of(launch[LAUNCH_X]), options_.vocabulary, run.sampled, block_at<int32_t>(run.layout.samples_at),
+              adjustments_.as<int32_t>(), results_.as<int32_t>() + RESULT_HEADER_WORDS},
+             *main_);
+      break;
+  }
+}
+
+Pending Engine::pending_of(const Run& run, const LaunchSpec& launch) const {
+  const int bias = launch[LAUNCH_PENDING_BIAS];
+  const bool has_delta = launch[LAUNCH_PENDING_SITE] >= 0 && run.has_adapters && is_small(run);
+  return {
+      .bias = bias < 0 ? nullptr : weights_[bias].as<float>(),
+      .delta = has_delta ? deltas_[launch[LAUNCH_X]].as<bf16>() : nullptr,
+      .row_slot = block_at<int32_t>(run.layout.row_slots_at),
+  };
+}
+
+void Engine::launch_norm(const Run& run, const LaunchSpec& launch) {
+  const bool sampled = launch[LAUNCH_SAMPLED_ROWS] == 1;
+  rms_norm(
+      {
+          .hidden = buffers_[launch[LAUNCH_X]].as<float>(),
+          .hidden_stride = stride_of(launch[LAUNCH_X]),
+          .row_index = sampled ? block_at<int32_t>(run.layout.sampled_rows_at) : nullptr,
+          .weight = weights_[launch[LAUNCH_WEIGHT]].as<float>(),
+          .eps = float_of(launch[LAUNCH_EPS]),
+          .out = buffers_[launch[LAUNCH_OUT]].as<bf16>(),
+          .out_stride = stride_of(launch[LAUNCH_OUT]),
+          .width = options_.buffers[launch[LAUNCH_X]].width,
+          .rows = sampled ? run.sampled : run.rows,
+          .pending = pending_of(run, launch),
+      },
+      *main_);
+}
+
+void Engine::launch_rope(const Run& run, const LaunchSpec& launch) {
+  const auto norm = [&](int weight) { return weight < 0 ? nullptr : weights_[weight].as<float>(); };
+  rope_kv_write(
+      {
+          .qkv = buffers_[launch[LAUNCH_X]].as<bf16>(),
+          .qkv_stride = stride_of(launch[LAUNCH_X]),
+          .num_heads = options_.num_heads,
+          .num_kv_heads = options_.num_kv_heads,
+          .head_dim = options_.head_dim,
+          .rotary_dim = options_.rotary_dim,
+          .rows = run.rows,
+          .positions = block_at<int32_t>(run.layout.positions_at),
+          .kv_slots = block_at<int32_t>(run.layout.kv_slots_at),
+          .table = rope_table_.as<float>(),
+          .q_norm = norm(launch[LAUNCH_Q_NORM]),
+          .k_norm = norm(launch[LAUNCH_K_NORM]),
+          .eps = float_of(launch[LAUNCH_EPS]),
+          .layer_kv = kv_of_layer(launch[LAUNCH_LAYER]),
+          .page_stride = page_stride(),
+          .pending = pending_of(run, launch),
+      },
+      *main_);
+}
+
+void Engine::launch_attention(const Run& run, const LaunchSpec& launch) {
+  const AttentionArgs args = {
+      .qkv = buffers_[launch[LAUNCH_X]].as<bf16>(),
+      .qkv_stride = stride_of(launch[LAUNCH_X]),
+      .num_heads = options_.num_heads,
+      .num_kv_heads = options_.num_kv_heads,
+      .head_dim = options_.head_dim,
+      .scale = options_.score_scale,
+      .window = launch[LAUNCH_WINDOW],
+      .layer_kv = kv_of_layer(launch[LAUNCH_LAYER]),
+      .page_stride = page_stride(),
+      .pages = block_at<int32_t>(run.layout.pages_at),
+      .out = buffers_[launch[LAUNCH_OUT]].as<bf16>(),
+      .out_stride = stride_of(launch[LAUNCH_OUT]),
+      .partial = partial_.as<float>(),
+      .arrived = arrived_.as<uint32_t>(),
+  };
+  if (run.layout.prefill_items > 0) prefill_attention(args, block_at<PrefillItem>(run.layout.prefill_items_at), run.layout.prefill_items, *main_);
+  if (run.layout.decode_items > 0) decode_attention(args, block_at<DecodeItem>(run.layout.decode_items_at), run.layout.decode_items, *main_);
+}
+
+void Engine::launch_silu(const Run& run, const LaunchSpec& launch) {
+  silu_mul({buffers_[launch[LAUNCH_X]].as<bf16>(), stride_of(launch[LAUNCH_X]), buffers_[launch[LAUNCH_OUT]].as<bf16>(), stride_of(launch[LAUNCH_OUT]),
+            options_.buffers[launch[LAUNCH_OUT]].width, run.rows, pending_of(run, launch)},
+           *main_);
+}
+
+LoraArgs Engine::lora_args(const Run& run, int site) const {
+  /* Partial sums of all splits lie side by side in one area. */
+  const int tiles = std::max(1, run.layout.tiles);
+  const int wanted = is_small(run) ? SHRINK_SPLITS : std::max(1, 2 * device_.num_multiprocessors / tiles);
+  return {
+      .tiles = block_at<RowTile>(run.layout.tiles_at),
+      .num_tiles = run.layout.tiles,
+      .large = !is_small(run) && limits_.large_tile_rows == LARGE_TILE_ROWS,
+      .sites = sites_.as<SiteRecord>(),
+      .num_sites = static_cast<int>(options_.sites.size()),
+      .site = site,
+      .shrunk = shrunk_.as<float>(),
+      .shrunk_rows = run.padded_rows,
+      .shrunk_stride = shrunk_stride_,
+      .splits = std::min({wanted, SHRINK_SPLITS, static_cast<int>(shrunk_rows_ / run.padded_rows)}),
+  };
+}
+
+/**
+ * The base product and, for rows with an adapter, its delta.
+ *
+ * Few rows: the adapter works beside the base product and leaves a delta, which the kernel that reads the output adds;
+ * nothing is added to the main path. Many rows: the adapter's part is written first and the base product added onto it,
+ * whose epilogue hides the read.
+ */
+void Engine::launch_linear(const Run& run, const LaunchSpec& launch) {
+  const bool sampled = launch[LAUNCH_SAMPLED_ROWS] == 1;
+  LinearArgs args = linear_args(launch, sampled ? run.padded_sampled : run.padded_rows);
+  const int site = launch[LAUNCH_SITE];
+  if (site < 0 || !run.has_adapters) return matmul_->run(args, *main_);
+
+  const LoraArgs lora = lora_args(run, site);
+  const int out_width = options_.buffers[launch[LAUNCH_OUT]].width;
+  if (is_small(run)) {
+    check(cudaEventRecord(*forked_, *main_), "forking");
+    check(cudaStreamWaitEvent(*side_, *forked_, 0), "forking");
+    lora_shrink(lora, args.x, args.x_stride, *side_);
+    lora_expand(lora, ExpandMode::delta, deltas_[launch[LAUNCH_OUT]].as<void>(), args.out_stride, out_width, *side_);
+    check(cudaEventRecord(*joined_, *side_), "joining");
+    matmul_->run(args, *main_);
+    check(cudaStreamWaitEvent(*main_, *joined_, 0), "joining");
+  } else {
+    lora_shrink(lora, args.x, args.x_stride, *main_);
+    lora_expand(lora, args.out_type == OutType::f32 ? ExpandMode::add : ExpandMode::replace, args.out, args.out_stride, out_width, *main_);
+    args.accumulate = true;
+    matmul_->run(args, *main_);
+  }
+}
+
+}  // namespace lorikeet

@@ -1,0 +1,138 @@
+/**
+ * Runs steps of one model on one device.
+ *
+ * All memory is taken when the engine opens. Decode steps are replayed from graphs, one per number of rows with and
+ * without adapters; other steps launch their kernels one by one. Everything that varies lies in device memory at fixed
+ * addresses and arrives with one copy per step.
+ *
+ * Not thread-safe: one thread calls it, but for `attach`, which another may call while steps run.
+ */
+#pragma once
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "adapters.h"
+#include "device.h"
+#include "matmul.h"
+#include "program.h"
+#include "step_plan.h"
+
+namespace lorikeet {
+
+/** Time of one kind of launch within a step. */
+struct LaunchTime {
+  int launch; /* first of its kind */
+  int count;
+  float micros; /* of one, median over replays of all of its kind in a row */
+};
+
+struct EngineStats {
+  int64_t graph_steps = 0, eager_steps = 0, num_graphs = 0;
+  size_t weight_bytes = 0, kv_bytes = 0, activation_bytes = 0;
+};
+
+class Engine {
+ public:
+  /** @throws Error `out_of_memory`, naming the part that does not fit */
+  explicit Engine(EngineOptions options);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  /**
+   * Writes rows of a weight from numbers as stored in a checkpoint.
+   *
+   * @throws Error `weight_invalid` with the row of the first number that is not finite
+   */
+  void load_rows(int weight, int first_row, int num_rows, Dtype dtype, const void* source, size_t bytes);
+  /** Fills every matrix with random numbers that keep activations of order one, and every vector with ones. */
+  void fill_random(uint64_t seed);
+  /** Cosines, then sines, of every position: [max_context, rotary_dim]. */
+  void load_rope_table(const float* table, size_t count);
+
+  /** Finds the fastest products and captures every graph. */
+  void warm_up();
+
+  /**
+   * Runs one step block to its end. @returns the result record; valid until the next call
+   *
+   * @throws Error `step_invalid`, after which the engine is as before; `cuda_failed`, after which it is unusable
+   */
+  const int32_t* run(const int32_t* block, size_t num_words, size_t& result_words);
+
+  /**
+   * Runs the launches of a step kind by kind, each kind as one graph over all layers, and says how long one takes. What
+   * the step computes is lost.
+   */
+  std::vector<LaunchTime> profile(const int32_t* block, size_t num_words);
+
+  /**
+   * Copies an image to byte `offset` of the adapter memory and points a slot at it. Returns when it is there. No step
+   * may name the slot meanwhile.
+   */
+  void attach(int slot, size_t offset, const AdapterImage& image);
+  /** Makes room for adapters with so many ranks at one site; steps must not run meanwhile. */
+  void reserve_rank(int total_rank);
+  bool has_room_for_rank(int total_rank) const { return total_rank <= shrunk_stride_; }
+
+  EngineStats stats() const { return stats_; }
+  std::string description() const;
+
+ private:
+  /** Sizes and addresses of what runs: of a captured graph, or of one step. */
+  struct Run {
+    BlockLayout layout;
+    int rows, padded_rows, sampled, padded_sampled;
+    bool has_adapters;
+    int bucket; /* of the graph that runs it, or 0 */
+  };
+  struct Graph {
+    cudaGraphExec_t exec = nullptr;
+  };
+
+  void allocate();
+  void tune_products();
+  void capture(int bucket, bool has_adapters);
+  BlockLayout decode_layout(int bucket) const;
+  LinearArgs linear_args(const LaunchSpec& launch, int padded_rows) const;
+
+  /** Reads a block, says how it runs, and sends it to the device. */
+  Run send(const int32_t* block, size_t num_words);
+  void launch_all(const Run& run);
+  void launch_one(const Run& run, const LaunchSpec& launch);
+  template <typename Launches> cudaGraphExec_t captured(Launches launches);
+  void launch_linear(const Run& run, const LaunchSpec& launch);
+  void launch_norm(const Run& run, const LaunchSpec& launch);
+  void launch_rope(const Run& run, const LaunchSpec& launch);
+  void launch_attention(const Run& run, const LaunchSpec& launch);
+  void launch_silu(const Run& run, const LaunchSpec& launch);
+  LoraArgs lora_args(const Run& run, int site) const;
+  Pending pending_of(const Run& run, const LaunchSpec& launch) const;
+
+  bool is_small(const Run& run) const { return run.rows <= limits_.small_rows; }
+  template <typename T> T* block_at(int words) const { return reinterpret_cast<T*>(block_.as<int32_t>() + words); }
+  int stride_of(int buffer) const { return aligned_width(options_.buffers[buffer].width); }
+  bf16* kv_of_layer(int layer) const;
+  int64_t page_stride() const;
+
+  EngineOptions options_;
+  DeviceInfo device_;
+  PlanLimits limits_;
+  StepPlan plan_;
+  EngineStats stats_;
+  int row_capacity_ = 0, sampled_capacity_ = 0, decode_item_capacity_ = 0;
+  int shrunk_stride_ = 0;
+  size_t shrunk_rows_ = 0; /* rows times splits */
+
+  std::optional<Stream> main_, side_, copy_;
+  std::optional<Event> forked_, joined_, copied_;
+  std::unique_ptr<Matmul> matmul_;
+  std::vector<DeviceMemory> weights_, buffers_, deltas_; /* deltas_ by output buffer */
+  DeviceMemory kv_, adapters_, sites_, rope_table_, shrunk_, partial_, arrived_, block_, adjustments_, results_, bad_row_;
+  PinnedMemory host_block_, host_results_, staging_;
+  std::map<std::pair<int, bool>, Graph> graphs_;
+};
+
+}  // namespace lorikeet

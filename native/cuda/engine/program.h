@@ -1,0 +1,47 @@
+/** What the engine is opened with: sizes, and the forward program lowered to launches over numbered buffers and weights. */
+#pragma once
+#include <stdint.h>
+
+#include <string>
+#include <vector>
+
+#include "../layout.h"
+
+namespace lorikeet {
+
+struct BufferSpec {
+  int width;
+  bool sampled; /* one row per sampled row instead of one per row */
+  bool is_float; /* float32 instead of bfloat16 */
+};
+
+struct WeightSpec {
+  int rows, cols;
+  bool is_matrix; /* bfloat16 [rows, aligned cols]; otherwise float32 [rows] */
+};
+
+struct SiteSpec {
+  int in_width, out_width;
+};
+
+/** LAUNCH record: see ../layout.h. */
+struct LaunchSpec {
+  int32_t words[LAUNCH_WORDS];
+  int32_t operator[](int field) const { return words[field]; }
+};
+
+struct EngineOptions {
+  int device = 0;
+  std::string cublaslt_path;
+  int max_rows = 0, max_sequences = 0, num_pages = 0, num_slots = 0;
+  size_t adapter_bytes = 0;
+  int num_layers = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, rotary_dim = 0, vocabulary = 0, max_context = 0;
+  float score_scale = 0.0f;
+  int longest_window = 0; /* positions that some layer sees at most; 0 where one sees all */
+  std::vector<BufferSpec> buffers;
+  std::vector<WeightSpec> weights;
+  std::vector<SiteSpec> sites;
+  std::vector<LaunchSpec> launches;
+};
+
+}  // namespace lorikeet

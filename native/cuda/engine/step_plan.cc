@@ -1,0 +1,217 @@
+#include "step_plan.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "../../step_layout.h"
+#include "../kernels/kernels.h"
+#include "error.h"
+
+namespace lorikeet {
+
+const std::vector<int> DECODE_BUCKETS = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256};
+
+int bucket_of(int rows) {
+  const auto found = std::lower_bound(DECODE_BUCKETS.begin(), DECODE_BUCKETS.end(), rows);
+  return found == DECODE_BUCKETS.end() ? 0 : *found;
+}
+
+namespace {
+
+/** Blocks of the decode kernel that one multiprocessor holds. */
+constexpr int DECODE_BLOCKS_PER_MULTIPROCESSOR = 2;
+/** Sections begin on 64 bytes. */
+constexpr int SECTION_WORDS = 16;
+
+int divide_up(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
+/** Blocks of one stretch: one per kv head and sixteen query heads of it. */
+int blocks_per_stretch(const PlanLimits& limits) {
+  return limits.num_kv_heads * divide_up(limits.num_heads / limits.num_kv_heads, 16);
+}
+
+void require(bool condition, const char* rule) {
+  if (!condition) throw Error("step_invalid", std::string("a step block breaks a rule: ") + rule);
+}
+
+}  // namespace
+
+BlockLayout BlockLayout::of(int rows, int sampled, int decode_items, int prefill_items, int tiles) {
+  BlockLayout layout = {};
+  layout.rows = rows, layout.sampled = sampled, layout.decode_items = decode_items, layout.prefill_items = prefill_items, layout.tiles = tiles;
+  int end = 0;
+  const auto place = [&end](int words) {
+    const int at = end;
+    end += (words + SECTION_WORDS - 1) / SECTION_WORDS * SECTION_WORDS;
+    return at;
+  };
+  layout.tokens_at = place(rows);
+  layout.positions_at = place(rows);
+  layout.kv_slots_at = place(rows);
+  layout.row_slots_at = place(rows);
+  layout.sampled_rows_at = place(sampled);
+  layout.samples_at = place(sampled * SAMPLE_WORDS);
+  layout.decode_items_at = place(decode_items * static_cast<int>(sizeof(DecodeItem) / 4));
+  layout.prefill_items_at = place(prefill_items * static_cast<int>(sizeof(PrefillItem) / 4));
+  layout.tiles_at = place(tiles * static_cast<int>(sizeof(RowTile) / 4));
+  layout.pages_at = end;
+  return layout;
+}
+
+int max_decode_items(const PlanLimits& limits, int rows) {
+  return rows + divide_up(DECODE_BLOCKS_PER_MULTIPROCESSOR * limits.num_multiprocessors, blocks_per_stretch(limits)) + 1;
+}
+
+int max_tiles(const PlanLimits& limits, int rows) {
+  /* Each run of rows with one slot ends in a tile that may not be full; base rows lie between runs. */
+  if (rows <= limits.small_rows) return std::min(rows, rows / SMALL_TILE_ROWS + std::min(rows, limits.num_slots));
+  return std::min(rows, rows / limits.large_tile_rows + 2 * std::min(rows, limits.num_slots) + 1);
+}
+
+const StepShape& StepPlan::read(const int32_t* block, size_t num_words) {
+  shape_ = {};
+  stretches_.clear();
+  runs_.clear();
+  tiles_.clear();
+  block_ = block;
+  require(num_words >= STEP_HEADER_WORDS && block[STEP_HEADER_VERSION] == ABI_VERSION, "its version is this build's");
+  require(static_cast<size_t>(block[STEP_HEADER_NUM_WORDS]) == num_words, "its length is what it says");
+  shape_.rows = block[STEP_HEADER_NUM_ROWS];
+  shape_.sampled = block[STEP_HEADER_NUM_SAMPLED];
+  const int num_sequences = block[STEP_HEADER_NUM_SEQUENCES];
+  require(shape_.rows >= 1 && shape_.rows <= limits_.max_rows, "rows lie within the limit");
+  require(num_sequences >= 1 && num_sequences <= limits_.max_sequences && shape_.sampled <= limits_.max_sequences, "sequences lie within the limit");
+  adjustments_ = block + block[STEP_HEADER_ADJUSTMENTS_AT];
+  shape_.adjustments = (static_cast<int>(num_words) - block[STEP_HEADER_ADJUSTMENTS_AT]) / ADJUSTMENT_WORDS;
+  shape_.pages = block[STEP_HEADER_SEGMENTS_AT] - block[STEP_HEADER_PAGES_AT];
+  const int32_t* tokens = block + block[STEP_HEADER_TOKENS_AT];
+  for (int row = 0; row < shape_.rows; row++) require(tokens[row] >= 0 && tokens[row] < limits_.vocabulary, "tokens lie within the vocabulary");
+  const int32_t* pages = block + block[STEP_HEADER_PAGES_AT];
+  for (int i = 0; i < shape_.pages; i++) require(pages[i] >= 0 && pages[i] < limits_.num_pages, "pages lie within the pool");
+
+  const int32_t* positions = block + block[STEP_HEADER_POSITIONS_AT];
+  bool all_single = true;
+  for (int s = 0; s < num_sequences; s++) {
+    const int32_t* sequence = block + block[STEP_HEADER_SEQUENCES_AT] + s * SEQUENCE_WORDS;
+    const int row = sequence[SEQUENCE_ROW_START], num_rows = sequence[SEQUENCE_NUM_ROWS], pages_at = sequence[SEQUENCE_PAGES_START];
+    require(row >= 0 && num_rows >= 1 && row + num_rows <= shape_.rows, "a sequence's rows are the step's");
+    require(positions[row] >= 0 && positions[row] + num_rows <= sequence[SEQUENCE_NUM_PAGES] * PAGE_TOKENS, "a sequence's pages hold its positions");
+    if (num_rows == 1) {
+      stretches_.push_back({row, positions[row], pages_at, 0, positions[row] + 1, 0, 1});
+      continue;
+    }
+    all_single = false;
+    for (int first = 0; first < num_rows; first += PREFILL_ROWS)
+      runs_.push_back({row + first, std::min(PREFILL_ROWS, num_rows - first), positions[row] + first, pages_at});
+  }
+  shape_.is_decode = all_single && shape_.sampled == shape_.rows;
+  cut_decode_rows();
+  /* Rows that see most come first, so that none of them is left running alone at the end. */
+  std::stable_sort(runs_.begin(), runs_.end(), [](const Run& a, const Run& b) { return a.position + a.num_rows > b.position + b.num_rows; });
+  tile_rows();
+  shape_.decode_items = static_cast<int>(stretches_.size());
+  shape_.prefill_items = static_cast<int>(runs_.size());
+  shape_.tiles = static_cast<int>(tiles_.size());
+  return shape_;
+}
+
+/** Few long rows would leave most of the device idle, so their positions are shared out. */
+void StepPlan::cut_decode_rows() {
+  if (stretches_.empty()) return;
+  int64_t total = 0;
+  for (Stretch& row : stretches_) {
+    if (limits_.longest_window > 0) row.begin = std::max(0, row.position + 1 - limits_.longest_window) / PAGE_TOKENS * PAGE_TOKENS;
+    total += row.end - row.begin;
+  }
+  const int64_t blocks = DECODE_BLOCKS_PER_MULTIPROCESSOR * limits_.num_multiprocessors;
+  const int length = divide_up(divide_up(total * blocks_per_stretch(limits_), blocks), PAGE_TOKENS) * PAGE_TOKENS;
+  std::vector<Stretch> cut;
+  cut.reserve(stretches_.size());
+  for (const Stretch& row : stretches_) {
+    const int num_splits = divide_up(row.end - row.begin, length);
+    for (int split = 0; split < num_splits; split++) {
+      Stretch part = row;
+      part.begin = row.begin + split * length;
+      part.end = std::min(row.end, part.begin + length);
+      part.split = split;
+      part.num_splits = num_splits;
+      cut.push_back(part);
+    }
+  }
+  stretches_ = std::move(cut);
+}
+
+void StepPlan::tile_rows() {
+  const int num_segments = block_[STEP_HEADER_NUM_SEGMENTS];
+  shape_.has_adapters = num_segments > 0;
+  if (num_segments == 0) return;
+  const bool small = shape_.rows <= limits_.small_rows;
+  const int size = small ? SMALL_TILE_ROWS : limits_.large_tile_rows;
+  const auto add = [&](int slot, int begin, int end) {
+    for (int row = begin; row < end; row += size) tiles_.push_back({slot, row, std::min(size, end - row)});
+  };
+  int next = 0;
+  for (int i = 0; i < num_segments; i++) {
+    const int32_t* segment = block_ + block_[STEP_HEADER_SEGMENTS_AT] + i * SEGMENT_WORDS;
+    const int row = segment[SEGMENT_ROW_START], slot = segment[SEGMENT_SLOT];
+    require(slot >= 0 && slot < limits_.num_slots, "a segment's slot exists");
+    require(row >= next && row + segment[SEGMENT_NUM_ROWS] <= shape_.rows, "segments ascend");
+    /* Large steps overwrite whole outputs, base rows' too. */
+    if (!small) add(-1, next, row);
+    next = row + segment[SEGMENT_NUM_ROWS];
+    add(slot, row, next);
+  }
+  if (!small) add(-1, next, shape_.rows);
+}
+
+void StepPlan::write(const BlockLayout& layout, int32_t* out) const {
+  const int32_t* positions = block_ + block_[STEP_HEADER_POSITIONS_AT];
+  const int32_t* sequence_of_row = block_ + block_[STEP_HEADER_SEQUENCE_OF_ROW_AT];
+  const int32_t* pages = block_ + block_[STEP_HEADER_PAGES_AT];
+  const int32_t* sequences = block_ + block_[STEP_HEADER_SEQUENCES_AT];
+  std::memcpy(out + layout.tokens_at, block_ + block_[STEP_HEADER_TOKENS_AT], shape_.rows * sizeof(int32_t));
+  std::memcpy(out + layout.positions_at, positions, shape_.rows * sizeof(int32_t));
+  for (int row = 0; row < shape_.rows; row++) {
+    const int32_t* sequence = sequences + sequence_of_row[row] * SEQUENCE_WORDS;
+    const int page = pages[sequence[SEQUENCE_PAGES_START] + positions[row] / PAGE_TOKENS];
+    out[layout.kv_slots_at + row] = page * PAGE_TOKENS + positions[row] % PAGE_TOKENS;
+  }
+  /* Rows up to the layout's capacity do nothing: no page is theirs, no slot, no sample. */
+  for (int row = shape_.rows; row < layout.rows; row++) {
+    out[layout.tokens_at + row] = 0;
+    out[layout.positions_at + row] = 0;
+    out[layout.kv_slots_at + row] = -1;
+  }
+  std::fill_n(out + layout.row_slots_at, layout.rows, -1);
+  for (const Tile& tile : tiles_) std::fill_n(out + layout.row_slots_at + tile.row, tile.num_rows, tile.slot);
+
+  const int32_t* samples = block_ + block_[STEP_HEADER_SAMPLES_AT];
+  std::memcpy(out + layout.samples_at, samples, shape_.sampled * SAMPLE_WORDS * sizeof(int32_t));
+  for (int i = 0; i < layout.sampled; i++) {
+    const int row = i < shape_.sampled ? samples[i * SAMPLE_WORDS + SAMPLE_ROW] : -1;
+    out[layout.sampled_rows_at + i] = row;
+    if (row < 0) out[layout.samples_at + i * SAMPLE_WORDS + SAMPLE_ROW] = -1;
+  }
+
+  for (int i = 0; i < layout.decode_items; i++) {
+    DecodeItem item = {-1, 0, 0, 0, 0, 0, 1, 0};
+    if (i < shape_.decode_items) {
+      const Stretch& from = stretches_[i];
+      item = {from.row, from.position, from.pages_at, from.begin, from.end, from.split, from.num_splits, 0};
+    }
+    std::memcpy(out + layout.decode_items_at + i * (sizeof item / 4), &item, sizeof item);
+  }
+  for (int i = 0; i < shape_.prefill_items; i++) {
+    const PrefillItem item = {runs_[i].row, runs_[i].num_rows, runs_[i].position, runs_[i].pages_at};
+    std::memcpy(out + layout.prefill_items_at + i * (sizeof item / 4), &item, sizeof item);
+  }
+  for (int i = 0; i < layout.tiles; i++) {
+    RowTile tile = {-1, 0, 0, 0};
+    if (i < shape_.tiles) tile = {tiles_[i].slot, tiles_[i].row, tiles_[i].num_rows, 0};
+    std::memcpy(out + layout.tiles_at + i * (sizeof tile / 4), &tile, sizeof tile);
+  }
+  std::memcpy(out + layout.pages_at, pages, shape_.pages * sizeof(int32_t));
+}
+
+}  // namespace lorikeet

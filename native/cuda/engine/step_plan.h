@@ -1,0 +1,90 @@
+/**
+ * From a step block, as TypeScript writes it, to the words that the kernels read.
+ *
+ * Pure: it can be tested on a machine without a device. Sections lie at offsets that depend on a `BlockLayout` alone, so
+ * that a captured graph finds them where they were when it was captured.
+ */
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#include <vector>
+
+namespace lorikeet {
+
+/** Capacities of one layout and the word offsets that follow from them. */
+struct BlockLayout {
+  int rows, sampled, decode_items, prefill_items, tiles;
+  int tokens_at, positions_at, kv_slots_at, row_slots_at, sampled_rows_at, samples_at, decode_items_at, prefill_items_at, tiles_at, pages_at;
+
+  static BlockLayout of(int rows, int sampled, int decode_items, int prefill_items, int tiles);
+};
+
+struct PlanLimits {
+  int max_rows, max_sequences, num_pages, num_slots;
+  int num_heads, num_kv_heads, num_multiprocessors, vocabulary;
+  int longest_window;
+  /** Up to this many rows adapters work in small tiles beside the base products, above it in large ones before them. */
+  int small_rows;
+  int large_tile_rows;
+};
+
+/** What is in a step, and how much of each. */
+struct StepShape {
+  int rows = 0, sampled = 0, decode_items = 0, prefill_items = 0, tiles = 0, pages = 0, adjustments = 0;
+  bool has_adapters = false;
+  /** Every sequence has one row and all rows are sampled: a step that a captured graph can run. */
+  bool is_decode = false;
+};
+
+/** Graphs exist for these numbers of rows. */
+extern const std::vector<int> DECODE_BUCKETS;
+/** The least bucket that holds `rows`, or 0. */
+int bucket_of(int rows);
+
+/** Most stretches that decode rows can be cut into. */
+int max_decode_items(const PlanLimits& limits, int rows);
+/** Most runs of rows with one slot, in small or large tiles. */
+int max_tiles(const PlanLimits& limits, int rows);
+
+class StepPlan {
+ public:
+  explicit StepPlan(const PlanLimits& limits) : limits_(limits) {}
+  void set_large_tile_rows(int rows) { limits_.large_tile_rows = rows; }
+
+  /**
+   * Reads a step block and decides what runs.
+   *
+   * @throws Error `step_invalid` for a block that breaks its own rules or the engine's limits
+   */
+  const StepShape& read(const int32_t* block, size_t num_words);
+
+  /** Writes the step that was read; `out` holds `words_of(layout)` words. */
+  void write(const BlockLayout& layout, int32_t* out) const;
+  size_t words_of(const BlockLayout& layout) const { return static_cast<size_t>(layout.pages_at) + shape_.pages; }
+  /** ADJUSTMENT records of the step. */
+  const int32_t* adjustments() const { return adjustments_; }
+
+ private:
+  struct Stretch {
+    int32_t row, position, pages_at, begin, end, split, num_splits;
+  };
+  void cut_decode_rows();
+  void tile_rows();
+
+  PlanLimits limits_;
+  StepShape shape_;
+  const int32_t* block_ = nullptr;
+  const int32_t* adjustments_ = nullptr;
+  std::vector<Stretch> stretches_;
+  struct Run {
+    int32_t row, num_rows, position, pages_at;
+  };
+  std::vector<Run> runs_;
+  struct Tile {
+    int32_t slot, row, num_rows;
+  };
+  std::vector<Tile> tiles_;
+};
+
+}  // namespace lorikeet

@@ -1,0 +1,210 @@
+/**
+ * Every kernel as a host function: device pointers, sizes and a stream in, nothing back.
+ *
+ * Activations are row-major with a stride in elements that is a multiple of `ROW_ALIGNMENT`; what lies between a
+ * row's width and its stride is zero. Matrices are [n, k] bfloat16 with the stride of their input rows. Launches
+ * are asynchronous; a launch that is refused is thrown by `check()` in the engine, which looks after each one.
+ */
+#pragma once
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+#include "../layout.h"
+
+struct __nv_bfloat16;
+
+namespace lorikeet {
+
+using bf16 = __nv_bfloat16;
+
+/** Elements; 32 bfloat16 numbers are what one step of the adapter kernels reads of a row. */
+constexpr int ROW_ALIGNMENT = 32;
+constexpr int aligned_width(int width) { return (width + ROW_ALIGNMENT - 1) / ROW_ALIGNMENT * ROW_ALIGNMENT; }
+
+/** Sources of a number that is converted while it is loaded. */
+enum class Dtype : int { f32 = 0, f16 = 1, bf16 = 2 };
+
+/** What a linear operation left for the kernel that reads its output: y = product + bias + delta. */
+struct Pending {
+  const float* bias;      /* [width] or null */
+  const bf16* delta;      /* [rows, stride of the output] or null */
+  const int32_t* row_slot; /* [rows]; a row below 0 has no delta */
+};
+
+/* ---- rows ------------------------------------------------------------------------------------------------------ */
+
+struct EmbedArgs {
+  const bf16* table; /* [vocabulary, table_stride] */
+  int table_stride;
+  const int32_t* tokens; /* [rows] */
+  float* out;
+  int out_stride, width, rows;
+};
+void embed(const EmbedArgs& args, cudaStream_t stream);
+
+/** out = bfloat16(x / rms(x) * weight) with x = hidden + pending; hidden is updated where something was pending. */
+struct NormArgs {
+  float* hidden;
+  int hidden_stride;
+  const int32_t* row_index; /* [rows]: which row of hidden, or null for row i itself */
+  const float* weight;      /* [width] */
+  float eps;
+  bf16* out;
+  int out_stride, width, rows;
+  Pending pending;
+};
+void rms_norm(const NormArgs& args, cudaStream_t stream);
+
+/** Optional norm of each head, rotation of q and k in place, and the write of k and v into their pages. */
+struct RopeArgs {
+  bf16* qkv; /* [rows, qkv_stride]: q heads, k heads, v heads */
+  int qkv_stride, num_heads, num_kv_heads, head_dim, rotary_dim, rows;
+  const int32_t* positions; /* [rows] */
+  const int32_t* kv_slots;  /* [rows]: page * PAGE_TOKENS + position % PAGE_TOKENS; below 0 nothing is written */
+  const float* table;       /* [positions, rotary_dim]: cosines, then sines */
+  const float *q_norm, *k_norm; /* [head_dim] or null */
+  float eps;
+  bf16* layer_kv;      /* this layer's keys in page 0 */
+  int64_t page_stride; /* elements from one page to the next */
+  Pending pending;
+};
+void rope_kv_write(const RopeArgs& args, cudaStream_t stream);
+
+/** out = silu(x[0 .. width]) * x[width .. 2 width], with x = gate_up + pending. */
+struct SiluArgs {
+  const bf16* gate_up;
+  int gate_up_stride;
+  bf16* out;
+  int out_stride, width, rows;
+  Pending pending;
+};
+void silu_mul(const SiluArgs& args, cudaStream_t stream);
+
+/* ---- attention ------------------------------------------------------------------------------------------------- */
+
+/** One stretch of one decode row's positions. Stretches of a row are neighbours, in order. */
+struct DecodeItem {
+  int32_t row;      /* below 0: nothing to do */
+  int32_t position; /* of the row */
+  int32_t pages_at; /* its sequence's first entry in `pages` */
+  int32_t begin, end; /* positions [begin, end), begin a multiple of PAGE_TOKENS */
+  int32_t split, num_splits;
+  int32_t unused;
+};
+
+/** Consecutive rows of one sequence. */
+struct PrefillItem {
+  int32_t row, num_rows; /* at most PREFILL_ROWS */
+  int32_t position;      /* of the first row */
+  int32_t pages_at;
+};
+constexpr int PREFILL_ROWS = 64;
+
+struct AttentionArgs {
+  const bf16* qkv;
+  int qkv_stride, num_heads, num_kv_heads, head_dim;
+  float scale;
+  int window; /* positions a row sees, its own included; 0 for all */
+  const bf16* layer_kv;
+  int64_t page_stride;
+  const int32_t* pages;
+  bf16* out;
+  int out_stride;
+  /* Decode only: sums of each item and kv head, [items, kv heads, group, head_dim + 2] float32, and one counter per
+     row and kv head, zero before the first step and after each. */
+  float* partial;
+  uint32_t* arrived;
+};
+void decode_attention(const AttentionArgs& args, const DecodeItem* items, int num_items, cudaStream_t stream);
+void prefill_attention(const AttentionArgs& args, const PrefillItem* items, int num_items, cudaStream_t stream);
+/** Bytes of `partial` that so many items need. */
+size_t decode_partial_bytes(int num_items, int num_heads, int head_dim);
+
+/* ---- linear ---------------------------------------------------------------------------------------------------- */
+
+enum class OutType : int { bf16 = 0, f32 = 1 };
+
+/** out[m, n] = [out[m, n] +] sum_k weight[n, k] * x[m, k], for any shape: what runs where cuBLASLt is not. */
+struct LinearArgs {
+  const bf16* x;
+  int x_stride;
+  const bf16* weight;
+  int weight_stride;
+  void* out;
+  OutType out_type;
+  int out_stride;
+  int m, n, k;
+  bool accumulate;
+};
+void linear_plain(const LinearArgs& args, cudaStream_t stream);
+
+/* ---- adapters -------------------------------------------------------------------------------------------------- */
+
+constexpr int MAX_DELTAS = 8;
+
+/** out[offset .. offset + width] += scale * B · (A[rank_offset .. rank_offset + rank] · x) */
+struct DeltaRecord {
+  const bf16* b; /* [width, b_stride] */
+  int32_t rank_offset, rank, b_stride;
+  int32_t offset, width;
+  float scale;
+};
+
+/** What one adapter does at one site; total_rank 0 where it does nothing. */
+struct SiteRecord {
+  const bf16* a; /* [total_rank rounded up to 8, stride of the site's input] */
+  int32_t total_rank, num_deltas;
+  DeltaRecord deltas[MAX_DELTAS];
+};
+
+/** Consecutive rows that share a slot. */
+struct RowTile {
+  int32_t slot, row, num_rows; /* num_rows 0: nothing to do; slot below 0: rows without an adapter */
+  int32_t unused;
+};
+constexpr int SMALL_TILE_ROWS = 16, LARGE_TILE_ROWS = 64;
+/** Ranks of all deltas at one site that shared memory holds, for tiles of either size. */
+constexpr int MAX_RANK_SMALL_TILES = 4992, MAX_RANK_LARGE_TILES = 1216;
+
+struct LoraArgs {
+  const RowTile* tiles;
+  int num_tiles;
+  bool large; /* tiles of up to LARGE_TILE_ROWS rows instead of SMALL_TILE_ROWS */
+  const SiteRecord* sites; /* [slots, num_sites] */
+  int num_sites, site;
+  float* shrunk; /* [splits, shrunk_rows, shrunk_stride] */
+  int shrunk_rows, shrunk_stride, splits;
+};
+
+/** shrunk = A · x of every tile's rows, as `splits` partial sums over k. */
+void lora_shrink(const LoraArgs& args, const bf16* x, int x_stride, cudaStream_t stream);
+
+enum class ExpandMode : int {
+  delta = 0,   /* rows with an adapter: out = B · shrunk, zero where no module writes; other rows untouched */
+  replace = 1, /* as delta, and rows without an adapter become zero */
+  add = 2,     /* out float32: rows with an adapter: out += B · shrunk */
+};
+void lora_expand(const LoraArgs& args, ExpandMode mode, void* out, int out_stride, int out_width, cudaStream_t stream);
+
+/* ---- sampling -------------------------------------------------------------------------------------------------- */
+
+struct SampleArgs {
+  float* logits; /* [num_sampled, stride], changed in place */
+  int stride, vocabulary, num_sampled;
+  const int32_t* samples;     /* SAMPLE records; a row below 0 is skipped */
+  int32_t* adjustments;       /* ADJUSTMENT records */
+  int32_t* results;           /* RESULT records */
+};
+void sample(const SampleArgs& args, cudaStream_t stream);
+
+/* ---- loading --------------------------------------------------------------------------------------------------- */
+
+/** Writes rows of numbers as stored into a bfloat16 matrix; `bad_row` becomes the least row that is not finite. */
+void convert_matrix(const void* source, Dtype dtype, int rows, int cols, bf16* out, int out_stride, int first_row,
+                    uint32_t* bad_row, cudaStream_t stream);
+void convert_vector(const void* source, Dtype dtype, int length, float* out, uint32_t* bad_row, cudaStream_t stream);
+/** Roughly normal numbers of the given deviation, a pure function of seed and index. */
+void random_matrix(bf16* out, int rows, int cols, int stride, float deviation, uint64_t seed, cudaStream_t stream);
+void fill_vector(float* out, int length, float value, cudaStream_t stream);
+
+}  // namespace lorikeet

@@ -1,0 +1,35 @@
+/** Launches kernels so that each may start while the one before it in the stream still finishes. */
+#pragma once
+#include <cuda_runtime.h>
+
+namespace lorikeet {
+
+/** Whether kernels overlap their start with the end of the one before; off for profiling and old devices. */
+extern bool overlap_launches;
+
+/**
+ * The kernel must call `wait_for_previous_kernels()` before it touches what others write. Errors stay with the
+ * runtime until the engine asks for them.
+ */
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+            Arguments&&... arguments) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &overlap;
+  config.numAttrs = overlap_launches ? 1 : 0;
+  cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+
+/** For kernels that want more shared memory than the default allows; once per kernel. */
+template <typename Kernel> void allow_shared_bytes(Kernel* kernel, size_t bytes) {
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+}
+
+}  // namespace lorikeet

@@ -1,0 +1,209 @@
+/** Operations that touch each row on its own: embedding, norms, rotation, activation. */
+#include "device.cuh"
+#include "kernels.h"
+#include "launch.cuh"
+
+namespace lorikeet {
+
+bool overlap_launches = false;
+
+namespace {
+
+__device__ __forceinline__ float pending_value(const Pending& pending, bool has_delta, int64_t delta_at, int column) {
+  float value = pending.bias != nullptr ? pending.bias[column] : 0.0f;
+  if (has_delta) value += __bfloat162float(pending.delta[delta_at + column]);
+  return value;
+}
+
+__device__ __forceinline__ bool row_has_delta(const Pending& pending, int row) {
+  return pending.delta != nullptr && pending.row_slot[row] >= 0;
+}
+
+__global__ void embed_kernel(EmbedArgs args) {
+  wait_for_previous_kernels();
+  const bf16* from = args.table + static_cast<int64_t>(args.tokens[blockIdx.x]) * args.table_stride;
+  float* to = args.out + static_cast<int64_t>(blockIdx.x) * args.out_stride;
+  for (int i = threadIdx.x; i < args.width; i += blockDim.x) to[i] = __bfloat162float(from[i]);
+}
+
+/** Numbers of a row that one thread keeps in registers between the two passes. */
+constexpr int NORM_KEPT = 16;
+
+__global__ void rms_norm_kernel(NormArgs args) {
+  __shared__ float shared[32];
+  wait_for_previous_kernels();
+  const int row = args.row_index != nullptr ? args.row_index[blockIdx.x] : static_cast<int>(blockIdx.x);
+  if (row < 0) return;
+  float* x = args.hidden + static_cast<int64_t>(row) * args.hidden_stride;
+  const bool has_delta = row_has_delta(args.pending, row), changes = has_delta || args.pending.bias != nullptr;
+  const int64_t delta_at = static_cast<int64_t>(row) * args.hidden_stride;
+
+  float kept[NORM_KEPT];
+  float squares = 0.0f;
+#pragma unroll
+  for (int j = 0; j < NORM_KEPT; j++) {
+    const int i = threadIdx.x + j * blockDim.x;
+    if (i >= args.width) break;
+    float value = x[i];
+    if (changes) x[i] = value = value + pending_value(args.pending, has_delta, delta_at, i);
+    kept[j] = value;
+    squares += value * value;
+  }
+  for (int i = threadIdx.x + NORM_KEPT * blockDim.x; i < args.width; i += blockDim.x) {
+    float value = x[i];
+    if (changes) x[i] = value = value + pending_value(args.pending, has_delta, delta_at, i);
+    squares += value * value;
+  }
+  const float factor = rsqrtf(block_sum(squares, shared) / static_cast<float>(args.width) + args.eps);
+  let_next_kernel_start();
+  bf16* out = args.out + static_cast<int64_t>(blockIdx.x) * args.out_stride;
+#pragma unroll
+  for (int j = 0; j < NORM_KEPT; j++) {
+    const int i = threadIdx.x + j * blockDim.x;
+    if (i >= args.width) break;
+    out[i] = __float2bfloat16(kept[j] * factor * args.weight[i]);
+  }
+  for (int i = threadIdx.x + NORM_KEPT * blockDim.x; i < args.width; i += blockDim.x)
+    out[i] = __float2bfloat16(x[i] * factor * args.weight[i]);
+}
+
+/** Widest head whose numbers a warp keeps in registers. */
+constexpr int MAX_HEAD_DIM = 512;
+
+
+template <int DIMS_PER_LANE>
+__device__ __forceinline__ void rotate_head(const RopeArgs& args, int row, int column, const float* norm, bool rotates,
+                                            float* memory, float (&kept)[DIMS_PER_LANE]) {
+  const int lane = threadIdx.x % 32, half = args.rotary_dim / 2;
+  const bf16* x = args.qkv + static_cast<int64_t>(row) * args.qkv_stride + column;
+  const bool has_delta = row_has_delta(args.pending, row);
+  const int64_t delta_at = static_cast<int64_t>(row) * args.qkv_stride;
+  float squares = 0.0f;
+#pragma unroll
+  for (int j = 0; j < DIMS_PER_LANE; j++) {
+    const int d = lane + 32 * j;
+    kept[j] = 0.0f;
+    if (d < args.head_dim) kept[j] = __bfloat162float(x[d]) + pending_value(args.pending, has_delta, delta_at, column + d);
+    squares += kept[j] * kept[j];
+  }
+  if (norm != nullptr) {
+    const float factor = rsqrtf(warp_sum(squares) / static_cast<float>(args.head_dim) + args.eps);
+#pragma unroll
+    for (int j = 0; j < DIMS_PER_LANE; j++) {
+      const int d = lane + 32 * j;
+      if (d < args.head_dim) kept[j] *= factor * norm[d];
+    }
+  }
+  if (!rotates) return;
+  /* The partner of a dimension is half a rotation away, in another lane for most widths: through shared memory. */
+#pragma unroll
+  for (int j = 0; j < DIMS_PER_LANE; j++)
+    if (lane + 32 * j < args.rotary_dim) memory[lane + 32 * j] = kept[j];
+  __syncwarp();
+  const float* table = args.table + static_cast<int64_t>(args.positions[row]) * args.rotary_dim;
+#pragma unroll
+  for (int j = 0; j < DIMS_PER_LANE; j++) {
+    const int d = lane + 32 * j;
+    if (d >= args.rotary_dim) continue;
+    const int pair = d < half ? d : d - half;
+    const float cosine = table[pair], sine = table[half + pair];
+    kept[j] = d < half ? kept[j] * cosine - memory[d + half] * sine : kept[j] * cosine + memory[d - half] * sine;
+  }
+  __syncwarp();
+}
+
+constexpr int ROPE_WARPS = 4;
+
+/** Block (row, kv head): its query heads, its key head and its value head, a warp each in turn. */
+template <int DIMS_PER_LANE> __global__ void rope_kv_write_kernel(RopeArgs args) {
+  __shared__ float memory[ROPE_WARPS][32 * DIMS_PER_LANE];
+  wait_for_previous_kernels();
+  const int row = blockIdx.x, kv = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int group = args.num_heads / args.num_kv_heads;
+  const int slot = args.kv_slots[row];
+  for (int item = warp; item < group + 2; item += ROPE_WARPS) {
+    const bool is_key = item == group, is_value = item == group + 1;
+    const int head = is_value ? args.num_heads + args.num_kv_heads + kv : is_key ? args.num_heads + kv : kv * group + item;
+    const float* norm = is_value ? nullptr : is_key ? args.k_norm : args.q_norm;
+    float kept[DIMS_PER_LANE];
+    rotate_head<DIMS_PER_LANE>(args, row, head * args.head_dim, norm, !is_value, memory[warp], kept);
+    bf16* to = args.qkv + static_cast<int64_t>(row) * args.qkv_stride + head * args.head_dim;
+    if (is_key || is_value) {
+      if (slot < 0) continue;
+      to = args.layer_kv + slot / PAGE_TOKENS * args.page_stride +
+           (static_cast<int64_t>(is_value ? args.num_kv_heads + kv : kv) * PAGE_TOKENS + slot % PAGE_TOKENS) * args.head_dim;
+    }
+#pragma unroll
+    for (int j = 0; j < DIMS_PER_LANE; j++)
+      if (lane + 32 * j < args.head_dim) to[lane + 32 * j] = __float2bfloat16(kept[j]);
+  }
+}
+
+__device__ __forceinline__ float silu(float x) { return x / (1.0f + __expf(-x)); }
+
+/** Eight outputs per thread; width a multiple of 8. */
+__global__ void silu_mul_kernel(SiluArgs args) {
+  wait_for_previous_kernels();
+  const int row = blockIdx.y, column = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
+  if (column >= args.width) return;
+  const int64_t at = static_cast<int64_t>(row) * args.gate_up_stride;
+  const Bf16x8 gates = *reinterpret_cast<const Bf16x8*>(args.gate_up + at + column);
+  const Bf16x8 ups = *reinterpret_cast<const Bf16x8*>(args.gate_up + at + args.width + column);
+  const bool has_delta = row_has_delta(args.pending, row), changes = has_delta || args.pending.bias != nullptr;
+  Bf16x8 out;
+#pragma unroll
+  for (int j = 0; j < 4; j++) {
+    float2 gate = __bfloat1622float2(gates.pairs[j]), up = __bfloat1622float2(ups.pairs[j]);
+    if (changes) {
+      const int i = column + 2 * j;
+      gate.x += pending_value(args.pending, has_delta, at, i);
+      gate.y += pending_value(args.pending, has_delta, at, i + 1);
+      up.x += pending_value(args.pending, has_delta, at, args.width + i);
+      up.y += pending_value(args.pending, has_delta, at, args.width + i + 1);
+    }
+    out.pairs[j] = __floats2bfloat162_rn(silu(gate.x) * up.x, silu(gate.y) * up.y);
+  }
+  *reinterpret_cast<Bf16x8*>(args.out + static_cast<int64_t>(row) * args.out_stride + column) = out;
+}
+
+__global__ void silu_mul_any_width_kernel(SiluArgs args) {
+  wait_for_previous_kernels();
+  const int row = blockIdx.y, column = blockIdx.x * blockDim.x + threadIdx.x;
+  if (column >= args.width) return;
+  const int64_t at = static_cast<int64_t>(row) * args.gate_up_stride;
+  const bool has_delta = row_has_delta(args.pending, row);
+  const float gate = __bfloat162float(args.gate_up[at + column]) + pending_value(args.pending, has_delta, at, column);
+  const float up = __bfloat162float(args.gate_up[at + args.width + column]) +
+                   pending_value(args.pending, has_delta, at, args.width + column);
+  args.out[static_cast<int64_t>(row) * args.out_stride + column] = __float2bfloat16(silu(gate) * up);
+}
+
+}  // namespace
+
+void embed(const EmbedArgs& args, cudaStream_t stream) {
+  launch(embed_kernel, dim3(args.rows), dim3(256), 0, stream, args);
+}
+
+void rms_norm(const NormArgs& args, cudaStream_t stream) {
+  int threads = 128;
+  while (threads < 1024 && threads * 4 < args.width) threads *= 2;
+  launch(rms_norm_kernel, dim3(args.rows), dim3(threads), 0, stream, args);
+}
+
+void rope_kv_write(const RopeArgs& args, cudaStream_t stream) {
+  const dim3 grid(args.rows, args.num_kv_heads), block(ROPE_WARPS * 32);
+  if (args.head_dim <= 64) launch(rope_kv_write_kernel<2>, grid, block, 0, stream, args);
+  else if (args.head_dim <= 128) launch(rope_kv_write_kernel<4>, grid, block, 0, stream, args);
+  else launch(rope_kv_write_kernel<MAX_HEAD_DIM / 32>, grid, block, 0, stream, args);
+}
+
+void silu_mul(const SiluArgs& args, cudaStream_t stream) {
+  constexpr int threads = 128;
+  if (args.width % 8 == 0 && args.gate_up_stride % 8 == 0) {
+    launch(silu_mul_kernel, dim3((args.width / 8 + threads - 1) / threads, args.rows), dim3(threads), 0, stream, args);
+  } else {
+    launch(silu_mul_any_width_kernel, dim3((args.width + threads - 1) / threads, args.rows), dim3(threads), 0, stream, args);
+  }
+}
+
+}  // namespace lorikeet

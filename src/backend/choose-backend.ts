@@ -1,0 +1,94 @@
+/** Which backend computes, why, and what its device holds. */
+import { NativeError } from "../core/errors.ts";
+import type { Program } from "../model/program.ts";
+import type { Backend, BackendOptions, WeightFormat } from "./backend.ts";
+import { type CudaAddon, type CudaDevice, loadAddon } from "./cuda/addon.ts";
+import { activationBytes, cudaPageBytes, openCudaBackend } from "./cuda/cuda-backend.ts";
+import { PAGE_TOKENS as CUDA_PAGE_TOKENS } from "./cuda/layout.ts";
+import { PAGE_TOKENS as WASM_PAGE_TOKENS } from "./wasm/layout.ts";
+import { kvPageBytes, openWasmBackend } from "./wasm/wasm-backend.ts";
+
+export interface ChosenBackend {
+  /** Why this one, in a few words. */
+  readonly reason: string;
+  readonly device: DeviceMemory;
+  open(options: BackendOptions): Promise<Backend>;
+}
+
+/** What callers need to know to size KV pages and adapters before a backend is open. */
+export interface DeviceMemory {
+  /** Positions per KV page. */
+  readonly pageTokens: number;
+  pageBytes(program: Program): number;
+  /** Bytes that one number of an adapter takes at most. */
+  readonly bytesPerAdapterNumber: number;
+  weightBytes(program: Program, format: WeightFormat): number;
+  /** What weights, KV pages and adapters may take together. */
+  totalBytes(program: Program, maxRows: number, maxSequences: number): number;
+  /** KV pages and adapters where nobody said how much. */
+  readonly defaultKvBytes: number;
+  /** Part of what weights and adapters leave that KV pages then take at most. */
+  readonly defaultKvShare: number;
+  readonly defaultAdapterBytes: number;
+}
+
+const MIB = 2 ** 20;
+
+/**
+ * `auto` takes CUDA where the addon loads and a device answers, and WebAssembly elsewhere.
+ *
+ * @throws {NativeError} `backend_unavailable` when CUDA is asked for and there is none
+ */
+export function chooseBackend(wanted: "auto" | "wasm" | "cuda", load: () => CudaAddon = loadAddon): ChosenBackend {
+  if (wanted === "wasm") return wasm("as asked");
+  try {
+    const addon = load();
+    const { devices, reason } = addon.probe();
+    if (devices[0] === undefined) throw new NativeError("backend_unavailable", reason, { field: "backend" });
+    return cuda(addon, devices[0], wanted === "cuda" ? "as asked" : "a device answers");
+  } catch (thrown) {
+    if (!(thrown instanceof NativeError)) throw thrown;
+    if (wanted === "auto") return wasm(thrown.message);
+    throw new NativeError("backend_unavailable", `${thrown.message}; use --backend wasm, or auto`, { field: "backend", cause: thrown });
+  }
+}
+
+const BYTES_PER_WEIGHT: Readonly<Record<WeightFormat, number>> = { float32: 4, bfloat16: 2, int8: 1.25 };
+
+const weightBytes = ({ weights }: Program, format: WeightFormat): number =>
+  BYTES_PER_WEIGHT[format] * weights.reduce((sum, { rows, cols }) => sum + rows * cols, 0);
+
+const wasm = (reason: string): ChosenBackend => ({
+  reason,
+  device: {
+    pageTokens: WASM_PAGE_TOKENS,
+    pageBytes: kvPageBytes,
+    bytesPerAdapterNumber: 4,
+    weightBytes,
+    // A WebAssembly memory ends at 4 GiB.
+    totalBytes: () => 4096 * MIB,
+    defaultKvBytes: 512 * MIB,
+    // Work areas grow into the rest.
+    defaultKvShare: 0.5,
+    defaultAdapterBytes: 256 * MIB,
+  },
+  open: openWasmBackend,
+});
+
+/** Left to the driver, to graphs and to other programs. */
+const CUDA_SHARE = 0.94;
+
+const cuda = (addon: CudaAddon, device: CudaDevice, reason: string): ChosenBackend => ({
+  reason,
+  device: {
+    pageTokens: CUDA_PAGE_TOKENS,
+    pageBytes: cudaPageBytes,
+    bytesPerAdapterNumber: 2,
+    weightBytes,
+    totalBytes: (program, maxRows, maxSequences) => Math.max(0, device.freeBytes * CUDA_SHARE - activationBytes(program, maxRows, maxSequences)),
+    defaultKvBytes: Infinity,
+    defaultKvShare: 1,
+    defaultAdapterBytes: device.freeBytes / 16,
+  },
+  open: (options) => openCudaBackend({ ...options, device: device.index }, addon),
+});

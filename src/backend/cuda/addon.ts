@@ -1,0 +1,143 @@
+/** Finds and loads the native addon, or says why there is none. */
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { NativeError } from "../../core/errors.ts";
+import { ABI_VERSION } from "../../core/step-layout.ts";
+
+export interface CudaDevice {
+  readonly index: number;
+  readonly name: string;
+  /** Compute capability. */
+  readonly major: number;
+  readonly minor: number;
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+}
+
+export interface CudaProbe {
+  readonly devices: readonly CudaDevice[];
+  /** Why there are none; empty when there are. */
+  readonly code: string;
+  readonly reason: string;
+}
+
+/** What `native/cuda/binding/addon.cc` reads. */
+export interface EngineOptions {
+  readonly device: number;
+  /** Empty to look in the usual places; `none` to do without. */
+  readonly cublasltPath: string;
+  readonly maxRows: number;
+  readonly maxSequences: number;
+  readonly numPages: number;
+  readonly numSlots: number;
+  readonly adapterBytes: number;
+  readonly numLayers: number;
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  readonly headDim: number;
+  readonly rotaryDim: number;
+  readonly vocabSize: number;
+  readonly maxContext: number;
+  readonly longestWindow: number;
+  readonly scoreScale: number;
+  readonly buffers: readonly { readonly width: number; readonly sampled: boolean; readonly isFloat: boolean }[];
+  readonly weights: readonly { readonly rows: number; readonly cols: number; readonly isMatrix: boolean }[];
+  readonly sites: readonly { readonly inWidth: number; readonly outWidth: number }[];
+  readonly launches: Int32Array;
+}
+
+export interface SourceMatrix {
+  readonly dtype: number;
+  readonly rows: number;
+  readonly cols: number;
+  readonly bytes: Uint8Array;
+}
+
+export interface SourceDelta {
+  readonly site: number;
+  readonly offset: number;
+  readonly width: number;
+  readonly rank: number;
+  readonly scale: number;
+  readonly a: SourceMatrix;
+  readonly b: SourceMatrix;
+}
+
+export interface StagedImage {
+  /** Opaque; page-locked memory that goes when the last reference does. */
+  readonly image: unknown;
+  readonly numBytes: number;
+  readonly maxTotalRank: number;
+}
+
+export interface LaunchTime {
+  /** Index of the first launch of its kind. */
+  readonly launch: number;
+  readonly count: number;
+  /** Of one launch. */
+  readonly micros: number;
+}
+
+export interface EngineStats {
+  readonly description: string;
+  readonly graphSteps: number;
+  readonly eagerSteps: number;
+  readonly graphs: number;
+  readonly weightBytes: number;
+  readonly kvBytes: number;
+  readonly activationBytes: number;
+}
+
+/** Errors carry `code`. */
+export interface CudaEngine {
+  loadRows(weight: number, firstRow: number, numRows: number, dtype: number, bytes: Uint8Array): void;
+  loadRopeTable(table: Float32Array): void;
+  fillRandom(seed: number): Promise<void>;
+  warmUp(): Promise<void>;
+  run(words: Int32Array): Promise<Int32Array<ArrayBuffer>>;
+  /** Time of each kind of launch of a step, which is not computed. */
+  profile(words: Int32Array): Promise<readonly LaunchTime[]>;
+  stage(deltas: readonly SourceDelta[]): Promise<StagedImage>;
+  attach(slot: number, offset: number, image: unknown): Promise<void>;
+  stats(): EngineStats;
+  close(): void;
+}
+
+export interface CudaAddon {
+  readonly abiVersion: number;
+  probe(): CudaProbe;
+  readonly Engine: new (options: EngineOptions) => CudaEngine;
+}
+
+/** Names a file to load instead of looking for one. */
+const OVERRIDE = "LORIKEET_CUDA_ADDON";
+const BUILT = join(import.meta.dir, "../../../native/cuda/build/Release/lorikeet-cuda.node");
+
+/** @throws {NativeError} `backend_unavailable`, with what was tried and what to do */
+export function loadAddon(env: Readonly<Record<string, string | undefined>> = process.env): CudaAddon {
+  const override = env[OVERRIDE];
+  const path = override ?? BUILT;
+  if (!existsSync(path)) {
+    throw unavailable(
+      override === undefined ? "the CUDA addon is not built; run `bun run build:cuda` on a machine with nvcc" : `${OVERRIDE} names a file that does not exist`,
+    );
+  }
+  let addon: CudaAddon;
+  try {
+    addon = createRequire(import.meta.url)(path) as CudaAddon;
+  } catch (cause) {
+    throw unavailable(`the CUDA addon could not be loaded: ${loaderReason(cause)}`, cause);
+  }
+  if (addon.abiVersion !== ABI_VERSION) throw unavailable("the CUDA addon is of another version; build it again");
+  return addon;
+}
+
+const unavailable = (message: string, cause?: unknown): NativeError =>
+  new NativeError("backend_unavailable", message, { field: "backend", ...(cause === undefined ? {} : { cause }) });
+
+/** The dynamic loader's words without the path they begin with. */
+function loaderReason(cause: unknown): string {
+  const text = cause instanceof Error ? cause.message : String(cause);
+  return text.split("\n")[0]!.replace(/^\S+\.node: /, "");
+}

@@ -1,0 +1,218 @@
+/** The backend on an NVIDIA device: sizes, slots and words here, everything else in `native/cuda`. */
+import { AdapterError, InvariantError, invariant, ModelError, NativeError } from "../../core/errors.ts";
+import type { SlotId } from "../../core/ids.ts";
+import { decodeResult, encodeStep, StepBlock } from "../../core/step-block.ts";
+import type { Step, StepResult } from "../../core/step.ts";
+import type { AdapterMatrix, AdapterWeights } from "../../lora/adapter-weights.ts";
+import { RunAllocator } from "../../lora/run-allocator.ts";
+import type { Program } from "../../model/program.ts";
+import type { AdapterImage, Backend, BackendInfo, BackendOptions } from "../backend.ts";
+import { ropeTable } from "../rope-table.ts";
+import { type CudaAddon, type CudaEngine, type EngineOptions, type LaunchTime, loadAddon, type SourceMatrix } from "./addon.ts";
+import { PAGE_TOKENS } from "./layout.ts";
+import { DTYPE, loadWeights } from "./load-weights.ts";
+import { lowerProgram } from "./lower-program.ts";
+
+/** Adapter memory is handed out in runs of this unit. */
+const ADAPTER_UNIT_BYTES = 64 * 1024;
+const BYTES_PER_NUMBER = 2;
+
+/** Bytes of KV memory that one page takes, for callers that size `numPages` by a budget. */
+export const cudaPageBytes = ({ numLayers, attention }: Program): number =>
+  numLayers * 2 * attention.numKvHeads * PAGE_TOKENS * attention.headDim * BYTES_PER_NUMBER;
+
+/** Bytes that the engine takes beside weights, KV pages and adapters; a little more than it does. */
+export function activationBytes(program: Program, maxRows: number, maxSequences: number): number {
+  const rows = Math.ceil(Math.max(maxRows, maxSequences) / 256) * 256;
+  const sampledRows = Math.ceil(maxSequences / 256) * 256;
+  const perRow = program.buffers.reduce((sum, buffer) => sum + (buffer.rows === "step" ? buffer.width : 0), 0);
+  const perSampledRow = program.buffers.reduce((sum, buffer) => sum + (buffer.rows === "sampled" ? buffer.width : 0), 0);
+  return 4 * (rows * perRow + sampledRows * perSampledRow) + (256 << 20);
+}
+
+export interface CudaOptions extends BackendOptions {
+  readonly device?: number;
+  /** Path of cuBLASLt, `none` for the engine's own kernels; looked for where it usually is when left out. */
+  readonly cublasltPath?: string;
+  /** Random weights of this seed instead of the checkpoint's, made on the device: for benches. */
+  readonly randomSeed?: number;
+}
+
+/**
+ * @throws {NativeError} `backend_unavailable` without addon, driver, device or memory
+ * @throws {ModelError} `model_invalid` for damaged weights, `model_unsupported` for a format that has no kernels here
+ */
+export async function openCudaBackend(options: CudaOptions, addon: CudaAddon = loadAddon()): Promise<CudaBackend> {
+  if (options.format !== "bfloat16") {
+    throw new ModelError("model_unsupported", `dtype ${options.format} is not served on a CUDA device; use bfloat16, or --backend wasm`, { field: "dtype" });
+  }
+  const { program } = options;
+  const maxContext = Math.min(program.maxContext, options.numPages * PAGE_TOKENS);
+  const engine = openEngine(addon, options, maxContext);
+  try {
+    const table = new Float32Array(maxContext * program.rope.rotaryDim);
+    ropeTable(program, maxContext, table);
+    engine.loadRopeTable(table);
+    if (options.randomSeed === undefined) loadWeights(program, options.weights, engine);
+    else await engine.fillRandom(options.randomSeed);
+    await engine.warmUp();
+  } catch (cause) {
+    engine.close();
+    throw translated(cause);
+  }
+  return new CudaBackend(options, engine);
+}
+
+function openEngine(addon: CudaAddon, options: CudaOptions, maxContext: number): CudaEngine {
+  const { program } = options;
+  const { buffers, launches, longestWindow } = lowerProgram(program);
+  const native: EngineOptions = {
+    device: options.device ?? 0,
+    cublasltPath: options.cublasltPath ?? process.env["LORIKEET_CUBLASLT"] ?? "",
+    maxRows: options.maxRows,
+    maxSequences: options.maxSequences,
+    numPages: options.numPages,
+    numSlots: options.numSlots,
+    adapterBytes: options.adapterBytes,
+    numLayers: program.numLayers,
+    numHeads: program.attention.numHeads,
+    numKvHeads: program.attention.numKvHeads,
+    headDim: program.attention.headDim,
+    rotaryDim: program.rope.rotaryDim,
+    vocabSize: program.vocabSize,
+    maxContext,
+    longestWindow,
+    scoreScale: program.attention.scale,
+    buffers,
+    weights: program.weights.map(({ kind, rows, cols }) => ({ rows, cols, isMatrix: kind === "matrix" })),
+    sites: program.sites.map(({ inWidth, outWidth }) => ({ inWidth, outWidth })),
+    launches,
+  };
+  try {
+    return new addon.Engine(native);
+  } catch (cause) {
+    throw translated(cause);
+  }
+}
+
+interface CudaAdapterImage extends AdapterImage {
+  readonly image: unknown;
+}
+
+export class CudaBackend implements Backend {
+  readonly info: BackendInfo;
+  readonly #engine: CudaEngine;
+  readonly #room: RunAllocator;
+  readonly #options: CudaOptions;
+  /** Where each attached slot's bytes lie, in units. */
+  readonly #attached = new Map<SlotId, { readonly start: number; readonly length: number }>();
+  readonly #block = new StepBlock();
+
+  constructor(options: CudaOptions, engine: CudaEngine) {
+    this.#options = options;
+    this.#engine = engine;
+    this.#room = new RunAllocator(Math.floor(options.adapterBytes / ADAPTER_UNIT_BYTES));
+    const { description, weightBytes, kvBytes } = engine.stats();
+    this.info = {
+      name: "cuda",
+      description: `CUDA, ${description}, ${options.format} weights`,
+      pageTokens: PAGE_TOKENS,
+      numPages: options.numPages,
+      numSlots: options.numSlots,
+      adapterBytes: options.adapterBytes,
+      maxRows: options.maxRows,
+      maxSequences: options.maxSequences,
+      weightBytes,
+      kvBytes,
+    };
+  }
+
+  async run(step: Step): Promise<StepResult> {
+    encodeStep(step, this.#block);
+    // The engine copies the words before it returns.
+    const running = this.#engine.run(this.#block.used);
+    try {
+      const words = await running;
+      return decodeResult(words, new Float32Array(words.buffer));
+    } catch (cause) {
+      throw translated(cause);
+    }
+  }
+
+  /** Time of each kind of launch of a step, for benches; what the step computes is lost. */
+  async profile(step: Step): Promise<readonly LaunchTime[]> {
+    encodeStep(step, this.#block);
+    return this.#engine.profile(this.#block.used);
+  }
+
+  async stage(adapter: AdapterWeights): Promise<AdapterImage> {
+    try {
+      const { image, numBytes } = await this.#engine.stage(
+        adapter.deltas.toSorted((one, other) => one.site - other.site).map(({ site, offset, width, rank, scale, a, b }) => ({ site, offset, width, rank, scale, a: source(a), b: source(b) })),
+      );
+      const staged: CudaAdapterImage = { digest: adapter.digest, numBytes, image };
+      return staged;
+    } catch (cause) {
+      throw translated(cause);
+    }
+  }
+
+  deviceBytes(image: AdapterImage): number {
+    return Math.ceil(image.numBytes / ADAPTER_UNIT_BYTES) * ADAPTER_UNIT_BYTES;
+  }
+
+  async attach(slot: SlotId, image: AdapterImage): Promise<void> {
+    if (!isCudaImage(image)) throw new InvariantError("an image was staged by another backend");
+    invariant(!this.#attached.has(slot), "a slot is detached before it is attached again");
+    const length = this.deviceBytes(image) / ADAPTER_UNIT_BYTES;
+    const start = this.#room.allocate(length);
+    if (start === undefined) {
+      throw new AdapterError(
+        "adapter_too_large",
+        `the adapter takes ${image.numBytes} bytes, and no free run of the ${this.#options.adapterBytes} bytes ` +
+          "for adapters is that long; raise device_cache_percent",
+      );
+    }
+    this.#attached.set(slot, { start, length });
+    try {
+      await this.#engine.attach(slot, start * ADAPTER_UNIT_BYTES, image.image);
+    } catch (cause) {
+      this.detach(slot);
+      throw translated(cause);
+    }
+  }
+
+  // The slot's records keep pointing at its old bytes, which no step reads: a slot without an adapter is never named.
+  detach(slot: SlotId): void {
+    const run = this.#attached.get(slot);
+    invariant(run !== undefined, "only an attached slot is detached");
+    this.#room.free(run.start, run.length);
+    this.#attached.delete(slot);
+  }
+
+  async close(): Promise<void> {
+    this.#engine.close();
+  }
+}
+
+const source = ({ dtype, rows, cols, bytes }: AdapterMatrix): SourceMatrix => ({ dtype: DTYPE[dtype], rows, cols, bytes });
+
+const isCudaImage = (image: AdapterImage): image is CudaAdapterImage => "image" in image;
+
+/** The engine's errors carry a code that says who must act. */
+function translated(cause: unknown): unknown {
+  if (!(cause instanceof Error) || !("code" in cause)) return cause;
+  switch (cause.code) {
+    case "adapter_invalid":
+      return new AdapterError("adapter_invalid", cause.message);
+    case "adapter_too_large":
+      return new AdapterError("adapter_too_large", cause.message);
+    case "out_of_memory":
+    case "no_device":
+      return new NativeError("backend_unavailable", `${cause.message}; lower kv_cache_config or max_num_tokens, or use --backend wasm`, { cause });
+    case "step_invalid":
+      return new InvariantError(cause.message, { cause });
+    default:
+      return new NativeError("backend_failed", cause.message, { cause });
+  }
+}

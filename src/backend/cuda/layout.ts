@@ -1,0 +1,46 @@
+/**
+ * What the CUDA engine and its TypeScript side agree on, in 32-bit words.
+ *
+ * The only definition: `scripts/generate-abi.ts` writes `native/cuda/layout.h` from it.
+ */
+
+/** Positions per KV page: 16 KiB of keys of one head 128 wide. */
+export const PAGE_TOKENS = 64;
+
+export const LAUNCH_OP = {
+  embed: 0,
+  rmsNorm: 1,
+  linear: 2,
+  ropeKvWrite: 3,
+  attention: 4,
+  siluMul: 5,
+  sample: 6,
+} as const;
+
+/** One kernel of the forward program; fields that an operation does not use are -1. */
+export const LAUNCH = {
+  op: 0,
+  /** Buffers. */
+  x: 1,
+  out: 2,
+  /** Weights: the matrix, or a norm's vector. */
+  weight: 3,
+  /** Head norms of q and k. */
+  qNorm: 4,
+  kNorm: 5,
+  /** Vector that the linear operation behind `x` left to be added, and that operation's site. */
+  pendingBias: 6,
+  pendingSite: 7,
+  /** A linear operation's own site. */
+  site: 8,
+  /** 1 when the product is added to `out`. */
+  accumulate: 9,
+  /** 1 when rows are the sampled ones; a norm then reads the sampled rows of `x`. */
+  sampledRows: 10,
+  layer: 11,
+  /** 0 for no window. */
+  window: 12,
+  /** Float bits. */
+  eps: 13,
+} as const;
+export const LAUNCH_WORDS = 16;

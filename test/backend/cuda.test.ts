@@ -1,0 +1,215 @@
+/**
+ * What the CUDA backend must do, on a machine that has a device.
+ *
+ * Activations are bfloat16 here, so answers are compared with float64 arithmetic within bounds: BOUND is four times the
+ * largest error that float32 arithmetic makes with bfloat16 weights alone, for every shape below.
+ */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import fc from "fast-check";
+import type { Backend } from "../../src/backend/backend.ts";
+import { asPageId, asSlotId, NO_SLOT, type SlotId } from "../../src/core/ids.ts";
+import type { SampledToken } from "../../src/core/sampling.ts";
+import { logSoftmax, ReferenceExecutor } from "../helpers/reference-executor.ts";
+import { noCudaReason, openCuda } from "../helpers/cuda.ts";
+import { samplingWith } from "../helpers/sampling.ts";
+import { randomAdapter, randomWeights, TINY, type TinyShape, tinyProgram } from "../helpers/tiny-program.ts";
+import { largestError, LIMITS, runJobs, samplingCases, SHAPES, tokensOf } from "./cases.ts";
+
+/** Of log-probabilities, against float64 arithmetic on the unrounded weights. */
+const BOUND = 0.4;
+/** Of log-probabilities, of one row in two batches: other products and splits, the same weights. */
+const BATCH_BOUND = 0.15;
+
+const WIDE: Readonly<Record<string, TinyShape>> = {
+  "heads of 64, four to a kv head": { hidden: 256, layers: 2, heads: 8, kvHeads: 2, headDim: 64, ffn: 384, vocab: 500, maxContext: 4096 },
+  "heads of 96": { hidden: 192, layers: 2, heads: 4, kvHeads: 4, headDim: 96, ffn: 256, vocab: 300, maxContext: 4096 },
+  "heads of 128, norms on q and k": { hidden: 256, layers: 2, heads: 4, kvHeads: 1, headDim: 128, ffn: 512, vocab: 300, qkNorm: true, maxContext: 4096 },
+  "heads of 256, biases": { hidden: 256, layers: 1, heads: 2, kvHeads: 1, headDim: 256, ffn: 256, vocab: 300, bias: true, maxContext: 4096 },
+  "twenty query heads to a kv head": { hidden: 128, layers: 1, heads: 20, kvHeads: 1, headDim: 64, ffn: 128, vocab: 300, maxContext: 4096 },
+  "a window of 100": { hidden: 128, layers: 2, heads: 4, kvHeads: 2, headDim: 64, ffn: 128, vocab: 300, window: 100, maxContext: 4096 },
+};
+
+if (noCudaReason !== null) console.warn(`the tests of the CUDA backend are skipped: ${noCudaReason}`);
+
+describe.skipIf(noCudaReason !== null)("cuda: the forward program", () => {
+  test.each(Object.keys({ ...SHAPES, ...WIDE }))("is near float64 arithmetic on %s", async (key) => {
+    const program = tinyProgram({ ...SHAPES, ...WIDE }[key]!);
+    const weights = randomWeights(program, 5);
+    const reference = new ReferenceExecutor(program, weights);
+    const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16" });
+    const adapter = randomAdapter(program, 3, { ranks: [1, 4, 9, 3], coverage: 0.8 });
+    await backend.attach(asSlotId(2), await backend.stage(adapter));
+    const tokens = tokensOf(39, program.vocabSize, 8);
+    for (const [slot, weightsOf] of [[NO_SLOT, null], [asSlotId(2), adapter]] as const) {
+      const [token] = await runJobs(backend, [{ tokens, slot }], [39], samplingWith({ logprobs: 20 }));
+      const error = largestError(token!, logSoftmax(reference.logits(tokens, weightsOf)));
+      if (process.env["SHOW_ERRORS"] !== undefined) console.log(`${key}, slot ${slot}: ${error.toFixed(4)}`);
+      expect(error).toBeLessThan(BOUND);
+      expect(error).toBeGreaterThan(0);
+    }
+    await backend.close();
+  });
+
+  test("gives the same without cuBLASLt, within rounding", async () => {
+    const program = tinyProgram(WIDE["heads of 64, four to a kv head"]!);
+    const weights = randomWeights(program, 5);
+    const answers: SampledToken[] = [];
+    for (const cublasltPath of ["", "none"]) {
+      const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16", cublasltPath });
+      const tokens = tokensOf(30, program.vocabSize, 8);
+      answers.push((await runJobs(backend, [{ tokens, slot: NO_SLOT }], [30], samplingWith({ logprobs: 20 })))[0]!);
+      await backend.close();
+    }
+    expect(distance(answers[0]!, answers[1]!)).toBeLessThan(BATCH_BOUND);
+  });
+});
+
+/** Largest difference over the alternatives that both list. */
+function distance(a: SampledToken, b: SampledToken): number {
+  const other = new Map(b.top.map(({ id, logprob }) => [id, logprob]));
+  const shared = a.top.filter(({ id }) => other.has(id));
+  expect(shared.length).toBeGreaterThan(a.top.length / 2);
+  return Math.max(...shared.map(({ id, logprob }) => Math.abs(logprob - other.get(id)!)));
+}
+
+describe.skipIf(noCudaReason !== null)("cuda: batches", () => {
+  const program = tinyProgram(WIDE["heads of 64, four to a kv head"]!);
+  const weights = randomWeights(program, 5);
+  const reference = new ReferenceExecutor(program, weights);
+  const adapters = [
+    randomAdapter(program, 1, { ranks: [4] }),
+    randomAdapter(program, 2, { ranks: [8, 1, 17], coverage: 0.5 }),
+    randomAdapter(program, 3, { ranks: [128], dtype: "BF16" }),
+    randomAdapter(program, 4, { ranks: [2, 64], dtype: "BF16", coverage: 0.3 }),
+    randomAdapter(program, 5, { ranks: [16], dtype: "F32" }),
+  ];
+  let backend: Backend;
+  beforeAll(async () => {
+    backend = await openCuda({ ...LIMITS, maxRows: 1024, maxSequences: 64, adapterBytes: 64 << 20, program, weights, format: "bfloat16" });
+    for (const [slot, adapter] of adapters.entries()) await backend.attach(asSlotId(slot), await backend.stage(adapter));
+  });
+  afterAll(() => backend?.close());
+
+  const jobsOf = (specs: readonly { length: number; slot: number; seed: number }[]) =>
+    specs.map(({ length, slot, seed }) => ({
+      tokens: tokensOf(length, program.vocabSize, seed),
+      slot: slot < 0 ? NO_SLOT : asSlotId(slot),
+    }));
+
+  test("a row's answer is the same beside any others, in any chunks", async () => {
+    const job = fc.record({ length: fc.integer({ min: 1, max: 150 }), slot: fc.integer({ min: -1, max: 4 }), seed: fc.nat(1000) });
+    let worst = 0;
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(job, { minLength: 1, maxLength: 12 }),
+        fc.array(fc.integer({ min: 1, max: 200 }), { minLength: 1, maxLength: 4 }),
+        async (specs, chunks) => {
+          const jobs = jobsOf(specs);
+          const sampling = samplingWith({ logprobs: 20 });
+          const together = await runJobs(backend, jobs, chunks, sampling);
+          for (const [i, one] of jobs.entries()) {
+            const [alone] = await runJobs(backend, [one], [backend.info.maxRows], sampling);
+            worst = Math.max(worst, distance(together[i]!, alone!));
+          }
+          expect(worst).toBeLessThan(BATCH_BOUND);
+        },
+      ),
+      { numRuns: 30, seed: 20 },
+    );
+    if (process.env["SHOW_ERRORS"] !== undefined) console.log(`rows in batches: ${worst.toFixed(4)}`);
+  });
+
+  test.each([1, 40, 300])("every adapter equals float64 arithmetic on merged weights, %d rows of base beside it", async (length) => {
+    for (const [slot, adapter] of adapters.entries()) {
+      const jobs = jobsOf([{ length: 60, slot, seed: slot }, { length, slot: -1, seed: 99 }]);
+      const [token, base] = await runJobs(backend, jobs, [1000], samplingWith({ logprobs: 20 }));
+      const error = largestError(token!, logSoftmax(reference.logits(jobs[0]!.tokens, adapter)));
+      const baseError = largestError(base!, logSoftmax(reference.logits(jobs[1]!.tokens)));
+      if (process.env["SHOW_ERRORS"] !== undefined) console.log(`adapter ${slot} beside ${length}: ${error.toFixed(4)}, base ${baseError.toFixed(4)}`);
+      expect(error).toBeLessThan(BOUND);
+      expect(baseError).toBeLessThan(BOUND);
+    }
+  });
+});
+
+describe.skipIf(noCudaReason !== null)("cuda: long rows", () => {
+  test.each(["heads of 64, four to a kv head", "heads of 128, norms on q and k", "a window of 100"])("decode over many pages is near float64 arithmetic: %s", async (key) => {
+    const program = tinyProgram(WIDE[key]!);
+    const weights = randomWeights(program, 6);
+    const reference = new ReferenceExecutor(program, weights);
+    const backend = await openCuda({ ...LIMITS, maxRows: 512, program, weights, format: "bfloat16" });
+    const jobs = [700, 130, 65, 64, 1].map((length, i) => ({ tokens: tokensOf(length, program.vocabSize, i), slot: NO_SLOT as SlotId }));
+    // All but the last token in chunks, then one decode step of all rows.
+    const answers = await runJobs(backend, jobs, [333, 1, 64], samplingWith({ logprobs: 20 }));
+    for (const [i, job] of jobs.entries()) {
+      const error = largestError(answers[i]!, logSoftmax(reference.logits(job.tokens)));
+      if (process.env["SHOW_ERRORS"] !== undefined) console.log(`${key}, ${job.tokens.length} tokens: ${error.toFixed(4)}`);
+      expect(error).toBeLessThan(BOUND);
+    }
+    await backend.close();
+  });
+});
+
+describe.skipIf(noCudaReason !== null)("cuda: slots", () => {
+  const program = tinyProgram(TINY);
+  const weights = randomWeights(program, 5);
+  const tokens = tokensOf(12, program.vocabSize, 3);
+  const answer = async (backend: Backend, slot: SlotId) => (await runJobs(backend, [{ tokens, slot }], [12], samplingWith({ logprobs: 20 })))[0]!;
+
+  test("a detached slot is free for another adapter, and memory comes back", async () => {
+    const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16", adapterBytes: 256 << 10 });
+    const first = await backend.stage(randomAdapter(program, 1, { ranks: [4] }));
+    const second = await backend.stage(randomAdapter(program, 2, { ranks: [4] }));
+    await backend.attach(asSlotId(0), first);
+    const before = await answer(backend, asSlotId(0));
+    for (let i = 0; i < 50; i++) {
+      backend.detach(asSlotId(0));
+      await backend.attach(asSlotId(0), i % 2 === 0 ? second : first);
+    }
+    expect(await answer(backend, asSlotId(0))).toEqual(before);
+    await backend.close();
+  });
+
+  test("an adapter with no room is refused by size and leaves the others as they were", async () => {
+    const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16", adapterBytes: 128 << 10 });
+    await backend.attach(asSlotId(0), await backend.stage(randomAdapter(program, 1, { ranks: [2] })));
+    const before = await answer(backend, asSlotId(0));
+    const large = await backend.stage(randomAdapter(program, 2, { ranks: [300] }));
+    await expect(backend.attach(asSlotId(1), large)).rejects.toMatchObject({ errorCode: "adapter_too_large" });
+    expect(await answer(backend, asSlotId(0))).toEqual(before);
+    await backend.close();
+  });
+
+  test("ranks beyond any before make room for themselves", async () => {
+    const reference = new ReferenceExecutor(program, weights);
+    const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16" });
+    for (const [slot, rank] of [3, 100, 500].entries()) {
+      const adapter = randomAdapter(program, slot, { ranks: [rank] });
+      await backend.attach(asSlotId(slot), await backend.stage(adapter));
+      expect(largestError(await answer(backend, asSlotId(slot)), logSoftmax(reference.logits(tokens, adapter)))).toBeLessThan(BOUND);
+    }
+    await backend.close();
+  });
+
+  test("numbers that are not finite are refused while an adapter is staged", async () => {
+    const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16" });
+    const adapter = randomAdapter(program, 1, { ranks: [2] });
+    const { a } = adapter.deltas[0]!;
+    new Float32Array(a.bytes.buffer, a.bytes.byteOffset, 1)[0] = Number.NaN;
+    await expect(backend.stage(adapter)).rejects.toMatchObject({ errorCode: "adapter_invalid" });
+    await backend.close();
+  });
+
+  test("page ids and tokens outside of their range are refused before they reach the device", async () => {
+    const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16" });
+    const step = (token: number, page: number) => ({
+      sequences: [{ tokens: [token], position: 0, pages: [asPageId(page)], slot: NO_SLOT, sample: { sampling: samplingWith(), counter: 0, adjustments: [] } }],
+    });
+    await expect(backend.run(step(program.vocabSize, 0))).rejects.toThrow("tokens lie within the vocabulary");
+    await expect(backend.run(step(0, LIMITS.numPages))).rejects.toThrow("pages lie within the pool");
+    expect((await backend.run(step(0, 0))).sampled.length).toBe(1);
+    await backend.close();
+  });
+});
+
+if (noCudaReason === null) samplingCases("cuda", openCuda, "bfloat16");
