@@ -224,6 +224,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
         for (size_t i = 0; i < times.size(); i++) {
           const Napi::Object each = Napi::Object::New(env);
           each.Set("launch", Napi::Number::New(env, times[i].launch));
+          each.Set("parts", Napi::Number::New(env, times[i].parts));
           each.Set("count", Napi::Number::New(env, times[i].count));
           each.Set("micros", Napi::Number::New(env, times[i].micros));
           array.Set(static_cast<uint32_t>(i), each);

@@ -35,7 +35,7 @@ static_assert(sizeof(HeuristicResult) == 96);
 
 constexpr int COMPUTE_32F = 68;
 constexpr int OPERATION_T = 1;
-constexpr int DESC_TRANSA = 3;
+constexpr int DESC_TRANSA = 3, DESC_SM_COUNT_TARGET = 15;
 constexpr int PREFERENCE_MAX_WORKSPACE_BYTES = 1;
 
 struct Functions {

@@ -13,15 +13,15 @@
 
 namespace lorikeet {
 
-extern bool overlap_launches;
-
 namespace {
 
 constexpr int SMALL_ROWS = 256; /* the largest bucket */
-constexpr int SHRINK_SPLITS = 8;
+/** Blocks of an adapter's kernel for many rows that one multiprocessor holds. */
+constexpr int LARGE_BLOCKS_PER_MULTIPROCESSOR = 3;
 /** Rows of large steps are padded to this many, so that products come in few shapes. */
 constexpr int LARGE_ROW_UNIT = 64;
-constexpr int INITIAL_TOTAL_RANK = 192;
+/** Of q, k and v at rank 21; adapters with more make room for themselves. */
+constexpr int INITIAL_TOTAL_RANK = 64;
 constexpr size_t STAGING_BYTES = 64 << 20;
 
 int round_up(int value, int unit) { return (value + unit - 1) / unit * unit; }
@@ -29,6 +29,13 @@ int round_up(int value, int unit) { return (value + unit - 1) / unit * unit; }
 int padded(int rows) {
   const int bucket = bucket_of(rows);
   return bucket != 0 ? bucket : round_up(rows, LARGE_ROW_UNIT);
+}
+
+/** Graphs with adapters exist for 2, 8, 32, ... tiles: blocks without a tile end at once, but thousands of them take time. */
+int tile_bucket(int tiles, int most) {
+  int bucket = 2;
+  while (bucket < tiles) bucket *= 4;
+  return std::min(bucket, most);
 }
 
 float float_of(int32_t bits) {
@@ -53,7 +60,6 @@ PlanLimits limits_of(const EngineOptions& o, const DeviceInfo& device) {
 Engine::Engine(EngineOptions options)
     : options_(std::move(options)), device_(find_device(options_.device)), limits_(limits_of(options_, device_)), plan_(limits_) {
   check(cudaSetDevice(options_.device), "choosing the device");
-  overlap_launches = device_.major >= 9;
   int least = 0, greatest = 0;
   check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities");
   main_.emplace(least);
@@ -63,7 +69,9 @@ Engine::Engine(EngineOptions options)
   forked_.emplace();
   joined_.emplace();
   copied_.emplace();
-  matmul_ = std::make_unique<Matmul>(options_.cublaslt_path);
+  int widest = 1;
+  for (const WeightSpec& weight : options_.weights) widest = std::max(widest, weight.rows);
+  matmul_ = std::make_unique<Matmul>(options_.cublaslt_path, device_.num_multiprocessors, widest);
   allocate();
 }
 
@@ -91,14 +99,15 @@ void Engine::allocate() {
   for (const LaunchSpec& launch : o.launches) {
     if (launch[LAUNCH_OP] != LAUNCH_OP_LINEAR || launch[LAUNCH_SITE] < 0) continue;
     DeviceMemory& delta = deltas_[launch[LAUNCH_OUT]];
-    if (delta.bytes() == 0) delta = DeviceMemory(static_cast<size_t>(SMALL_ROWS) * stride_of(launch[LAUNCH_OUT]) * sizeof(uint16_t), "adapter deltas");
+    const size_t rows = options_.buffers[launch[LAUNCH_OUT]].is_float ? std::max(SMALL_ROWS, row_capacity_) : SMALL_ROWS;
+    if (delta.bytes() == 0) delta = DeviceMemory(rows * stride_of(launch[LAUNCH_OUT]) * sizeof(uint16_t), "adapter deltas");
   }
   kv_ = DeviceMemory(static_cast<size_t>(o.num_pages) * page_stride() * sizeof(uint16_t), "KV pages");
   stats_.kv_bytes = kv_.bytes();
   adapters_ = DeviceMemory(o.adapter_bytes, "adapters");
   sites_ = DeviceMemory(static_cast<size_t>(std::max(1, o.num_slots)) * std::max<size_t>(1, o.sites.size()) * sizeof(SiteRecord), "the table of adapters");
   rope_table_ = DeviceMemory(static_cast<size_t>(o.max_context) * o.rotary_dim * sizeof(float), "rotation tables");
-  shrunk_rows_ = std::max(SHRINK_SPLITS * SMALL_ROWS, row_capacity_);
+  shrunk_rows_ = std::max(MAX_SPLITS * SMALL_ROWS, LARGE_BLOCKS_PER_MULTIPROCESSOR * row_capacity_);
   reserve_rank(INITIAL_TOTAL_RANK);
   partial_ = DeviceMemory(decode_partial_bytes(decode_item_capacity_, o.num_heads, o.head_dim), "attention's partial sums");
   arrived_ = DeviceMemory(static_cast<size_t>(row_capacity_) * o.num_heads * sizeof(uint32_t), "attention's counters");
@@ -192,7 +201,7 @@ void Engine::reserve_rank(int total_rank) {
   check(cudaDeviceSynchronize(), "making room for an adapter");
   /* Captured graphs hold the old address. */
   for (auto graph = graphs_.begin(); graph != graphs_.end();) {
-    if (!graph->first.second) {
+    if (graph->first.second == 0) {
       ++graph;
       continue;
     }
@@ -243,18 +252,18 @@ LinearArgs Engine::linear_args(const LaunchSpec& launch, int padded_rows) const 
 void Engine::tune_products() {
   for (const int bucket : DECODE_BUCKETS) {
     if (bucket > sampled_capacity_) break;
-    std::map<std::tuple<int, int, bool, bool>, std::vector<LinearArgs>> calls;
+    std::map<std::tuple<int, int, bool, bool, bool>, std::vector<LinearArgs>> calls;
     for (const LaunchSpec& launch : options_.launches) {
       if (launch[LAUNCH_OP] != LAUNCH_OP_LINEAR) continue;
       const LinearArgs args = linear_args(launch, bucket);
-      calls[{args.n, args.k, args.out_type == OutType::f32, args.accumulate}].push_back(args);
+      calls[{args.n, args.k, args.out_type == OutType::f32, args.accumulate, launch[LAUNCH_SITE] >= 0}].push_back(args);
     }
-    for (const auto& [key, same] : calls) matmul_->tune(same, *main_);
+    for (const auto& [key, same] : calls) matmul_->tune(same, options_.num_slots > 0 && std::get<4>(key), main_queue());
   }
 }
 
-BlockLayout Engine::decode_layout(int bucket) const {
-  return BlockLayout::of(bucket, bucket, max_decode_items(limits_, bucket), 0, max_tiles(limits_, bucket));
+BlockLayout Engine::decode_layout(int bucket, int tiles) const {
+  return BlockLayout::of(bucket, bucket, max_decode_items(limits_, bucket), 0, tiles);
 }
 
 template <typename Launches> cudaGraphExec_t Engine::captured(Launches launches) {
@@ -276,9 +285,9 @@ template <typename Launches> cudaGraphExec_t Engine::captured(Launches launches)
   return exec;
 }
 
-void Engine::capture(int bucket, bool has_adapters) {
-  const Run run = {decode_layout(bucket), bucket, bucket, bucket, bucket, has_adapters, bucket};
-  graphs_[{bucket, has_adapters}].exec = captured([&] { launch_all(run); });
+void Engine::capture(int bucket, int tiles) {
+  const Run run = {decode_layout(bucket, tiles), bucket, bucket, bucket, bucket, tiles > 0, bucket};
+  graphs_[{bucket, tiles}].exec = captured([&] { launch_all(run); });
   stats_.num_graphs = static_cast<int64_t>(graphs_.size());
 }
 
@@ -298,22 +307,28 @@ std::vector<LaunchTime> Engine::profile(const int32_t* block, size_t num_words) 
     const auto launch_kind = [&, &same = launches] {
       for (const int i : same) launch_one(run, options_.launches[i]);
     };
-    /* Products make what they need at their first call. */
-    launch_kind();
-    const cudaGraphExec_t exec = captured(launch_kind);
-    std::vector<float> samples;
-    for (int replay = 0; replay < REPLAYS; replay++) {
-      check(cudaEventRecord(begin, *main_), "timing");
-      check(cudaGraphLaunch(exec, *main_), "timing");
-      check(cudaEventRecord(end, *main_), "timing");
-      check(cudaEventSynchronize(end), "timing");
-      float ms = 0.0f;
-      check(cudaEventElapsedTime(&ms, begin, end), "timing");
-      samples.push_back(ms * 1000.0f / static_cast<float>(launches.size()));
+    const bool has_parts = run.has_adapters && options_.launches[launches[0]][LAUNCH_OP] == LAUNCH_OP_LINEAR && options_.launches[launches[0]][LAUNCH_SITE] >= 0;
+    for (const int parts : {ALL_PARTS, PART_BASE, PART_SHRINK, PART_EXPAND}) {
+      if (parts != ALL_PARTS && !has_parts) break;
+      parts_ = parts;
+      /* Products make what they need at their first call. */
+      launch_kind();
+      const cudaGraphExec_t exec = captured(launch_kind);
+      std::vector<float> samples;
+      for (int replay = 0; replay < REPLAYS; replay++) {
+        check(cudaEventRecord(begin, *main_), "timing");
+        check(cudaGraphLaunch(exec, *main_), "timing");
+        check(cudaEventRecord(end, *main_), "timing");
+        check(cudaEventSynchronize(end), "timing");
+        float ms = 0.0f;
+        check(cudaEventElapsedTime(&ms, begin, end), "timing");
+        samples.push_back(ms * 1000.0f / static_cast<float>(launches.size()));
+      }
+      cudaGraphExecDestroy(exec);
+      std::sort(samples.begin(), samples.end());
+      times.push_back({launches[0], parts, static_cast<int>(launches.size()), samples[REPLAYS / 2]});
     }
-    cudaGraphExecDestroy(exec);
-    std::sort(samples.begin(), samples.end());
-    times.push_back({launches[0], static_cast<int>(launches.size()), samples[REPLAYS / 2]});
+    parts_ = ALL_PARTS;
   }
   return times;
 }
@@ -323,8 +338,10 @@ void Engine::warm_up() {
   tune_products();
   for (auto bucket = DECODE_BUCKETS.rbegin(); bucket != DECODE_BUCKETS.rend(); ++bucket) {
     if (*bucket > sampled_capacity_) continue;
-    capture(*bucket, false);
-    if (options_.num_slots > 0) capture(*bucket, true);
+    capture(*bucket, 0);
+    if (options_.num_slots == 0) continue;
+    const int most = max_tiles(limits_, *bucket);
+    for (int tiles = tile_bucket(1, most); capture(*bucket, tiles), tiles < most;) tiles = tile_bucket(tiles + 1, most);
   }
   check(cudaStreamSynchronize(*main_), "warming up");
 }
@@ -335,8 +352,9 @@ const int32_t* Engine::run(const int32_t* block, size_t num_words, size_t& resul
   const auto started = std::chrono::steady_clock::now();
   const Run run = send(block, num_words);
   if (run.bucket != 0) {
-    if (graphs_.find({run.bucket, run.has_adapters}) == graphs_.end()) capture(run.bucket, run.has_adapters);
-    check(cudaGraphLaunch(graphs_[{run.bucket, run.has_adapters}].exec, *main_), "launching a graph");
+    const std::pair<int, int> key = {run.bucket, run.layout.tiles};
+    if (graphs_.find(key) == graphs_.end()) capture(key.first, key.second);
+    check(cudaGraphLaunch(graphs_[key].exec, *main_), "launching a graph");
     stats_.graph_steps++;
   } else {
     launch_all(run);
@@ -364,7 +382,7 @@ Engine::Run Engine::send(const int32_t* block, size_t num_words) {
   const int bucket = shape.is_decode ? bucket_of(shape.rows) : 0;
   Run run = {{}, shape.rows, padded(shape.rows), shape.sampled, padded(shape.sampled), shape.has_adapters, bucket};
   if (bucket != 0) {
-    run.layout = decode_layout(bucket);
+    run.layout = decode_layout(bucket, shape.has_adapters ? tile_bucket(shape.tiles, max_tiles(limits_, bucket)) : 0);
     run.rows = run.sampled = bucket;
   } else {
     run.layout = BlockLayout::of(run.padded_rows, run.padded_sampled, shape.decode_items, shape.prefill_items, shape.tiles);
@@ -390,7 +408,7 @@ void Engine::launch_one(const Run& run, const LaunchSpec& launch) {
       const WeightSpec& weight = options_.weights[launch[LAUNCH_WEIGHT]];
       embed({weights_[launch[LAUNCH_WEIGHT]].as<bf16>(), aligned_width(weight.cols), block_at<int32_t>(run.layout.tokens_at), buffers_[launch[LAUNCH_OUT]].as<float>(),
              stride_of(launch[LAUNCH_OUT]), weight.cols, run.rows},
-            *main_);
+            main_queue());
       break;
     }
     case LAUNCH_OP_RMS_NORM: launch_norm(run, launch); break;
@@ -401,14 +419,14 @@ void Engine::launch_one(const Run& run, const LaunchSpec& launch) {
     case LAUNCH_OP_SAMPLE:
       sample({buffers_[launch[LAUNCH_X]].as<float>(), stride_of(launch[LAUNCH_X]), options_.vocabulary, run.sampled, block_at<int32_t>(run.layout.samples_at),
               adjustments_.as<int32_t>(), results_.as<int32_t>() + RESULT_HEADER_WORDS},
-             *main_);
+             main_queue());
       break;
   }
 }
 
 Pending Engine::pending_of(const Run& run, const LaunchSpec& launch) const {
   const int bias = launch[LAUNCH_PENDING_BIAS];
-  const bool has_delta = launch[LAUNCH_PENDING_SITE] >= 0 && run.has_adapters && is_small(run);
+  const bool has_delta = launch[LAUNCH_PENDING_SITE] >= 0 && run.has_adapters && leaves_delta(run, launch[LAUNCH_X]);
   return {
       .bias = bias < 0 ? nullptr : weights_[bias].as<float>(),
       .delta = has_delta ? deltas_[launch[LAUNCH_X]].as<bf16>() : nullptr,
@@ -431,7 +449,7 @@ void Engine::launch_norm(const Run& run, const LaunchSpec& launch) {
           .rows = sampled ? run.sampled : run.rows,
           .pending = pending_of(run, launch),
       },
-      *main_);
+      queue_behind(run, launch));
 }
 
 void Engine::launch_rope(const Run& run, const LaunchSpec& launch) {
@@ -455,7 +473,7 @@ void Engine::launch_rope(const Run& run, const LaunchSpec& launch) {
           .page_stride = page_stride(),
           .pending = pending_of(run, launch),
       },
-      *main_);
+      queue_behind(run, launch));
 }
 
 void Engine::launch_attention(const Run& run, const LaunchSpec& launch) {
@@ -475,20 +493,20 @@ void Engine::launch_attention(const Run& run, const LaunchSpec& launch) {
       .partial = partial_.as<float>(),
       .arrived = arrived_.as<uint32_t>(),
   };
-  if (run.layout.prefill_items > 0) prefill_attention(args, block_at<PrefillItem>(run.layout.prefill_items_at), run.layout.prefill_items, *main_);
-  if (run.layout.decode_items > 0) decode_attention(args, block_at<DecodeItem>(run.layout.decode_items_at), run.layout.decode_items, *main_);
+  if (run.layout.prefill_items > 0) prefill_attention(args, block_at<PrefillItem>(run.layout.prefill_items_at), run.layout.prefill_items, main_queue());
+  if (run.layout.decode_items > 0) decode_attention(args, block_at<DecodeItem>(run.layout.decode_items_at), run.layout.decode_items, main_queue());
 }
 
 void Engine::launch_silu(const Run& run, const LaunchSpec& launch) {
   silu_mul({buffers_[launch[LAUNCH_X]].as<bf16>(), stride_of(launch[LAUNCH_X]), buffers_[launch[LAUNCH_OUT]].as<bf16>(), stride_of(launch[LAUNCH_OUT]),
             options_.buffers[launch[LAUNCH_OUT]].width, run.rows, pending_of(run, launch)},
-           *main_);
+           queue_behind(run, launch));
 }
 
 LoraArgs Engine::lora_args(const Run& run, int site) const {
   /* Partial sums of all splits lie side by side in one area. */
   const int tiles = std::max(1, run.layout.tiles);
-  const int wanted = is_small(run) ? SHRINK_SPLITS : std::max(1, 2 * device_.num_multiprocessors / tiles);
+  const int wanted = is_small(run) ? MAX_SPLITS : std::max(1, LARGE_BLOCKS_PER_MULTIPROCESSOR * device_.num_multiprocessors / tiles);
   return {
       .tiles = block_at<RowTile>(run.layout.tiles_at),
       .num_tiles = run.layout.tiles,
@@ -499,7 +517,8 @@ LoraArgs Engine::lora_args(const Run& run, int site) const {
       .shrunk = shrunk_.as<float>(),
       .shrunk_rows = run.padded_rows,
       .shrunk_stride = shrunk_stride_,
-      .splits = std::min({wanted, SHRINK_SPLITS, static_cast<int>(shrunk_rows_ / run.padded_rows)}),
+      .splits = std::min({wanted, MAX_SPLITS, static_cast<int>(shrunk_rows_ / run.padded_rows)}),
+      .max_rank = shrunk_stride_,
   };
 }
 
@@ -508,29 +527,31 @@ LoraArgs Engine::lora_args(const Run& run, int site) const {
  *
  * Few rows: the adapter works beside the base product and leaves a delta, which the kernel that reads the output adds;
  * nothing is added to the main path. Many rows: the adapter's part is written first and the base product added onto it,
- * whose epilogue hides the read.
+ * whose epilogue hides the read; the residual stream, float32 and read by a norm anyway, takes a delta here too.
  */
 void Engine::launch_linear(const Run& run, const LaunchSpec& launch) {
   const bool sampled = launch[LAUNCH_SAMPLED_ROWS] == 1;
   LinearArgs args = linear_args(launch, sampled ? run.padded_sampled : run.padded_rows);
   const int site = launch[LAUNCH_SITE];
-  if (site < 0 || !run.has_adapters) return matmul_->run(args, *main_);
+  if (site < 0 || !run.has_adapters) return matmul_->run(args, false, main_queue());
 
   const LoraArgs lora = lora_args(run, site);
   const int out_width = options_.buffers[launch[LAUNCH_OUT]].width;
   if (is_small(run)) {
     check(cudaEventRecord(*forked_, *main_), "forking");
     check(cudaStreamWaitEvent(*side_, *forked_, 0), "forking");
-    lora_shrink(lora, args.x, args.x_stride, *side_);
-    lora_expand(lora, ExpandMode::delta, deltas_[launch[LAUNCH_OUT]].as<void>(), args.out_stride, out_width, *side_);
+    if (parts_ & PART_SHRINK) lora_shrink(lora, args.x, args.x_stride, {*side_, false});
+    if (parts_ & PART_EXPAND) lora_expand(lora, ExpandMode::delta, deltas_[launch[LAUNCH_OUT]].as<bf16>(), args.out_stride, out_width, {*side_, overlaps()});
     check(cudaEventRecord(*joined_, *side_), "joining");
-    matmul_->run(args, *main_);
+    if (parts_ & PART_BASE) matmul_->run(args, true, main_queue());
     check(cudaStreamWaitEvent(*main_, *joined_, 0), "joining");
   } else {
-    lora_shrink(lora, args.x, args.x_stride, *main_);
-    lora_expand(lora, args.out_type == OutType::f32 ? ExpandMode::add : ExpandMode::replace, args.out, args.out_stride, out_width, *main_);
-    args.accumulate = true;
-    matmul_->run(args, *main_);
+    const bool delta = leaves_delta(run, launch[LAUNCH_OUT]);
+    bf16* out = delta ? deltas_[launch[LAUNCH_OUT]].as<bf16>() : static_cast<bf16*>(args.out);
+    if (parts_ & PART_SHRINK) lora_shrink(lora, args.x, args.x_stride, main_queue());
+    if (parts_ & PART_EXPAND) lora_expand(lora, delta ? ExpandMode::delta : ExpandMode::replace, out, args.out_stride, out_width, main_queue());
+    args.accumulate = args.accumulate || !delta;
+    if (parts_ & PART_BASE) matmul_->run(args, false, main_queue());
   }
 }
 

@@ -24,9 +24,13 @@ namespace lorikeet {
 /** Time of one kind of launch within a step. */
 struct LaunchTime {
   int launch; /* first of its kind */
+  int parts;  /* of a linear operation with adapters: a sum of PART_* */
   int count;
   float micros; /* of one, median over replays of all of its kind in a row */
 };
+
+/** What a linear operation with adapters is made of. */
+constexpr int PART_BASE = 1, PART_SHRINK = 2, PART_EXPAND = 4, ALL_PARTS = 7;
 
 struct EngineStats {
   int64_t graph_steps = 0, eager_steps = 0, num_graphs = 0;
@@ -94,8 +98,8 @@ class Engine {
 
   void allocate();
   void tune_products();
-  void capture(int bucket, bool has_adapters);
-  BlockLayout decode_layout(int bucket) const;
+  void capture(int bucket, int tiles);
+  BlockLayout decode_layout(int bucket, int tiles) const;
   LinearArgs linear_args(const LaunchSpec& launch, int padded_rows) const;
 
   /** Reads a block, says how it runs, and sends it to the device. */
@@ -112,6 +116,14 @@ class Engine {
   Pending pending_of(const Run& run, const LaunchSpec& launch) const;
 
   bool is_small(const Run& run) const { return run.rows <= limits_.small_rows; }
+  /** Whether adapters' part of this output waits in a delta for the kernel that reads the output. */
+  bool leaves_delta(const Run& run, int buffer) const { return is_small(run) || options_.buffers[buffer].is_float; }
+  bool overlaps() const { return device_.major >= 9; }
+  Queue main_queue() const { return {*main_, overlaps()}; }
+  /** Of a kernel that reads what a linear operation and perhaps an adapter beside it wrote. */
+  Queue queue_behind(const Run& run, const LaunchSpec& launch) const {
+    return {*main_, overlaps() && !(run.has_adapters && is_small(run) && launch[LAUNCH_PENDING_SITE] >= 0)};
+  }
   template <typename T> T* block_at(int words) const { return reinterpret_cast<T*>(block_.as<int32_t>() + words); }
   int stride_of(int buffer) const { return aligned_width(options_.buffers[buffer].width); }
   bf16* kv_of_layer(int layer) const;
@@ -121,6 +133,7 @@ class Engine {
   DeviceInfo device_;
   PlanLimits limits_;
   StepPlan plan_;
+  int parts_ = ALL_PARTS; /* fewer while parts are timed */
   EngineStats stats_;
   int row_capacity_ = 0, sampled_capacity_ = 0, decode_item_capacity_ = 0;
   int shrunk_stride_ = 0;
@@ -132,7 +145,7 @@ class Engine {
   std::vector<DeviceMemory> weights_, buffers_, deltas_; /* deltas_ by output buffer */
   DeviceMemory kv_, adapters_, sites_, rope_table_, shrunk_, partial_, arrived_, block_, adjustments_, results_, bad_row_;
   PinnedMemory host_block_, host_results_, staging_;
-  std::map<std::pair<int, bool>, Graph> graphs_;
+  std::map<std::pair<int, int>, Graph> graphs_; /* by rows and tiles, 0 tiles without adapters */
 };
 
 }  // namespace lorikeet

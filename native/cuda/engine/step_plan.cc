@@ -21,6 +21,8 @@ namespace {
 
 /** Blocks of the decode kernel that one multiprocessor holds. */
 constexpr int DECODE_BLOCKS_PER_MULTIPROCESSOR = 2;
+/** Two pages are under way at once anyway. */
+constexpr int MIN_STRETCH_PAGES = 2;
 /** Sections begin on 64 bytes. */
 constexpr int SECTION_WORDS = 16;
 
@@ -125,15 +127,18 @@ void StepPlan::cut_decode_rows() {
     total += row.end - row.begin;
   }
   const int64_t blocks = DECODE_BLOCKS_PER_MULTIPROCESSOR * limits_.num_multiprocessors;
-  const int length = divide_up(divide_up(total * blocks_per_stretch(limits_), blocks), PAGE_TOKENS) * PAGE_TOKENS;
+  const int length = std::max(MIN_STRETCH_PAGES, divide_up(total * blocks_per_stretch(limits_), blocks * PAGE_TOKENS));
   std::vector<Stretch> cut;
   cut.reserve(stretches_.size());
   for (const Stretch& row : stretches_) {
-    const int num_splits = divide_up(row.end - row.begin, length);
+    const int num_pages = divide_up(row.end - row.begin, PAGE_TOKENS);
+    /* The nearest number of equal parts: a row a little longer than the rest is not worth a second block. */
+    const int wanted = std::max(1, (num_pages + length / 2) / length);
+    const int part_pages = divide_up(num_pages, wanted), num_splits = divide_up(num_pages, part_pages);
     for (int split = 0; split < num_splits; split++) {
       Stretch part = row;
-      part.begin = row.begin + split * length;
-      part.end = std::min(row.end, part.begin + length);
+      part.begin = row.begin + split * part_pages * PAGE_TOKENS;
+      part.end = std::min(row.end, part.begin + part_pages * PAGE_TOKENS);
       part.split = split;
       part.num_splits = num_splits;
       cut.push_back(part);

@@ -38,15 +38,21 @@ template <int D> __global__ void __launch_bounds__(THREADS) decode_kernel(Attent
   const int begin = max(item.begin, first_visible / PAGE_TOKENS * PAGE_TOKENS);
   const int num_pages = max(0, (item.end - begin + PAGE_TOKENS - 1) / PAGE_TOKENS);
 
-  const auto fetch = [&](int i) {
-    if (i < num_pages) {
-      const int from = begin + i * PAGE_TOKENS;
-      const bf16* page = args.layer_kv + args.pages[item.pages_at + from / PAGE_TOKENS] * args.page_stride;
-      fetch_page<D, THREADS>(shared.stages[i % STAGES], page, kv, args.num_kv_heads, min(PAGE_TOKENS, item.end - from));
-    }
+  const int32_t* pages = args.pages + item.pages_at + begin / PAGE_TOKENS;
+  /* A page's number is known one step before its copy starts. */
+  const auto page_at = [&](int i) { return i < num_pages ? pages[i] : 0; };
+  const auto fetch = [&](int i, int page) {
+    if (i < num_pages)
+      fetch_page<D, THREADS>(shared.stages[i % STAGES], args.layer_kv + page * args.page_stride, kv, args.num_kv_heads,
+                             min(PAGE_TOKENS, item.end - begin - i * PAGE_TOKENS));
     copy_async_commit();
   };
-  for (int i = 0; i < STAGES - 1; i++) fetch(i);
+  int first_pages[STAGES - 1];
+#pragma unroll
+  for (int i = 0; i < STAGES - 1; i++) first_pages[i] = page_at(i);
+  int next_page = page_at(STAGES - 1);
+#pragma unroll
+  for (int i = 0; i < STAGES - 1; i++) fetch(i, first_pages[i]);
 
   QueryFragment<D> q;
   q.load(args.qkv + static_cast<int64_t>(item.row) * args.qkv_stride + (kv * group + head0) * D, D, heads);
@@ -61,7 +67,8 @@ template <int D> __global__ void __launch_bounds__(THREADS) decode_kernel(Attent
   for (int i = 0; i < num_pages; i++) {
     copy_async_wait<STAGES - 2>();
     __syncthreads();
-    fetch(i + STAGES - 1);
+    fetch(i + STAGES - 1, next_page);
+    next_page = page_at(i + STAGES);
     const PageTile<D>& tile = shared.stages[i % STAGES];
     const int first = begin + i * PAGE_TOKENS + warp * 16;
     if (first >= item.end || first + 16 <= first_visible) continue;
@@ -154,20 +161,35 @@ template <int D> __global__ void __launch_bounds__(THREADS) decode_kernel(Attent
   __syncthreads();
   if (!shared.is_last) return;
   __threadfence();
+  /* The parts' maxima and totals come into shared memory at once, then every sum is a run of independent loads. */
   const int64_t split_stride = static_cast<int64_t>(args.num_kv_heads) * group * width;
   const float* first_split = partial - item.split * split_stride;
-  for (int i = threadIdx.x; i < heads * D; i += THREADS) {
-    const int head = i / D, d = i % D;
-    const float* at = first_split + head * width;
-    float max = -INFINITY;
-    for (int s = 0; s < item.num_splits; s++) max = fmaxf(max, __ldcg(at + s * split_stride + D));
-    float sum = 0.0f, total = 0.0f;
+  float* weights = reinterpret_cast<float*>(memory); /* [heads][num_splits], then as many totals */
+  float* part_totals = weights + heads * item.num_splits;
+  for (int i = threadIdx.x; i < heads * item.num_splits; i += THREADS) {
+    const float* at = first_split + (i % item.num_splits) * split_stride + i / item.num_splits * width;
+    weights[i] = __ldcg(at + D);
+    part_totals[i] = __ldcg(at + D + 1);
+  }
+  __syncthreads();
+  if (threadIdx.x < heads) {
+    float* own = weights + threadIdx.x * item.num_splits;
+    float max = -INFINITY, total = 0.0f;
+    for (int s = 0; s < item.num_splits; s++) max = fmaxf(max, own[s]);
     for (int s = 0; s < item.num_splits; s++) {
-      const float weight = weight_of(__ldcg(at + s * split_stride + D), max);
-      sum += weight * __ldcg(at + s * split_stride + d);
-      total += weight * __ldcg(at + s * split_stride + D + 1);
+      own[s] = weight_of(own[s], max);
+      total += own[s] * part_totals[threadIdx.x * item.num_splits + s];
     }
-    out[i] = __float2bfloat16(sum / total);
+    shared.sum[0][threadIdx.x] = 1.0f / total;
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < heads * D; i += THREADS) {
+    const int head = i / D;
+    const float* at = first_split + head * width + i % D;
+    float sum = 0.0f;
+#pragma unroll 8
+    for (int s = 0; s < item.num_splits; s++) sum += weights[head * item.num_splits + s] * __ldcg(at + s * split_stride);
+    out[i] = __float2bfloat16(sum * shared.sum[0][head]);
   }
 }
 
@@ -178,11 +200,11 @@ __global__ void decode_plain_kernel(AttentionArgs args, const DecodeItem* items)
   if (item.row >= 0 && item.split == 0) attend_plainly(args, item.row, item.position, item.pages_at, blockIdx.y);
 }
 
-template <int D> void decode_fast(const AttentionArgs& args, const DecodeItem* items, int num_items, cudaStream_t stream) {
+template <int D> void decode_fast(const AttentionArgs& args, const DecodeItem* items, int num_items, Queue queue) {
   static const bool allowed = (allow_shared_bytes(decode_kernel<D>, sizeof(Shared<D>)), true);
   (void)allowed;
   const int group = args.num_heads / args.num_kv_heads;
-  launch(decode_kernel<D>, dim3(num_items, args.num_kv_heads, (group + HEADS - 1) / HEADS), dim3(THREADS), sizeof(Shared<D>), stream, args, items);
+  launch(decode_kernel<D>, dim3(num_items, args.num_kv_heads, (group + HEADS - 1) / HEADS), dim3(THREADS), sizeof(Shared<D>), queue, args, items);
 }
 
 }  // namespace
@@ -191,13 +213,13 @@ size_t decode_partial_bytes(int num_items, int num_heads, int head_dim) {
   return static_cast<size_t>(num_items) * num_heads * (head_dim + 2) * sizeof(float);
 }
 
-void decode_attention(const AttentionArgs& args, const DecodeItem* items, int num_items, cudaStream_t stream) {
+void decode_attention(const AttentionArgs& args, const DecodeItem* items, int num_items, Queue queue) {
   switch (args.head_dim) {
-    case 64: return decode_fast<64>(args, items, num_items, stream);
-    case 96: return decode_fast<96>(args, items, num_items, stream);
-    case 128: return decode_fast<128>(args, items, num_items, stream);
-    case 256: return decode_fast<256>(args, items, num_items, stream);
-    default: launch(decode_plain_kernel, dim3(num_items, args.num_heads), dim3(32), 0, stream, args, items);
+    case 64: return decode_fast<64>(args, items, num_items, queue);
+    case 96: return decode_fast<96>(args, items, num_items, queue);
+    case 128: return decode_fast<128>(args, items, num_items, queue);
+    case 256: return decode_fast<256>(args, items, num_items, queue);
+    default: launch(decode_plain_kernel, dim3(num_items, args.num_heads), dim3(32), 0, queue, args, items);
   }
 }
 

@@ -119,21 +119,21 @@ __global__ void prefill_plain_kernel(AttentionArgs args, const PrefillItem* item
   for (int r = 0; r < item.num_rows; r++) attend_plainly(args, item.row + r, item.position + r, item.pages_at, blockIdx.x);
 }
 
-template <int D> void prefill_fast(const AttentionArgs& args, const PrefillItem* items, int num_items, cudaStream_t stream) {
+template <int D> void prefill_fast(const AttentionArgs& args, const PrefillItem* items, int num_items, Queue queue) {
   static const bool allowed = (allow_shared_bytes(prefill_kernel<D>, STAGES * sizeof(PageTile<D>)), true);
   (void)allowed;
-  launch(prefill_kernel<D>, dim3(args.num_heads, num_items), dim3(THREADS), STAGES * sizeof(PageTile<D>), stream, args, items);
+  launch(prefill_kernel<D>, dim3(args.num_heads, num_items), dim3(THREADS), STAGES * sizeof(PageTile<D>), queue, args, items);
 }
 
 }  // namespace
 
-void prefill_attention(const AttentionArgs& args, const PrefillItem* items, int num_items, cudaStream_t stream) {
+void prefill_attention(const AttentionArgs& args, const PrefillItem* items, int num_items, Queue queue) {
   switch (args.head_dim) {
-    case 64: return prefill_fast<64>(args, items, num_items, stream);
-    case 96: return prefill_fast<96>(args, items, num_items, stream);
-    case 128: return prefill_fast<128>(args, items, num_items, stream);
-    case 256: return prefill_fast<256>(args, items, num_items, stream);
-    default: launch(prefill_plain_kernel, dim3(args.num_heads, num_items), dim3(32), 0, stream, args, items);
+    case 64: return prefill_fast<64>(args, items, num_items, queue);
+    case 96: return prefill_fast<96>(args, items, num_items, queue);
+    case 128: return prefill_fast<128>(args, items, num_items, queue);
+    case 256: return prefill_fast<256>(args, items, num_items, queue);
+    default: launch(prefill_plain_kernel, dim3(args.num_heads, num_items), dim3(32), 0, queue, args, items);
   }
 }
 

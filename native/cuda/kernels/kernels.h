@@ -17,6 +17,16 @@ namespace lorikeet {
 
 using bf16 = __nv_bfloat16;
 
+/** Where a kernel is launched. */
+struct Queue {
+  cudaStream_t stream;
+  /**
+   * The kernel may start while the one before it in the stream ends. Not for the first kernel behind a wait for another
+   * stream: such a pair of dependencies makes a graph run in pieces.
+   */
+  bool overlaps;
+};
+
 /** Elements; 32 bfloat16 numbers are what one step of the adapter kernels reads of a row. */
 constexpr int ROW_ALIGNMENT = 32;
 constexpr int aligned_width(int width) { return (width + ROW_ALIGNMENT - 1) / ROW_ALIGNMENT * ROW_ALIGNMENT; }
@@ -40,7 +50,7 @@ struct EmbedArgs {
   float* out;
   int out_stride, width, rows;
 };
-void embed(const EmbedArgs& args, cudaStream_t stream);
+void embed(const EmbedArgs& args, Queue queue);
 
 /** out = bfloat16(x / rms(x) * weight) with x = hidden + pending; hidden is updated where something was pending. */
 struct NormArgs {
@@ -53,7 +63,7 @@ struct NormArgs {
   int out_stride, width, rows;
   Pending pending;
 };
-void rms_norm(const NormArgs& args, cudaStream_t stream);
+void rms_norm(const NormArgs& args, Queue queue);
 
 /** Optional norm of each head, rotation of q and k in place, and the write of k and v into their pages. */
 struct RopeArgs {
@@ -68,7 +78,7 @@ struct RopeArgs {
   int64_t page_stride; /* elements from one page to the next */
   Pending pending;
 };
-void rope_kv_write(const RopeArgs& args, cudaStream_t stream);
+void rope_kv_write(const RopeArgs& args, Queue queue);
 
 /** out = silu(x[0 .. width]) * x[width .. 2 width], with x = gate_up + pending. */
 struct SiluArgs {
@@ -78,7 +88,7 @@ struct SiluArgs {
   int out_stride, width, rows;
   Pending pending;
 };
-void silu_mul(const SiluArgs& args, cudaStream_t stream);
+void silu_mul(const SiluArgs& args, Queue queue);
 
 /* ---- attention ------------------------------------------------------------------------------------------------- */
 
@@ -115,8 +125,8 @@ struct AttentionArgs {
   float* partial;
   uint32_t* arrived;
 };
-void decode_attention(const AttentionArgs& args, const DecodeItem* items, int num_items, cudaStream_t stream);
-void prefill_attention(const AttentionArgs& args, const PrefillItem* items, int num_items, cudaStream_t stream);
+void decode_attention(const AttentionArgs& args, const DecodeItem* items, int num_items, Queue queue);
+void prefill_attention(const AttentionArgs& args, const PrefillItem* items, int num_items, Queue queue);
 /** Bytes of `partial` that so many items need. */
 size_t decode_partial_bytes(int num_items, int num_heads, int head_dim);
 
@@ -136,7 +146,18 @@ struct LinearArgs {
   int m, n, k;
   bool accumulate;
 };
-void linear_plain(const LinearArgs& args, cudaStream_t stream);
+void linear_plain(const LinearArgs& args, Queue queue);
+
+constexpr int MAX_SMALL_ROWS = 64;
+/**
+ * The same for up to MAX_SMALL_ROWS rows, by `blocks` blocks.
+ *
+ * @param partial `linear_small_partial_bytes(blocks)`, shared by launches of one stream
+ * @param arrived `linear_small_counter_bytes(n)`, zero before the first launch
+ */
+void linear_small(const LinearArgs& args, int blocks, float* partial, uint32_t* arrived, Queue queue);
+size_t linear_small_partial_bytes(int blocks);
+size_t linear_small_counter_bytes(int n);
 
 /* ---- adapters -------------------------------------------------------------------------------------------------- */
 
@@ -166,6 +187,9 @@ constexpr int SMALL_TILE_ROWS = 16, LARGE_TILE_ROWS = 64;
 /** Ranks of all deltas at one site that shared memory holds, for tiles of either size. */
 constexpr int MAX_RANK_SMALL_TILES = 4992, MAX_RANK_LARGE_TILES = 1216;
 
+/** Parts that a sum over the columns of x is cut into at most. */
+constexpr int MAX_SPLITS = 8;
+
 struct LoraArgs {
   const RowTile* tiles;
   int num_tiles;
@@ -174,17 +198,17 @@ struct LoraArgs {
   int num_sites, site;
   float* shrunk; /* [splits, shrunk_rows, shrunk_stride] */
   int shrunk_rows, shrunk_stride, splits;
+  int max_rank; /* no site of any slot has more ranks; a multiple of 32 */
 };
 
 /** shrunk = A · x of every tile's rows, as `splits` partial sums over k. */
-void lora_shrink(const LoraArgs& args, const bf16* x, int x_stride, cudaStream_t stream);
+void lora_shrink(const LoraArgs& args, const bf16* x, int x_stride, Queue queue);
 
 enum class ExpandMode : int {
   delta = 0,   /* rows with an adapter: out = B · shrunk, zero where no module writes; other rows untouched */
   replace = 1, /* as delta, and rows without an adapter become zero */
-  add = 2,     /* out float32: rows with an adapter: out += B · shrunk */
 };
-void lora_expand(const LoraArgs& args, ExpandMode mode, void* out, int out_stride, int out_width, cudaStream_t stream);
+void lora_expand(const LoraArgs& args, ExpandMode mode, bf16* out, int out_stride, int out_width, Queue queue);
 
 /* ---- sampling -------------------------------------------------------------------------------------------------- */
 
@@ -195,7 +219,7 @@ struct SampleArgs {
   int32_t* adjustments;       /* ADJUSTMENT records */
   int32_t* results;           /* RESULT records */
 };
-void sample(const SampleArgs& args, cudaStream_t stream);
+void sample(const SampleArgs& args, Queue queue);
 
 /* ---- loading --------------------------------------------------------------------------------------------------- */
 

@@ -2,28 +2,27 @@
 #pragma once
 #include <cuda_runtime.h>
 
-namespace lorikeet {
+#include "kernels.h"
 
-/** Whether kernels overlap their start with the end of the one before; off for profiling and old devices. */
-extern bool overlap_launches;
+namespace lorikeet {
 
 /**
  * The kernel must call `wait_for_previous_kernels()` before it touches what others write. Errors stay with the
  * runtime until the engine asks for them.
  */
 template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, Queue queue,
             Arguments&&... arguments) {
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
+  config.stream = queue.stream;
   cudaLaunchAttribute overlap = {};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &overlap;
-  config.numAttrs = overlap_launches ? 1 : 0;
+  config.numAttrs = queue.overlaps ? 1 : 0;
   cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 

@@ -72,8 +72,8 @@ __global__ void __launch_bounds__(THREADS) linear_plain_kernel(LinearArgs args) 
 
 }  // namespace
 
-void linear_plain(const LinearArgs& args, cudaStream_t stream) {
-  launch(linear_plain_kernel, dim3((args.n + TILE - 1) / TILE, (args.m + TILE - 1) / TILE), dim3(THREADS), 0, stream, args);
+void linear_plain(const LinearArgs& args, Queue queue) {
+  launch(linear_plain_kernel, dim3((args.n + TILE - 1) / TILE, (args.m + TILE - 1) / TILE), dim3(THREADS), 0, queue, args);
 }
 
 }  // namespace lorikeet

@@ -18,18 +18,20 @@ constexpr int RANK_BLOCK = 64, GROUPS = RANK_BLOCK / 8;
 constexpr int K_STEP = 32;
 static_assert(K_STEP == ROW_ALIGNMENT, "rows end where a step ends");
 
-/** M_TILES * 16 rows. Block (tile, split) sums its share of the columns, a warp each a share of that. */
-template <int M_TILES>
-__global__ void __launch_bounds__(THREADS) shrink_kernel(LoraArgs args, const bf16* x, int x_stride) {
-  extern __shared__ float partial[]; /* [WARPS][M_TILES * 16][RANK_BLOCK] */
-  constexpr int ROWS = M_TILES * 16;
+/**
+ * Sixteen rows: x and A go straight into registers. Block (tile, split, ranks) sums its share of the columns, a warp each a
+ * share of that. Two blocks fit a multiprocessor, or one beside a base product.
+ */
+__global__ void __launch_bounds__(THREADS, 2) shrink_kernel(LoraArgs args, const bf16* x, int x_stride) {
+  __shared__ float partial[WARPS * SMALL_TILE_ROWS * RANK_BLOCK];
   const RowTile tile = args.tiles[blockIdx.x];
   if (tile.num_rows == 0 || tile.slot < 0) return;
   const SiteRecord& site = args.sites[static_cast<int64_t>(tile.slot) * args.num_sites + args.site];
   const int rank = site.total_rank;
-  if (rank == 0) return;
+  if (rank <= static_cast<int>(blockIdx.z) * RANK_BLOCK) return;
   const bf16* a = site.a;
   wait_for_previous_kernels();
+  let_next_kernel_start();
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int steps = x_stride / K_STEP, shares = args.splits * WARPS, share = blockIdx.y * WARPS + warp;
@@ -37,178 +39,242 @@ __global__ void __launch_bounds__(THREADS) shrink_kernel(LoraArgs args, const bf
   const int end = static_cast<int>(static_cast<int64_t>(steps) * (share + 1) / shares);
   float* out = args.shrunk + (static_cast<int64_t>(blockIdx.y) * args.shrunk_rows + tile.row) * args.shrunk_stride;
 
-  for (int rank0 = 0; rank0 < rank; rank0 += RANK_BLOCK) {
+  for (int rank0 = blockIdx.z * RANK_BLOCK; rank0 < rank; rank0 += gridDim.z * RANK_BLOCK) {
     const int groups = min(GROUPS, (rank - rank0 + 7) / 8);
-    float sums[M_TILES][GROUPS][4];
+    float sums[GROUPS][4];
 #pragma unroll
-    for (int m = 0; m < M_TILES; m++)
+    for (int r = 0; r < GROUPS; r++)
 #pragma unroll
-      for (int r = 0; r < GROUPS; r++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) sums[m][r][e] = 0.0f;
+      for (int e = 0; e < 4; e++) sums[r][e] = 0.0f;
 
 #pragma unroll 2
     for (int step = begin; step < end; step++) {
       const int column = step * K_STEP + t * 8;
-      uint4 left[M_TILES][2], right[GROUPS];
+      uint4 left[2], right[GROUPS];
 #pragma unroll
       for (int r = 0; r < GROUPS; r++)
         if (r < groups) right[r] = __ldg(reinterpret_cast<const uint4*>(a + static_cast<int64_t>(rank0 + r * 8 + g) * x_stride + column));
 #pragma unroll
-      for (int m = 0; m < M_TILES; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-          const int row = m * 16 + half * 8 + g;
-          left[m][half] = row < tile.num_rows ? *reinterpret_cast<const uint4*>(x + static_cast<int64_t>(tile.row + row) * x_stride + column)
-                                              : make_uint4(0, 0, 0, 0);
-        }
+      for (int half = 0; half < 2; half++) {
+        const int row = half * 8 + g;
+        left[half] = row < tile.num_rows ? *reinterpret_cast<const uint4*>(x + static_cast<int64_t>(tile.row + row) * x_stride + column) : make_uint4(0, 0, 0, 0);
+      }
 #pragma unroll
       for (int r = 0; r < GROUPS; r++) {
         if (r >= groups) continue;
-#pragma unroll
-        for (int m = 0; m < M_TILES; m++) {
-          multiply_add(sums[m][r], left[m][0].x, left[m][1].x, left[m][0].y, left[m][1].y, right[r].x, right[r].y);
-          multiply_add(sums[m][r], left[m][0].z, left[m][1].z, left[m][0].w, left[m][1].w, right[r].z, right[r].w);
-        }
+        multiply_add(sums[r], left[0].x, left[1].x, left[0].y, left[1].y, right[r].x, right[r].y);
+        multiply_add(sums[r], left[0].z, left[1].z, left[0].w, left[1].w, right[r].z, right[r].w);
       }
     }
 
 #pragma unroll
-    for (int m = 0; m < M_TILES; m++)
+    for (int r = 0; r < GROUPS; r++) {
+      if (r >= groups) continue;
 #pragma unroll
-      for (int r = 0; r < GROUPS; r++) {
-        if (r >= groups) continue;
-#pragma unroll
-        for (int e = 0; e < 4; e++)
-          partial[(warp * ROWS + m * 16 + e / 2 * 8 + g) * RANK_BLOCK + r * 8 + t * 2 + e % 2] = sums[m][r][e];
-      }
+      for (int e = 0; e < 4; e++) partial[(warp * SMALL_TILE_ROWS + e / 2 * 8 + g) * RANK_BLOCK + r * 8 + t * 2 + e % 2] = sums[r][e];
+    }
     __syncthreads();
     const int width = min(RANK_BLOCK, rank - rank0);
     for (int i = threadIdx.x; i < tile.num_rows * width; i += THREADS) {
       const int row = i / width, r = i % width;
       float sum = 0.0f;
 #pragma unroll
-      for (int w = 0; w < WARPS; w++) sum += partial[(w * ROWS + row) * RANK_BLOCK + r];
+      for (int w = 0; w < WARPS; w++) sum += partial[(w * SMALL_TILE_ROWS + row) * RANK_BLOCK + r];
       out[static_cast<int64_t>(row) * args.shrunk_stride + rank0 + r] = sum;
     }
     __syncthreads();
   }
 }
 
-/** Outputs of a block: 32 a warp at a time, in such an order that a thread's eight are neighbours. */
-constexpr int OUT_GROUP = 32, GROUPS_PER_WARP = 2, OUT_BLOCK = WARPS * OUT_GROUP * GROUPS_PER_WARP;
+/**
+ * Sixty-four rows: x and A pass through shared memory, so that many steps are under way at once. Block (tile, split), a
+ * warp for sixteen rows.
+ */
+namespace large {
 
-template <ExpandMode MODE> __device__ __forceinline__ void store_8(void* out, int64_t at, const float (&values)[8], int valid) {
-  if constexpr (MODE == ExpandMode::add) {
-    float* to = static_cast<float*>(out) + at;
-    if (valid == 8) {
-      float4* vectors = reinterpret_cast<float4*>(to);
+constexpr int WARPS = 4, THREADS = WARPS * 32, DEPTH = 64, STAGES = 4, CHUNKS = DEPTH / 8;
+static_assert(WARPS * 16 == LARGE_TILE_ROWS, "a warp takes sixteen rows");
+
+struct Stage {
+  bf16 x[LARGE_TILE_ROWS * DEPTH];
+  bf16 a[RANK_BLOCK * DEPTH];
+};
+
+/** Eight rows' chunks of one column meet different banks. */
+__device__ __forceinline__ int swizzled(int row, int chunk) { return row * DEPTH + (chunk ^ (row & 7)) * 8; }
+
+__global__ void __launch_bounds__(THREADS) shrink_kernel(LoraArgs args, const bf16* x, int x_stride) {
+  extern __shared__ __align__(128) uint8_t memory[];
+  Stage* stage = reinterpret_cast<Stage*>(memory);
+  const RowTile tile = args.tiles[blockIdx.x];
+  if (tile.num_rows == 0 || tile.slot < 0) return;
+  const SiteRecord& site = args.sites[static_cast<int64_t>(tile.slot) * args.num_sites + args.site];
+  const int rank = site.total_rank, padded_rank = (rank + 7) / 8 * 8;
+  const bf16* a = site.a;
+  if (rank == 0) return;
+  wait_for_previous_kernels();
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  const int steps = (x_stride + DEPTH - 1) / DEPTH;
+  const int begin = static_cast<int>(static_cast<int64_t>(steps) * blockIdx.y / args.splits);
+  const int end = static_cast<int>(static_cast<int64_t>(steps) * (blockIdx.y + 1) / args.splits);
+  float* out = args.shrunk + (static_cast<int64_t>(blockIdx.y) * args.shrunk_rows + tile.row) * args.shrunk_stride;
+
+  for (int rank0 = 0; rank0 < rank; rank0 += RANK_BLOCK) {
+    const auto fetch = [&](int step) {
+      if (step < end) {
+        Stage& to = stage[(step - begin) % STAGES];
+        const int k0 = step * DEPTH;
 #pragma unroll
-      for (int j = 0; j < 2; j++) {
-        float4 v = vectors[j];
-        v.x += values[4 * j], v.y += values[4 * j + 1], v.z += values[4 * j + 2], v.w += values[4 * j + 3];
-        vectors[j] = v;
+        for (int i = 0; i < LARGE_TILE_ROWS * CHUNKS / THREADS; i++) {
+          const int at = i * THREADS + threadIdx.x, row = at / CHUNKS, chunk = at % CHUNKS, column = k0 + chunk * 8;
+          const bool has_x = row < tile.num_rows && column < x_stride, has_a = rank0 + row < padded_rank && column < x_stride;
+          copy_async_16(to.x + swizzled(row, chunk), x + (has_x ? static_cast<int64_t>(tile.row + row) * x_stride + column : 0), has_x);
+          copy_async_16(to.a + swizzled(row, chunk), a + (has_a ? static_cast<int64_t>(rank0 + row) * x_stride + column : 0), has_a);
+        }
       }
-    } else {
-      for (int j = 0; j < valid; j++) to[j] += values[j];
+      copy_async_commit();
+    };
+    float sums[GROUPS][4];
+#pragma unroll
+    for (int r = 0; r < GROUPS; r++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) sums[r][e] = 0.0f;
+    const int groups = min(GROUPS, (rank - rank0 + 7) / 8);
+    for (int s = 0; s < STAGES - 1; s++) fetch(begin + s);
+    for (int step = begin; step < end; step++) {
+      copy_async_wait<STAGES - 2>();
+      __syncthreads();
+      fetch(step + STAGES - 1);
+      const Stage& now = stage[(step - begin) % STAGES];
+#pragma unroll
+      for (int k = 0; k < DEPTH / 16; k++) {
+        uint32_t left[4], right[4];
+        load_matrices(left, now.x + swizzled(warp * 16 + lane / 8 % 2 * 8 + lane % 8, k * 2 + lane / 16));
+#pragma unroll
+        for (int r = 0; r < GROUPS; r += 2) {
+          if (r >= groups) continue;
+          load_matrices(right, now.a + swizzled(r * 8 + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2));
+          multiply_add(sums[r], left[0], left[1], left[2], left[3], right[0], right[1]);
+          multiply_add(sums[r + 1], left[0], left[1], left[2], left[3], right[2], right[3]);
+        }
+      }
     }
-  } else {
-    bf16* to = static_cast<bf16*>(out) + at;
-    if (valid == 8) {
-      uint4 packed;
-      packed.x = pack_bf16(values[0], values[1]);
-      packed.y = pack_bf16(values[2], values[3]);
-      packed.z = pack_bf16(values[4], values[5]);
-      packed.w = pack_bf16(values[6], values[7]);
-      *reinterpret_cast<uint4*>(to) = packed;
-    } else {
-      for (int j = 0; j < valid; j++) to[j] = __float2bfloat16(values[j]);
-    }
+    copy_async_wait<0>();
+    __syncthreads();
+#pragma unroll
+    for (int r = 0; r < GROUPS; r++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) {
+        const int row = warp * 16 + e / 2 * 8 + g, column = rank0 + r * 8 + t * 2 + e % 2;
+        if (row < tile.num_rows && column < rank) out[static_cast<int64_t>(row) * args.shrunk_stride + column] = sums[r][e];
+      }
   }
 }
 
-/** Block (tile, outputs). `shrunk` of the tile's rows is summed over the splits into shared memory first. */
+}  // namespace large
+
+/** A warp takes 32 outputs at a time, in such an order that a thread's eight are neighbours. */
+constexpr int OUT_GROUP = 32;
+/** Few rows are spread over many blocks; many rows' sums are worth more outputs a block. */
+template <int M_TILES> constexpr int OUT_BLOCK = WARPS * OUT_GROUP * (M_TILES == 1 ? 2 : 8);
+
+__device__ __forceinline__ void store_8(bf16* to, const float (&values)[8], int valid) {
+  if (valid == 8) {
+    uint4 packed;
+    packed.x = pack_bf16(values[0], values[1]);
+    packed.y = pack_bf16(values[2], values[3]);
+    packed.z = pack_bf16(values[4], values[5]);
+    packed.w = pack_bf16(values[6], values[7]);
+    *reinterpret_cast<uint4*>(to) = packed;
+  } else {
+    for (int j = 0; j < valid; j++) to[j] = __float2bfloat16(values[j]);
+  }
+}
+
+static_assert(THREADS == 256, "sixteen threads a row of sixteen");
+
+/** Ranks of a delta in shared memory: whole steps of the product, with zeros behind the true ones. */
+__device__ __forceinline__ int stepped(int rank) { return (rank + 15) / 16 * 16; }
+
+/**
+ * Block (tile, outputs). The tile's shrunk rows are summed over the splits and scaled first, each delta's ranks in shared
+ * memory from a multiple of 16 on.
+ */
 template <int M_TILES, ExpandMode MODE>
-__global__ void __launch_bounds__(THREADS) expand_kernel(LoraArgs args, void* out, int out_stride, int out_width) {
-  extern __shared__ bf16 reduced[]; /* [M_TILES * 16][shrunk_stride + 8] */
+__global__ void __launch_bounds__(THREADS, M_TILES == 1 ? 3 : 2) expand_kernel(LoraArgs args, bf16* out, int out_stride, int out_width, int stride) {
+  extern __shared__ __align__(16) bf16 reduced[]; /* [M_TILES * 16][stride] */
   const RowTile tile = args.tiles[blockIdx.x];
   if (tile.num_rows == 0) return;
   if (MODE != ExpandMode::replace && tile.slot < 0) return;
-  const SiteRecord* site = args.sites + static_cast<int64_t>(max(tile.slot, 0)) * args.num_sites + args.site;
-  const int rank = tile.slot < 0 ? 0 : site->total_rank, num_deltas = tile.slot < 0 ? 0 : site->num_deltas;
-  if (MODE == ExpandMode::add && rank == 0) return;
+  __shared__ SiteRecord record;
+  const SiteRecord* site = &record;
+  if (tile.slot >= 0) {
+    const int32_t* from = reinterpret_cast<const int32_t*>(args.sites + static_cast<int64_t>(tile.slot) * args.num_sites + args.site);
+    if (threadIdx.x < sizeof(SiteRecord) / 4) reinterpret_cast<int32_t*>(&record)[threadIdx.x] = from[threadIdx.x];
+  }
+  __syncthreads();
+  const int num_deltas = tile.slot < 0 ? 0 : site->num_deltas;
   wait_for_previous_kernels();
 
-  const int stride = args.shrunk_stride + 8;
-  for (int i = threadIdx.x; i < tile.num_rows * rank; i += THREADS) {
-    const int row = i / rank, r = i % rank;
-    const float* from = args.shrunk + static_cast<int64_t>(tile.row + row) * args.shrunk_stride + r;
-    float sum = 0.0f;
-    for (int s = 0; s < args.splits; s++) sum += from[static_cast<int64_t>(s) * args.shrunk_rows * args.shrunk_stride];
-    reduced[row * stride + r] = __float2bfloat16(sum);
+  for (int d = 0, to = 0; d < num_deltas; d++) {
+    const int rank = site->deltas[d].rank, width = stepped(rank), offset = site->deltas[d].rank_offset;
+    const float scale = site->deltas[d].scale;
+    for (int r = threadIdx.x % 16; r < width; r += 16) {
+#pragma unroll
+      for (int m = 0; m < M_TILES; m++) {
+        const int row = m * 16 + threadIdx.x / 16;
+        const float* from = args.shrunk + static_cast<int64_t>(tile.row + row) * args.shrunk_stride + offset + r;
+        /* All loads are under way before the first is added. */
+        float parts[MAX_SPLITS], sum = 0.0f;
+#pragma unroll
+        for (int s = 0; s < MAX_SPLITS; s++) {
+          const bool there = s < args.splits && r < rank && row < tile.num_rows;
+          parts[s] = there ? from[static_cast<int64_t>(s) * args.shrunk_rows * args.shrunk_stride] : 0.0f;
+        }
+#pragma unroll
+        for (int s = 0; s < MAX_SPLITS; s++) sum += parts[s];
+        reduced[row * stride + to + r] = __float2bfloat16(sum * scale);
+      }
+    }
+    to += width;
   }
   __syncthreads();
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-#pragma unroll
-  for (int group = 0; group < GROUPS_PER_WARP; group++) {
-    const int first = blockIdx.y * OUT_BLOCK + (group * WARPS + warp) * OUT_GROUP;
-    if (first >= out_width) continue;
-    float totals[M_TILES][4][4];
+  const int end = min(out_width, static_cast<int>(blockIdx.y + 1) * OUT_BLOCK<M_TILES>);
+  for (int first = blockIdx.y * OUT_BLOCK<M_TILES> + warp * OUT_GROUP; first < end; first += WARPS * OUT_GROUP) {
+    float sums[M_TILES][4][4];
 #pragma unroll
     for (int m = 0; m < M_TILES; m++)
 #pragma unroll
       for (int j = 0; j < 4; j++)
 #pragma unroll
-        for (int e = 0; e < 4; e++) totals[m][j][e] = 0.0f;
+        for (int e = 0; e < 4; e++) sums[m][j][e] = 0.0f;
 
-    for (int d = 0; d < num_deltas; d++) {
+    for (int d = 0, at = 0; d < num_deltas; d++) {
       const DeltaRecord& delta = site->deltas[d];
-      if (delta.offset >= first + OUT_GROUP || delta.offset + delta.width <= first) continue;
-      float sums[M_TILES][4][4];
-#pragma unroll
-      for (int m = 0; m < M_TILES; m++)
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-#pragma unroll
-          for (int e = 0; e < 4; e++) sums[m][j][e] = 0.0f;
-      for (int k0 = 0; k0 < delta.rank; k0 += 16) {
+      const int rank = delta.rank, offset = delta.offset, width = delta.width, b_stride = delta.b_stride, place = at;
+      at += stepped(rank);
+      if (offset >= first + OUT_GROUP || offset + width <= first) continue;
+      const bf16* b = delta.b;
+#pragma unroll 2
+      for (int k0 = 0; k0 < rank; k0 += 16) {
         const int k = k0 + t * 4;
         uint2 right[4];
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-          const int row = first + g / 2 * 8 + j * 2 + g % 2 - delta.offset;
-          right[j] = row >= 0 && row < delta.width && k < delta.b_stride
-                         ? __ldg(reinterpret_cast<const uint2*>(delta.b + static_cast<int64_t>(row) * delta.b_stride + k))
-                         : make_uint2(0, 0);
+          const int row = first + g / 2 * 8 + j * 2 + g % 2 - offset;
+          const bool inside = row >= 0 && row < width && k < b_stride;
+          right[j] = inside ? __ldg(reinterpret_cast<const uint2*>(b + static_cast<int64_t>(row) * b_stride + k)) : make_uint2(0, 0);
         }
 #pragma unroll
         for (int m = 0; m < M_TILES; m++) {
-          uint32_t left[2][2];
+          const uint2 low = *reinterpret_cast<const uint2*>(reduced + (m * 16 + g) * stride + place + k);
+          const uint2 high = *reinterpret_cast<const uint2*>(reduced + (m * 16 + 8 + g) * stride + place + k);
 #pragma unroll
-          for (int half = 0; half < 2; half++) {
-            const int row = m * 16 + half * 8 + g;
-            const bf16* from = reduced + row * stride + delta.rank_offset + k;
-            const bool inside = row < tile.num_rows;
-#pragma unroll
-            for (int pair = 0; pair < 2; pair++) {
-              const bf16 zero = __float2bfloat16(0.0f);
-              const bf16 low = inside && k + 2 * pair < delta.rank ? from[2 * pair] : zero;
-              const bf16 high = inside && k + 2 * pair + 1 < delta.rank ? from[2 * pair + 1] : zero;
-              left[half][pair] = static_cast<uint32_t>(__bfloat16_as_ushort(low)) | static_cast<uint32_t>(__bfloat16_as_ushort(high)) << 16;
-            }
-          }
-#pragma unroll
-          for (int j = 0; j < 4; j++)
-            multiply_add(sums[m][j], left[0][0], left[1][0], left[0][1], left[1][1], right[j].x, right[j].y);
+          for (int j = 0; j < 4; j++) multiply_add(sums[m][j], low.x, high.x, low.y, high.y, right[j].x, right[j].y);
         }
       }
-#pragma unroll
-      for (int m = 0; m < M_TILES; m++)
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-#pragma unroll
-          for (int e = 0; e < 4; e++) totals[m][j][e] += delta.scale * sums[m][j][e];
     }
 
     const int column = first + t * 8, valid = min(8, out_width - column);
@@ -221,53 +287,52 @@ __global__ void __launch_bounds__(THREADS) expand_kernel(LoraArgs args, void* ou
         float values[8];
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-          values[2 * j] = totals[m][j][2 * half];
-          values[2 * j + 1] = totals[m][j][2 * half + 1];
+          values[2 * j] = sums[m][j][2 * half];
+          values[2 * j + 1] = sums[m][j][2 * half + 1];
         }
-        store_8<MODE>(out, static_cast<int64_t>(tile.row + row) * out_stride + column, values, valid);
+        store_8(out + static_cast<int64_t>(tile.row + row) * out_stride + column, values, valid);
       }
   }
 }
 
-template <int M_TILES> size_t shrink_shared_bytes() { return sizeof(float) * WARPS * M_TILES * 16 * RANK_BLOCK; }
-
-template <int M_TILES> void shrink_tiles(const LoraArgs& args, const bf16* x, int x_stride, cudaStream_t stream) {
-  const size_t bytes = shrink_shared_bytes<M_TILES>();
-  static const bool allowed = (allow_shared_bytes(shrink_kernel<M_TILES>, shrink_shared_bytes<M_TILES>()), true);
-  (void)allowed;
-  launch(shrink_kernel<M_TILES>, dim3(args.num_tiles, args.splits), dim3(THREADS), bytes, stream, args, x, x_stride);
-}
-
 template <int M_TILES, ExpandMode MODE>
-void expand_tiles(const LoraArgs& args, void* out, int out_stride, int out_width, cudaStream_t stream) {
-  constexpr size_t MOST_SHARED_BYTES = 160 << 10;
-  static_assert(SMALL_TILE_ROWS * (MAX_RANK_SMALL_TILES + 8) * sizeof(bf16) <= MOST_SHARED_BYTES);
-  static_assert(LARGE_TILE_ROWS * (MAX_RANK_LARGE_TILES + 8) * sizeof(bf16) <= MOST_SHARED_BYTES);
+void expand_tiles(const LoraArgs& args, bf16* out, int out_stride, int out_width, Queue queue) {
+  constexpr size_t MOST_SHARED_BYTES = 220 << 10;
+  static_assert(SMALL_TILE_ROWS * (MAX_RANK_SMALL_TILES + 16 * MAX_DELTAS + 8) * sizeof(bf16) <= MOST_SHARED_BYTES);
+  static_assert(LARGE_TILE_ROWS * (MAX_RANK_LARGE_TILES + 16 * MAX_DELTAS + 8) * sizeof(bf16) <= MOST_SHARED_BYTES);
   static const bool allowed = (allow_shared_bytes(expand_kernel<M_TILES, MODE>, MOST_SHARED_BYTES), true);
   (void)allowed;
-  const size_t bytes = sizeof(bf16) * M_TILES * 16 * (args.shrunk_stride + 8);
-  launch(expand_kernel<M_TILES, MODE>, dim3(args.num_tiles, (out_width + OUT_BLOCK - 1) / OUT_BLOCK), dim3(THREADS), bytes, stream, args, out,
-         out_stride, out_width);
+  /* Each delta's ranks begin at a multiple of 16; eight more keep rows of a product in different banks. */
+  const int stride = args.max_rank + 16 * MAX_DELTAS + 8;
+  const size_t bytes = sizeof(bf16) * M_TILES * 16 * stride;
+  launch(expand_kernel<M_TILES, MODE>, dim3(args.num_tiles, (out_width + OUT_BLOCK<M_TILES> - 1) / OUT_BLOCK<M_TILES>), dim3(THREADS), bytes, queue,
+         args, out, out_stride, out_width, stride);
 }
 
-template <int M_TILES> void expand_any(const LoraArgs& args, ExpandMode mode, void* out, int out_stride, int out_width, cudaStream_t stream) {
+template <int M_TILES> void expand_any(const LoraArgs& args, ExpandMode mode, bf16* out, int out_stride, int out_width, Queue queue) {
   switch (mode) {
-    case ExpandMode::delta: return expand_tiles<M_TILES, ExpandMode::delta>(args, out, out_stride, out_width, stream);
-    case ExpandMode::replace: return expand_tiles<M_TILES, ExpandMode::replace>(args, out, out_stride, out_width, stream);
-    case ExpandMode::add: return expand_tiles<M_TILES, ExpandMode::add>(args, out, out_stride, out_width, stream);
+    case ExpandMode::delta: return expand_tiles<M_TILES, ExpandMode::delta>(args, out, out_stride, out_width, queue);
+    case ExpandMode::replace: return expand_tiles<M_TILES, ExpandMode::replace>(args, out, out_stride, out_width, queue);
   }
 }
 
 }  // namespace
 
-void lora_shrink(const LoraArgs& args, const bf16* x, int x_stride, cudaStream_t stream) {
-  if (args.large) shrink_tiles<LARGE_TILE_ROWS / 16>(args, x, x_stride, stream);
-  else shrink_tiles<SMALL_TILE_ROWS / 16>(args, x, x_stride, stream);
+void lora_shrink(const LoraArgs& args, const bf16* x, int x_stride, Queue queue) {
+  const dim3 grid(args.num_tiles, args.splits);
+  if (args.large) {
+    constexpr size_t bytes = large::STAGES * sizeof(large::Stage);
+    static const bool allowed = (allow_shared_bytes(large::shrink_kernel, bytes), true);
+    (void)allowed;
+    launch(large::shrink_kernel, grid, dim3(large::THREADS), bytes, queue, args, x, x_stride);
+  } else {
+    launch(shrink_kernel, dim3(args.num_tiles, args.splits, args.max_rank > RANK_BLOCK ? 2 : 1), dim3(THREADS), 0, queue, args, x, x_stride);
+  }
 }
 
-void lora_expand(const LoraArgs& args, ExpandMode mode, void* out, int out_stride, int out_width, cudaStream_t stream) {
-  if (args.large) expand_any<LARGE_TILE_ROWS / 16>(args, mode, out, out_stride, out_width, stream);
-  else expand_any<SMALL_TILE_ROWS / 16>(args, mode, out, out_stride, out_width, stream);
+void lora_expand(const LoraArgs& args, ExpandMode mode, bf16* out, int out_stride, int out_width, Queue queue) {
+  if (args.large) expand_any<LARGE_TILE_ROWS / 16>(args, mode, out, out_stride, out_width, queue);
+  else expand_any<SMALL_TILE_ROWS / 16>(args, mode, out, out_stride, out_width, queue);
 }
 
 }  // namespace lorikeet

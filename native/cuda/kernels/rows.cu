@@ -5,8 +5,6 @@
 
 namespace lorikeet {
 
-bool overlap_launches = false;
-
 namespace {
 
 __device__ __forceinline__ float pending_value(const Pending& pending, bool has_delta, int64_t delta_at, int column) {
@@ -26,45 +24,71 @@ __global__ void embed_kernel(EmbedArgs args) {
   for (int i = threadIdx.x; i < args.width; i += blockDim.x) to[i] = __bfloat162float(from[i]);
 }
 
-/** Numbers of a row that one thread keeps in registers between the two passes. */
-constexpr int NORM_KEPT = 16;
+__device__ __forceinline__ float4 pending_4(const Pending& pending, bool has_delta, int64_t delta_at, int column) {
+  float4 value = pending.bias != nullptr ? *reinterpret_cast<const float4*>(pending.bias + column) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  if (has_delta) {
+    const __nv_bfloat162* pairs = reinterpret_cast<const __nv_bfloat162*>(pending.delta + delta_at + column);
+    const float2 low = __bfloat1622float2(pairs[0]), high = __bfloat1622float2(pairs[1]);
+    value.x += low.x, value.y += low.y, value.z += high.x, value.w += high.y;
+  }
+  return value;
+}
 
-__global__ void rms_norm_kernel(NormArgs args) {
+/** Width a multiple of 4; a thread keeps VECTORS runs of four numbers between the two passes. */
+template <int VECTORS> __global__ void rms_norm_kernel(NormArgs args) {
   __shared__ float shared[32];
   wait_for_previous_kernels();
   const int row = args.row_index != nullptr ? args.row_index[blockIdx.x] : static_cast<int>(blockIdx.x);
   if (row < 0) return;
-  float* x = args.hidden + static_cast<int64_t>(row) * args.hidden_stride;
+  const int64_t at = static_cast<int64_t>(row) * args.hidden_stride;
   const bool has_delta = row_has_delta(args.pending, row), changes = has_delta || args.pending.bias != nullptr;
-  const int64_t delta_at = static_cast<int64_t>(row) * args.hidden_stride;
-
-  float kept[NORM_KEPT];
+  float4 kept[VECTORS];
   float squares = 0.0f;
 #pragma unroll
-  for (int j = 0; j < NORM_KEPT; j++) {
-    const int i = threadIdx.x + j * blockDim.x;
-    if (i >= args.width) break;
-    float value = x[i];
-    if (changes) x[i] = value = value + pending_value(args.pending, has_delta, delta_at, i);
-    kept[j] = value;
-    squares += value * value;
-  }
-  for (int i = threadIdx.x + NORM_KEPT * blockDim.x; i < args.width; i += blockDim.x) {
-    float value = x[i];
-    if (changes) x[i] = value = value + pending_value(args.pending, has_delta, delta_at, i);
-    squares += value * value;
+  for (int j = 0; j < VECTORS; j++) {
+    const int column = (threadIdx.x + j * blockDim.x) * 4;
+    kept[j] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (column >= args.width) continue;
+    kept[j] = *reinterpret_cast<const float4*>(args.hidden + at + column);
+    if (changes) {
+      const float4 sum = pending_4(args.pending, has_delta, at, column);
+      kept[j].x += sum.x, kept[j].y += sum.y, kept[j].z += sum.z, kept[j].w += sum.w;
+      *reinterpret_cast<float4*>(args.hidden + at + column) = kept[j];
+    }
+    squares += kept[j].x * kept[j].x + kept[j].y * kept[j].y + kept[j].z * kept[j].z + kept[j].w * kept[j].w;
   }
   const float factor = rsqrtf(block_sum(squares, shared) / static_cast<float>(args.width) + args.eps);
   let_next_kernel_start();
   bf16* out = args.out + static_cast<int64_t>(blockIdx.x) * args.out_stride;
 #pragma unroll
-  for (int j = 0; j < NORM_KEPT; j++) {
-    const int i = threadIdx.x + j * blockDim.x;
-    if (i >= args.width) break;
-    out[i] = __float2bfloat16(kept[j] * factor * args.weight[i]);
+  for (int j = 0; j < VECTORS; j++) {
+    const int column = (threadIdx.x + j * blockDim.x) * 4;
+    if (column >= args.width) continue;
+    const float4 weight = *reinterpret_cast<const float4*>(args.weight + column);
+    uint2 packed;
+    packed.x = pack_bf16(kept[j].x * factor * weight.x, kept[j].y * factor * weight.y);
+    packed.y = pack_bf16(kept[j].z * factor * weight.z, kept[j].w * factor * weight.w);
+    *reinterpret_cast<uint2*>(out + column) = packed;
   }
-  for (int i = threadIdx.x + NORM_KEPT * blockDim.x; i < args.width; i += blockDim.x)
-    out[i] = __float2bfloat16(x[i] * factor * args.weight[i]);
+}
+
+__global__ void rms_norm_any_width_kernel(NormArgs args) {
+  __shared__ float shared[32];
+  wait_for_previous_kernels();
+  const int row = args.row_index != nullptr ? args.row_index[blockIdx.x] : static_cast<int>(blockIdx.x);
+  if (row < 0) return;
+  const int64_t at = static_cast<int64_t>(row) * args.hidden_stride;
+  const bool has_delta = row_has_delta(args.pending, row), changes = has_delta || args.pending.bias != nullptr;
+  float* x = args.hidden + at;
+  float squares = 0.0f;
+  for (int i = threadIdx.x; i < args.width; i += blockDim.x) {
+    float value = x[i];
+    if (changes) x[i] = value = value + pending_value(args.pending, has_delta, at, i);
+    squares += value * value;
+  }
+  const float factor = rsqrtf(block_sum(squares, shared) / static_cast<float>(args.width) + args.eps);
+  bf16* out = args.out + static_cast<int64_t>(blockIdx.x) * args.out_stride;
+  for (int i = threadIdx.x; i < args.width; i += blockDim.x) out[i] = __float2bfloat16(x[i] * factor * args.weight[i]);
 }
 
 /** Widest head whose numbers a warp keeps in registers. */
@@ -139,6 +163,79 @@ template <int DIMS_PER_LANE> __global__ void rope_kv_write_kernel(RopeArgs args)
   }
 }
 
+/**
+ * Heads of 64 * PAIRS, rotated whole: a lane holds PAIRS neighbours of the first half and their partners in the second,
+ * so that nothing passes between lanes.
+ */
+template <int PAIRS> __global__ void rope_kv_write_paired_kernel(RopeArgs args) {
+  constexpr int HALF = 32 * PAIRS, D = 2 * HALF;
+  wait_for_previous_kernels();
+  let_next_kernel_start();
+  const int row = blockIdx.x, kv = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32, dim = lane * PAIRS;
+  const int group = args.num_heads / args.num_kv_heads, slot = args.kv_slots[row];
+  const bool has_delta = row_has_delta(args.pending, row);
+  const int64_t at = static_cast<int64_t>(row) * args.qkv_stride;
+  const float* table = args.table + static_cast<int64_t>(args.positions[row]) * D;
+  float cosines[PAIRS], sines[PAIRS];
+#pragma unroll
+  for (int j = 0; j < PAIRS; j++) cosines[j] = table[dim + j], sines[j] = table[HALF + dim + j];
+
+  for (int item = warp; item < group + 2; item += ROPE_WARPS) {
+    const bool is_key = item == group, is_value = item == group + 1;
+    const int head = is_value ? args.num_heads + args.num_kv_heads + kv : is_key ? args.num_heads + kv : kv * group + item;
+    const int column = head * D + dim;
+    float low[PAIRS], high[PAIRS];
+    if constexpr (PAIRS == 1) {
+      low[0] = __bfloat162float(args.qkv[at + column]);
+      high[0] = __bfloat162float(args.qkv[at + column + HALF]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < PAIRS; j += 2) {
+        const float2 a = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(args.qkv + at + column + j));
+        const float2 b = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(args.qkv + at + column + HALF + j));
+        low[j] = a.x, low[j + 1] = a.y, high[j] = b.x, high[j + 1] = b.y;
+      }
+    }
+    if (has_delta || args.pending.bias != nullptr) {
+#pragma unroll
+      for (int j = 0; j < PAIRS; j++) {
+        low[j] += pending_value(args.pending, has_delta, at, column + j);
+        high[j] += pending_value(args.pending, has_delta, at, column + HALF + j);
+      }
+    }
+    const float* norm = is_value ? nullptr : is_key ? args.k_norm : args.q_norm;
+    if (norm != nullptr) {
+      float squares = 0.0f;
+#pragma unroll
+      for (int j = 0; j < PAIRS; j++) squares += low[j] * low[j] + high[j] * high[j];
+      const float factor = rsqrtf(warp_sum(squares) / static_cast<float>(D) + args.eps);
+#pragma unroll
+      for (int j = 0; j < PAIRS; j++) low[j] *= factor * norm[dim + j], high[j] *= factor * norm[HALF + dim + j];
+    }
+    bf16* to = args.qkv + at + column;
+    if (is_key || is_value) {
+      if (slot < 0) continue;
+      to = args.layer_kv + slot / PAGE_TOKENS * args.page_stride + (static_cast<int64_t>(is_value ? args.num_kv_heads + kv : kv) * PAGE_TOKENS + slot % PAGE_TOKENS) * D + dim;
+    }
+    float first[PAIRS], second[PAIRS];
+#pragma unroll
+    for (int j = 0; j < PAIRS; j++) {
+      first[j] = is_value ? low[j] : low[j] * cosines[j] - high[j] * sines[j];
+      second[j] = is_value ? high[j] : high[j] * cosines[j] + low[j] * sines[j];
+    }
+    if constexpr (PAIRS == 1) {
+      to[0] = __float2bfloat16(first[0]);
+      to[HALF] = __float2bfloat16(second[0]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < PAIRS; j += 2) {
+        *reinterpret_cast<uint32_t*>(to + j) = pack_bf16(first[j], first[j + 1]);
+        *reinterpret_cast<uint32_t*>(to + HALF + j) = pack_bf16(second[j], second[j + 1]);
+      }
+    }
+  }
+}
+
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + __expf(-x)); }
 
 /** Eight outputs per thread; width a multiple of 8. */
@@ -180,29 +277,43 @@ __global__ void silu_mul_any_width_kernel(SiluArgs args) {
 
 }  // namespace
 
-void embed(const EmbedArgs& args, cudaStream_t stream) {
-  launch(embed_kernel, dim3(args.rows), dim3(256), 0, stream, args);
+void embed(const EmbedArgs& args, Queue queue) {
+  launch(embed_kernel, dim3(args.rows), dim3(256), 0, queue, args);
 }
 
-void rms_norm(const NormArgs& args, cudaStream_t stream) {
-  int threads = 128;
-  while (threads < 1024 && threads * 4 < args.width) threads *= 2;
-  launch(rms_norm_kernel, dim3(args.rows), dim3(threads), 0, stream, args);
+void rms_norm(const NormArgs& args, Queue queue) {
+  const int vectors = args.width / 4;
+  /* Few rows: as many threads as there are numbers to read. Many: enough rows at once to fill the device. */
+  const int few = args.rows <= 256 ? 1 : 4;
+  const int threads = (vectors + few - 1) / few;
+  if (args.width % 4 == 0 && threads <= 1024) {
+    const dim3 block((threads + 31) / 32 * 32);
+    if (few == 1) launch(rms_norm_kernel<1>, dim3(args.rows), block, 0, queue, args);
+    else launch(rms_norm_kernel<4>, dim3(args.rows), block, 0, queue, args);
+  } else if (args.width % 4 == 0 && vectors <= 8 * 1024) {
+    launch(rms_norm_kernel<8>, dim3(args.rows), dim3(((vectors + 7) / 8 + 31) / 32 * 32), 0, queue, args);
+  } else {
+    launch(rms_norm_any_width_kernel, dim3(args.rows), dim3(256), 0, queue, args);
+  }
 }
 
-void rope_kv_write(const RopeArgs& args, cudaStream_t stream) {
+void rope_kv_write(const RopeArgs& args, Queue queue) {
   const dim3 grid(args.rows, args.num_kv_heads), block(ROPE_WARPS * 32);
-  if (args.head_dim <= 64) launch(rope_kv_write_kernel<2>, grid, block, 0, stream, args);
-  else if (args.head_dim <= 128) launch(rope_kv_write_kernel<4>, grid, block, 0, stream, args);
-  else launch(rope_kv_write_kernel<MAX_HEAD_DIM / 32>, grid, block, 0, stream, args);
+  const bool whole = args.rotary_dim == args.head_dim;
+  if (whole && args.head_dim == 64) launch(rope_kv_write_paired_kernel<1>, grid, block, 0, queue, args);
+  else if (whole && args.head_dim == 128) launch(rope_kv_write_paired_kernel<2>, grid, block, 0, queue, args);
+  else if (whole && args.head_dim == 256) launch(rope_kv_write_paired_kernel<4>, grid, block, 0, queue, args);
+  else if (args.head_dim <= 64) launch(rope_kv_write_kernel<2>, grid, block, 0, queue, args);
+  else if (args.head_dim <= 128) launch(rope_kv_write_kernel<4>, grid, block, 0, queue, args);
+  else launch(rope_kv_write_kernel<MAX_HEAD_DIM / 32>, grid, block, 0, queue, args);
 }
 
-void silu_mul(const SiluArgs& args, cudaStream_t stream) {
+void silu_mul(const SiluArgs& args, Queue queue) {
   constexpr int threads = 128;
   if (args.width % 8 == 0 && args.gate_up_stride % 8 == 0) {
-    launch(silu_mul_kernel, dim3((args.width / 8 + threads - 1) / threads, args.rows), dim3(threads), 0, stream, args);
+    launch(silu_mul_kernel, dim3((args.width / 8 + threads - 1) / threads, args.rows), dim3(threads), 0, queue, args);
   } else {
-    launch(silu_mul_any_width_kernel, dim3((args.width + threads - 1) / threads, args.rows), dim3(threads), 0, stream, args);
+    launch(silu_mul_any_width_kernel, dim3((args.width + threads - 1) / threads, args.rows), dim3(threads), 0, queue, args);
   }
 }
 

@@ -308,8 +308,8 @@ __global__ void __launch_bounds__(THREADS) sample_kernel(SampleArgs args) {
 
 }  // namespace
 
-void sample(const SampleArgs& args, cudaStream_t stream) {
-  launch(sample_kernel, dim3(args.num_sampled), dim3(THREADS), 0, stream, args);
+void sample(const SampleArgs& args, Queue queue) {
+  launch(sample_kernel, dim3(args.num_sampled), dim3(THREADS), 0, queue, args);
 }
 
 }  // namespace lorikeet

@@ -74,6 +74,8 @@ export interface StagedImage {
 export interface LaunchTime {
   /** Index of the first launch of its kind. */
   readonly launch: number;
+  /** Of a linear operation with adapters: 7 for all of it, 1 its base product, 2 shrink, 4 expand. */
+  readonly parts: number;
   readonly count: number;
   /** Of one launch. */
   readonly micros: number;
