@@ -60,6 +60,9 @@ function forgetOtherSource() {
   if (home !== SOURCE) rmSync(BUILD, { recursive: true });
 }
 
+/** What the host-side tests are written with. */
+export const hasDoctest = () => spawnSync("c++", ["-fsyntax-only", "-include", "doctest/doctest.h", "-x", "c++", "/dev/null"], { stdio: "ignore" }).status === 0;
+
 export const hasProgram = (name) => spawnSync(name, ["--version"], { stdio: "ignore" }).status === 0;
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) {
