@@ -1,8 +1,8 @@
 /**
  * `bun run build:cuda`: compiles the CUDA addon to native/cuda/build/Release/lorikeet-cuda.node.
  *
- * Further arguments are definitions for CMake: `-DCMAKE_CUDA_ARCHITECTURES=90a-real` builds for one kind of device, which
- * takes a third of the time.
+ * Further arguments are definitions for CMake: `-DCMAKE_CUDA_ARCHITECTURES=90a-real` builds for one kind of device, in
+ * about half the time.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync, rmSync } from "node:fs";
