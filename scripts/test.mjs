@@ -1,5 +1,5 @@
 /**
- * `npm test`: types, lint, the native sources, then every test. The last line is `N passed, N failed`.
+ * `npm test`: types, lint, the native sources (WASM and CUDA), then every test. The last line is `N passed, N failed`.
  *
  * Further arguments go to `bun test`.
  */
@@ -9,6 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { findBun, installPackages, root, run, say } from "./bun.mjs";
+import { BUILD, buildCuda, hasDoctest, hasProgram, whatIsMissing } from "./build-cuda.mjs";
 
 /** Its output is compared byte for byte; another Emscripten writes other bytes for the same source. */
 const EMSCRIPTEN = "3.1.6";
@@ -30,6 +31,7 @@ async function main() {
     { name: "types", check: () => run(bun, ["check"]) },
     { name: "lint", check: () => run(bun, ["--bun", "node_modules/.bin/oxlint", "--type-aware", "--deny-warnings"]) },
     { name: "native sources", check: checkWasm },
+    { name: "cuda sources", check: () => checkCuda(bun) },
   ];
   let failed = 0;
   for (const { name, check } of stages) {
@@ -88,18 +90,42 @@ async function checkWasm() {
   }
 }
 
+/** Compiles for every kind of device that is served and runs the tests that need none. @returns an exit code */
+async function checkCuda(bun) {
+  const missing = whatIsMissing();
+  if (missing !== undefined) {
+    say(`the CUDA sources were not compiled: ${missing}`);
+    return 0;
+  }
+  if (isCi() && !(hasDoctest() && hasProgram("ninja") && hasProgram("ccache"))) {
+    say("installing doctest, Ninja and ccache");
+    aptInstall("doctest-dev", "ninja-build", "ccache");
+  }
+  const withTests = hasDoctest();
+  if (!withTests) say("doctest is not here (Debian: doctest-dev), so the host-side tests of the CUDA engine are not run");
+  // As named in CMakeLists.txt; said here because a build folder may have been made for one device alone.
+  const code = await buildCuda(bun, ["-DCMAKE_CUDA_ARCHITECTURES=80;89-real;90a-real", `-DLORIKEET_TESTS=${withTests ? "ON" : "OFF"}`]);
+  if (code !== 0 || !withTests) return code;
+  return run("ctest", ["--test-dir", BUILD, "--output-on-failure", "--no-tests=error"]);
+}
+
 function emscripten() {
   const { status, stdout } = spawnSync("emcc", ["--version"], { encoding: "utf8" });
   return status === 0 ? (/\b\d+\.\d+\.\d+\b/.exec(stdout)?.[0] ?? "of unknown version") : undefined;
 }
 
-/** On a CI machine only: nobody's own machine is changed. */
 function installEmscripten() {
-  if (process.env.CI !== "true" || process.getuid?.() !== 0) return undefined;
-  const apt = (...args) => spawnSync("apt-get", args, { stdio: ["ignore", 2, 2], timeout: 240_000 }).status === 0;
+  if (!isCi()) return undefined;
   say("installing Emscripten");
-  if (!apt("update", "-qq")) return undefined;
-  return apt("install", "-y", "-qq", "--no-install-recommends", "emscripten") ? emscripten() : undefined;
+  return aptInstall("emscripten") ? emscripten() : undefined;
+}
+
+/** Packages are installed on a CI machine only: nobody's own machine is changed. */
+const isCi = () => process.env.CI === "true" && process.getuid?.() === 0;
+
+function aptInstall(...packages) {
+  const apt = (...args) => spawnSync("apt-get", args, { stdio: ["ignore", 2, 2], timeout: 240_000 }).status === 0;
+  return apt("update", "-qq") && apt("install", "-y", "-qq", "--no-install-recommends", ...packages);
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? "").href) await main();

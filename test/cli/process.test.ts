@@ -4,6 +4,8 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import packageJson from "../../package.json" with { type: "json" };
+import { chooseBackend } from "../../src/backend/choose-backend.ts";
+import { noCudaReason } from "../helpers/cuda.ts";
 
 const root = join(import.meta.dir, "../..");
 const files = mkdtempSync(join(tmpdir(), "lorikeet-cli-"));
@@ -13,12 +15,21 @@ writeFileSync(badYaml, "a: b: c\n");
 writeFileSync(portYaml, "port: 0\n");
 afterAll(() => rmSync(files, { recursive: true }));
 
+/** `auto`, which is the WASM backend but where a CUDA device answers; answers below are compared word for word. */
+const onWasm = noCudaReason === null ? ["--backend", "wasm"] : [];
+
 function spawn(...argv: string[]) {
-  return Bun.spawn([process.execPath, "src/main.ts", ...argv], { cwd: root, stdout: "pipe", stderr: "pipe", stdin: "ignore" });
+  return spawnWith({}, ...argv);
 }
 
-async function outcome(...argv: string[]) {
-  const child = spawn(...argv);
+function spawnWith(env: Readonly<Record<string, string>>, ...argv: string[]) {
+  const options = { cwd: root, env: { ...process.env, ...env }, stdout: "pipe", stderr: "pipe", stdin: "ignore" } as const;
+  return Bun.spawn([process.execPath, "src/main.ts", ...argv], options);
+}
+
+const outcome = (...argv: string[]) => outcomeOf(spawn(...argv));
+
+async function outcomeOf(child: Child) {
   const [code, stdout, stderr] = await Promise.all([child.exited, child.stdout.text(), child.stderr.text()]);
   return { code, stdout, stderr };
 }
@@ -53,7 +64,6 @@ describe("lorikeet", () => {
   test.each([
     [["serve", "--prt", "1"], 2, "error: unknown option '--prt' (Did you mean --port?); see lorikeet --help\n"],
     [["serve", "no/such/model"], 2, 'error: the model "no/such/model" is not a directory; give one that holds a model\'s files\n'],
-    [["serve", "models/demo", "--backend", "cuda"], 1, "error: this build has no CUDA engine; use --backend wasm, or auto\n"],
     [["serve", "models/demo", "--host", "0.0.0.0", "--port", "0"], 2, "error: host 0.0.0.0 can be reached from other machines, and there is no API key; set --api-key or LORIKEET_API_KEY, or pass --allow-no-key\n"],
     [["serve", "models/demo", "--lora-dir", "models"], 2, "error: lora_dir models holds no adapter, and no directory in it does\n"],
     [["serve", "models/demo", "--max-seq-len", "4096"], 2, "error: max_seq_len must be at most the 1024 positions of the model, got 4096\n"],
@@ -71,21 +81,33 @@ describe("lorikeet", () => {
     expect(await outcome(...argv)).toEqual({ code, stdout: "", stderr });
   });
 
+  test("ends with one line where CUDA is asked for and the addon is missing", async () => {
+    const child = spawnWith({ LORIKEET_CUDA_ADDON: join(files, "none.node") }, "serve", "models/demo", "--backend", "cuda");
+    const stderr = "error: LORIKEET_CUDA_ADDON names a file that does not exist; use --backend wasm, or auto\n";
+    expect(await outcomeOf(child)).toEqual({ code: 1, stdout: "", stderr });
+  });
+
+  // Whether the addon is built here or not: it is the reason that differs.
+  test.skipIf(noCudaReason === null)("ends with one line where CUDA is asked for and there is none", async () => {
+    expect(noCudaReason).toMatch(/^(the CUDA addon is not built; run `bun run build:cuda` on a machine with nvcc|no NVIDIA d.+|the NVIDIA driver .+); use --backend wasm, or auto$/);
+    expect(await outcome("serve", "models/demo", "--backend", "cuda")).toEqual({ code: 1, stdout: "", stderr: `error: ${noCudaReason}\n` });
+  });
+
   test("generates to standard output", async () => {
-    const asked = ["generate", "models/demo", "Who are you?", "--max-tokens", "20"];
+    const asked = ["generate", "models/demo", ...onWasm, "Who are you?", "--max-tokens", "20"];
     const { code, stdout } = await outcome(...asked);
     expect([code, stdout]).toEqual([0, "I am a very small language model. Adapters teach me new tasks.\n"]);
   });
 
   test("continues the prompt as it is with --raw", async () => {
-    const { code, stdout } = await outcome("generate", "models/demo", "--raw", "One day a cat", "--max-tokens", "8");
+    const { code, stdout } = await outcome("generate", "models/demo", ...onWasm, "--raw", "One day a cat", "--max-tokens", "8");
     expect(code).toBe(0);
     expect(stdout.trim().length).toBeGreaterThan(0);
   });
 
   test("generates with an adapter", async () => {
     const flags = ["--lora", "sql", "--lora-dir", "models/demo/adapters/sql"];
-    const { code, stdout } = await outcome("generate", "models/demo", ...flags, "Write SQL: How many products have price greater than 510?");
+    const { code, stdout } = await outcome("generate", "models/demo", ...onWasm, ...flags, "Write SQL: How many products have price greater than 510?");
     expect(code).toBe(0);
     expect(stdout).toStartWith("SELECT COUNT(*) FROM products");
   });
@@ -96,7 +118,7 @@ describe("lorikeet serve", () => {
   let text: string;
 
   beforeAll(async () => {
-    child = spawn("serve", "models/demo", "--lora-dir", "models/demo/adapters", "--port", "0");
+    child = spawn("serve", "models/demo", ...onWasm, "--lora-dir", "models/demo/adapters", "--port", "0");
     text = await bannerOf(child);
   });
 
@@ -104,7 +126,10 @@ describe("lorikeet serve", () => {
 
   test("says what it serves, on what, and what it does not serve", () => {
     expect(text).toStartWith(`Lorikeet ${packageJson.version}\n`);
-    expect(text).toMatch(/backend {3}wasm: .*\(this build has no CUDA engine\)/);
+    const reason = noCudaReason === null ? "as asked" : chooseBackend("auto").reason;
+    expect(reason.length).toBeGreaterThan(5);
+    expect(text).toMatch(/backend {3}wasm: .*\(.+\)\n/);
+    expect(text).toContain(`(${reason})\n`);
     expect(text).toMatch(/model {5}demo, up to 1024 tokens per request/);
     expect(text).toMatch(/adapters {2}6: extract-json, roman, sentiment, sql, summarize, translate-fr/);
     for (const name of ["arithmetic", "pirate", "summarize-nemo"]) expect(text).toContain(`not served: ${name}: `);

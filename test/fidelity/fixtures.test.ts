@@ -3,76 +3,27 @@
  * transformers and PEFT compute in float32.
  */
 import { describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { openWasmBackend } from "../../src/backend/wasm/wasm-backend.ts";
 import { asSlotId, NO_SLOT } from "../../src/core/ids.ts";
 import { readAdapter } from "../../src/lora/read-adapter.ts";
 import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
 import { readModelConfig } from "../../src/model/model-config.ts";
 import { openCheckpoint } from "../../src/model/weights.ts";
+import { FIXTURE_CASES, NUM_FIXTURE_CASES } from "../helpers/fixture-cases.ts";
 import { growGreedily } from "../helpers/greedy-driver.ts";
 import { logSoftmax } from "../helpers/reference-executor.ts";
 import { samplingWith } from "../helpers/sampling.ts";
 
-interface Golden {
-  readonly base: string;
-  readonly adapter?: string | null;
-  readonly input_ids: readonly number[];
-  readonly last_logits: readonly number[];
-  readonly greedy: readonly number[];
-}
-
-const FIXTURES = join(import.meta.dir, "../fixtures");
 const END_TOKEN = 2;
 /** Of log-probabilities, in float32. */
 const TOLERANCE = 1e-4;
-/** PEFT forms of the fixture set that this version refuses; `test/lora` checks how. */
-const REFUSED = new Set(["dora", "lora_bias", "embed_lmhead", "saved_head", "tokens", "bin_r4"]);
-
-interface Case {
-  readonly name: string;
-  readonly base: string;
-  readonly adapter: string | null;
-  readonly prompt: readonly number[];
-  readonly logits: readonly number[];
-  readonly greedy: readonly number[];
-}
-
-function peftCases(): Case[] {
-  const golden = JSON.parse(readFileSync(join(FIXTURES, "peft/golden.json"), "utf8")) as Record<string, Golden>;
-  return Object.entries(golden)
-    .filter(([name]) => !REFUSED.has(name))
-    .map(([name, { base, input_ids, last_logits, greedy }]) => ({
-      name: `peft/${name}`,
-      base: join(FIXTURES, "peft", base),
-      adapter: name.startsWith("_") ? null : join(FIXTURES, "peft", name),
-      prompt: input_ids,
-      logits: last_logits,
-      greedy: greedy.slice(input_ids.length),
-    }));
-}
-
-function architectureCases(): Case[] {
-  const golden = JSON.parse(readFileSync(join(FIXTURES, "architectures/golden.json"), "utf8")) as Record<string, Golden>;
-  return Object.entries(golden).map(([name, { base, adapter, input_ids, last_logits, greedy }]) => ({
-    name: `architectures/${name}`,
-    base: join(FIXTURES, "architectures", base),
-    adapter: adapter == null ? null : join(FIXTURES, "architectures", adapter),
-    prompt: input_ids,
-    logits: last_logits,
-    greedy,
-  }));
-}
-
-const cases = [...peftCases(), ...architectureCases()];
 
 describe("float32 on the WASM backend", () => {
   test("covers every dense fixture", () => {
-    expect(cases.length).toBe(10 + 27);
+    expect(FIXTURE_CASES.length).toBe(NUM_FIXTURE_CASES);
   });
 
-  test.each(cases.map((one) => [one.name, one] as const))("%s: logits within 1e-4, greedy tokens equal", async (_, one) => {
+  test.each(FIXTURE_CASES.map((one) => [one.name, one] as const))("%s: logits within 1e-4, greedy tokens equal", async (_, one) => {
     const program = buildDecoderProgram(readModelConfig(one.base));
     const backend = await openWasmBackend({
       program,

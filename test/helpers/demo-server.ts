@@ -1,12 +1,30 @@
 /** The server that `npm start` runs, in this process, on any free port. */
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { givenOptions, resolveConfig } from "../../src/config/resolve.ts";
 import { type RunningServer, startServer } from "../../src/serve.ts";
+import { REPOSITORY } from "./repository.ts";
 
-export const DEMO = join(import.meta.dir, "../../models/demo");
+export const DEMO = join(REPOSITORY, "models/demo");
 
 /** Adapters of the demo in forms that this version serves. */
 export const DEMO_ADAPTERS = ["extract-json", "roman", "sentiment", "sql", "summarize", "translate-fr"] as const;
+
+export interface GoldenPrompt {
+  readonly prompt: string;
+  /** The prompt as it is, not as a user's message. */
+  readonly raw: boolean;
+  readonly prompt_token_ids: readonly number[];
+  readonly top10: readonly (readonly [id: number, logprob: number])[];
+  readonly token_ids: readonly number[];
+  readonly text: string;
+}
+
+/** What transformers and PEFT answered in float32; `model` is the base's name or an adapter's. */
+export const readDemoGolden = (): (GoldenPrompt & { readonly model: string; readonly adapter: string | null })[] => {
+  const golden = JSON.parse(readFileSync(join(DEMO, "golden.json"), "utf8")) as Record<string, GoldenPrompt[]>;
+  return [null, ...DEMO_ADAPTERS].flatMap((adapter) => golden[adapter ?? "base"]!.map((prompt) => ({ ...prompt, adapter, model: adapter ?? "demo" })));
+};
 
 export interface DemoServer {
   readonly url: string;
@@ -15,12 +33,14 @@ export interface DemoServer {
   stop(): Promise<void>;
 }
 
+/** On the WASM backend, whose answers do not depend on the batch, where nothing else is said. */
 export async function startDemo(options: object = {}): Promise<DemoServer> {
   const { config } = resolveConfig(
     givenOptions({
       model: DEMO,
       port: 0,
       logLevel: "error",
+      backend: "wasm",
       loraConfig: { loraDir: [join(DEMO, "adapters")] },
       ...options,
     }, "server"),

@@ -3,12 +3,14 @@ import type { Backend } from "../../src/backend/backend.ts";
 import { asPageId, type SlotId } from "../../src/core/ids.ts";
 import type { SampledToken, Sampling } from "../../src/core/sampling.ts";
 
+/** @param forced tokens that are fed in place of the sampled ones: what a reference sampled */
 export async function growGreedily(
   backend: Backend,
   prompt: readonly number[],
   slot: SlotId,
   sampling: Sampling,
   count: number,
+  forced: readonly number[] = [],
 ): Promise<SampledToken[]> {
   const sampled: SampledToken[] = [];
   let tokens = [...prompt];
@@ -21,8 +23,8 @@ export async function growGreedily(
     position += tokens.length;
     const token = result.sampled[0]!;
     if (token === null) throw new Error("logits are not finite");
+    tokens = [forced[sampled.length] ?? token.id];
     sampled.push(token);
-    tokens = [token.id];
   }
   return sampled;
 }

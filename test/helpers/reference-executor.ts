@@ -31,13 +31,35 @@ export function readWeight(source: WeightSource, weight: WeightSpec): Float64Arr
   return Float64Array.from(parts.flatMap((part) => Array.from(part)));
 }
 
+/** Every number to the nearest bfloat16, ties to even, in place. */
+function roundToBfloat16(values: Float64Array): Float64Array {
+  const bits = new Uint32Array(1);
+  const float = new Float32Array(bits.buffer);
+  for (let i = 0; i < values.length; i++) {
+    float[0] = values[i]!;
+    bits[0] = (bits[0]! + 0x7fff + ((bits[0]! >>> 16) & 1)) & 0xffff0000;
+    values[i] = float[0];
+  }
+  return values;
+}
+
 export class ReferenceExecutor {
   readonly #program: Program;
   readonly #weights: readonly Float64Array[];
+  /** What is stored of an activation or a matrix. */
+  readonly #stored: (values: Float64Array) => Float64Array;
 
-  constructor(program: Program, source: WeightSource) {
+  /**
+   * @param precision `bfloat16` rounds where a device with bfloat16 matrices and activations does: everything but sums,
+   * vectors, the residual stream and the logits
+   */
+  constructor(program: Program, source: WeightSource, precision: "float64" | "bfloat16" = "float64") {
     this.#program = program;
-    this.#weights = program.weights.map((weight) => readWeight(source, weight));
+    this.#stored = precision === "bfloat16" ? roundToBfloat16 : (values) => values;
+    this.#weights = program.weights.map((weight) => {
+      const numbers = readWeight(source, weight);
+      return weight.kind === "matrix" ? this.#stored(numbers) : numbers;
+    });
   }
 
   /** @returns the logits after the last token, `[vocabSize]` */
@@ -72,7 +94,7 @@ export class ReferenceExecutor {
         const n = width(operation.x);
         const x = buffers[operation.x]!;
         for (let at = 0; at < x.length; at += n) {
-          buffers[operation.out]!.set(normalised(x.subarray(at, at + n), this.#weights[operation.weight]!, operation.eps), at);
+          buffers[operation.out]!.set(this.#stored(normalised(x.subarray(at, at + n), this.#weights[operation.weight]!, operation.eps)), at);
         }
         return;
       }
@@ -91,15 +113,21 @@ export class ReferenceExecutor {
         const x = buffers[operation.x]!;
         const out = buffers[operation.out]!;
         const bias = operation.bias === null ? null : this.#weights[operation.bias]!;
-        const deltas = adapter?.deltas.filter((delta) => delta.site === operation.site) ?? [];
+        const deltas = (adapter?.deltas ?? [])
+          .filter((delta) => delta.site === operation.site)
+          .map((delta) => ({ ...delta, a: this.#stored(matrixNumbers(delta.a)), b: this.#stored(matrixNumbers(delta.b)) }));
+        const isFloat = operation.accumulate || this.#program.operations.some((other) => other.kind === "sample" && other.logits === operation.out);
         for (let row = 0; row < x.length / spec.cols; row++) {
           const input = x.subarray(row * spec.cols, (row + 1) * spec.cols);
           const y = product(this.#weights[operation.weight]!, input, spec.rows);
+          if (!isFloat) this.#stored(y);
           if (bias !== null) y.forEach((value, i) => (y[i] = value + bias[i]!));
+          const changed = new Float64Array(deltas.length === 0 ? 0 : spec.rows);
           for (const delta of deltas) {
-            const expanded = product(matrixNumbers(delta.b), product(matrixNumbers(delta.a), input, delta.rank), delta.width);
-            expanded.forEach((value, i) => (y[delta.offset + i]! += delta.scale * value));
+            const expanded = product(delta.b, product(delta.a, input, delta.rank), delta.width);
+            expanded.forEach((value, i) => (changed[delta.offset + i]! += delta.scale * value));
           }
+          this.#stored(changed).forEach((value, i) => (y[i]! += value));
           for (let i = 0; i < spec.rows; i++) {
             const at = row * width(operation.out) + i;
             out[at] = (operation.accumulate ? out[at]! : 0) + y[i]!;
@@ -116,6 +144,7 @@ export class ReferenceExecutor {
             rotate(qkv.subarray(at, at + headDim), row, rope.inverseFrequencies, rope.attentionScaling);
           }
         }
+        this.#stored(qkv);
         return;
       }
       case "attention": {
@@ -146,6 +175,7 @@ export class ReferenceExecutor {
             }
           }
         }
+        this.#stored(out);
         return;
       }
       case "siluMul": {
@@ -157,6 +187,7 @@ export class ReferenceExecutor {
             buffers[operation.out]![row * n + i] = (gate / (1 + Math.exp(-gate))) * x[row * 2 * n + n + i]!;
           }
         }
+        this.#stored(buffers[operation.out]!);
         return;
       }
       case "gather": {

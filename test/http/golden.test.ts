@@ -36,6 +36,7 @@ let url: string;
 beforeAll(async () => {
   const { config } = resolveConfig([
     { setting: "model", value: demo, source: "test" },
+    { setting: "backend", value: "wasm", source: "test" },
     { setting: "port", value: 0, source: "test" },
     { setting: "logLevel", value: "error", source: "test" },
     { setting: "loraConfig.loraDir", value: [join(demo, "adapters")], source: "test" },

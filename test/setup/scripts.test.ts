@@ -3,6 +3,7 @@ import { chmod, mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { findBun, isAtLeast, platformPackages } from "../../scripts/bun.mjs";
+import { buildCommands, whatIsMissing } from "../../scripts/build-cuda.mjs";
 import { countTests } from "../../scripts/test.mjs";
 
 describe("the version check", () => {
@@ -76,5 +77,37 @@ describe("the count of tests", () => {
   test("is never free of failures when the run failed", () => {
     expect(countTests("", 1)).toEqual({ passed: 0, failed: 1 });
     expect(countTests(report(5, 0), 139)).toEqual({ passed: 5, failed: 1 });
+  });
+});
+
+describe("the build of the CUDA addon", () => {
+  const machine = { bun: "/bin/bun", definitions: ["-DLORIKEET_TESTS=ON"], jobs: "2", hasCmakeJs: true, isConfigured: false, hasNinja: true };
+  const lines = (changes: Partial<typeof machine>) =>
+    buildCommands({ ...machine, ...changes }).map((command) => command.map((word) => word.replace(/^\/.*\/(?=native\/|node_modules\/)/, "")).join(" "));
+
+  test("goes through cmake-js where it is installed", () => {
+    const rest = "--directory native/cuda --parallel 2 --CDLORIKEET_TESTS=ON";
+    const cmakeJs = "/bin/bun --bun node_modules/cmake-js/bin/cmake-js";
+    expect(lines({})).toEqual([`${cmakeJs} configure ${rest}`, `${cmakeJs} build ${rest}`]);
+  });
+
+  test.each([
+    ["Ninja where it is", {}, " -G Ninja"],
+    ["CMake's own choice where it is not", { hasNinja: false }, ""],
+    ["what a folder was configured for", { isConfigured: true }, ""],
+  ])("goes through CMake alone elsewhere, with %s", (_, changes, generator) => {
+    expect(lines({ hasCmakeJs: false, ...changes })).toEqual([
+      `cmake -S native/cuda -B native/cuda/build${generator} -DLORIKEET_TESTS=ON`,
+      "cmake --build native/cuda/build --parallel 2",
+    ]);
+  });
+
+  test.each([
+    [["nvcc", "cmake"], undefined],
+    [["cmake"], "nvcc is not on the search path; install the CUDA toolkit (12.8 or newer), or add its bin folder to PATH"],
+    [[], "nvcc is not on the search path; install the CUDA toolkit (12.8 or newer), or add its bin folder to PATH"],
+    [["nvcc"], "cmake is not on the search path; install CMake 3.25 or newer"],
+  ])("with %p: %p", (programs: readonly string[], missing) => {
+    expect(whatIsMissing((name) => programs.includes(name))).toBe(missing);
   });
 });

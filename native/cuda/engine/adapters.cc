@@ -50,10 +50,18 @@ uint16_t bfloat16_bits(float value) {
 void convert(const SourceMatrix& matrix, uint16_t* out, size_t stride) {
   for (int row = 0; row < matrix.rows; row++) {
     uint16_t* to = out + row * stride;
-    if (matrix.dtype == Dtype::bf16) std::memcpy(to, static_cast<const uint16_t*>(matrix.data) + static_cast<size_t>(row) * matrix.cols, matrix.cols * 2);
-    else
-      for (int i = 0; i < matrix.cols; i++) to[i] = bfloat16_bits(value_at(matrix, static_cast<size_t>(row) * matrix.cols + i));
     bool finite = true;
+    if (matrix.dtype == Dtype::bf16) {
+      std::memcpy(to, static_cast<const uint8_t*>(matrix.data) + static_cast<size_t>(row) * matrix.cols * 2, matrix.cols * 2);
+    } else {
+      for (int i = 0; i < matrix.cols; i++) {
+        const float value = value_at(matrix, static_cast<size_t>(row) * matrix.cols + i);
+        /* Rounding carries a NaN of all ones into zero. */
+        finite &= std::isfinite(value);
+        to[i] = bfloat16_bits(value);
+      }
+    }
+    /* The largest float32 numbers round up to infinity. */
     for (int i = 0; i < matrix.cols; i++) finite &= (to[i] & 0x7f80u) != 0x7f80u;
     if (!finite) throw Error("adapter_invalid", "the adapter has a value that is not finite in row " + std::to_string(row) + " of a matrix");
   }
@@ -61,18 +69,17 @@ void convert(const SourceMatrix& matrix, uint16_t* out, size_t stride) {
 
 }  // namespace
 
-AdapterImage::AdapterImage(const std::vector<SourceDelta>& deltas, const std::vector<int>& site_in_widths)
+AdapterLayout::AdapterLayout(const std::vector<SourceDelta>& deltas, const std::vector<int>& site_in_widths)
     : num_sites_(static_cast<int>(site_in_widths.size())) {
-  size_t end = 0;
-  const auto place = [&end](size_t bytes) {
-    const size_t at = end;
-    end += round_up(bytes, ALIGNMENT);
+  const auto place = [this](size_t bytes) {
+    const size_t at = bytes_;
+    bytes_ += round_up(bytes, ALIGNMENT);
     return at;
   };
   for (size_t first = 0; first < deltas.size();) {
     const int site = deltas[first].site;
     size_t last = first;
-    Placed placed = {site, 0, {}, {}};
+    Placed placed = {site, 0, aligned_width(site_in_widths[site]), {}, {}};
     for (; last < deltas.size() && deltas[last].site == site; last++) {
       const SourceDelta& delta = deltas[last];
       const int i = placed.record.num_deltas++;
@@ -80,28 +87,28 @@ AdapterImage::AdapterImage(const std::vector<SourceDelta>& deltas, const std::ve
       placed.record.deltas[i] = {nullptr, placed.record.total_rank, delta.rank, static_cast<int32_t>(round_up(delta.rank, B_COLUMNS)), delta.offset, delta.width, delta.scale};
       placed.record.total_rank += delta.rank;
     }
-    placed.a_at = place(round_up(placed.record.total_rank, A_ROWS) * aligned_width(site_in_widths[site]) * 2);
+    placed.a_at = place(round_up(placed.record.total_rank, A_ROWS) * placed.a_stride * 2);
     for (int i = 0; i < placed.record.num_deltas; i++)
       placed.b_at.push_back(place(static_cast<size_t>(placed.record.deltas[i].width) * placed.record.deltas[i].b_stride * 2));
     max_total_rank_ = std::max(max_total_rank_, placed.record.total_rank);
     sites_.push_back(std::move(placed));
     first = last;
   }
-  memory_ = PinnedMemory(end);
-  uint8_t* bytes = memory_.as<uint8_t>();
-  std::memset(bytes, 0, end);
+}
+
+void AdapterLayout::write(const std::vector<SourceDelta>& deltas, uint8_t* out) const {
+  std::fill_n(out, bytes_, uint8_t{0});
   size_t next = 0;
   for (const Placed& placed : sites_) {
-    const size_t stride = aligned_width(site_in_widths[placed.site]);
     for (int i = 0; i < placed.record.num_deltas; i++, next++) {
       const DeltaRecord& record = placed.record.deltas[i];
-      convert(deltas[next].a, reinterpret_cast<uint16_t*>(bytes + placed.a_at) + record.rank_offset * stride, stride);
-      convert(deltas[next].b, reinterpret_cast<uint16_t*>(bytes + placed.b_at[i]), record.b_stride);
+      convert(deltas[next].a, reinterpret_cast<uint16_t*>(out + placed.a_at) + record.rank_offset * placed.a_stride, placed.a_stride);
+      convert(deltas[next].b, reinterpret_cast<uint16_t*>(out + placed.b_at[i]), record.b_stride);
     }
   }
 }
 
-std::vector<SiteRecord> AdapterImage::records_at(const uint8_t* device) const {
+std::vector<SiteRecord> AdapterLayout::records_at(const uint8_t* device) const {
   std::vector<SiteRecord> records(num_sites_, SiteRecord{});
   for (const Placed& placed : sites_) {
     SiteRecord& record = records[placed.site] = placed.record;

@@ -25,36 +25,60 @@ struct SourceDelta {
 };
 
 /**
- * One adapter in page-locked memory. Immutable once made.
+ * Where every matrix of one adapter lies, on the host and on the device alike.
  *
  *   [A of site 0][B of its deltas]...[A of site 1]...      each on 256 bytes
  */
-class AdapterImage {
+class AdapterLayout {
  public:
   /**
-   * Converts every matrix to bfloat16 and stacks them per site.
-   *
    * @param deltas ordered by site
-   * @throws Error `adapter_invalid` for a number that is not finite, or more than MAX_DELTAS deltas at a site
+   * @throws Error `adapter_invalid` for more than MAX_DELTAS deltas at a site
    */
-  AdapterImage(const std::vector<SourceDelta>& deltas, const std::vector<int>& site_in_widths);
+  AdapterLayout(const std::vector<SourceDelta>& deltas, const std::vector<int>& site_in_widths);
 
-  size_t bytes() const { return memory_.bytes(); }
-  const void* data() const { return memory_.as<void>(); }
+  size_t bytes() const { return bytes_; }
   int max_total_rank() const { return max_total_rank_; }
-  /** The slot's row of the site table once the image lies at `device`. */
+  /**
+   * Converts every matrix to bfloat16 and stacks them per site; what lies between is zero.
+   *
+   * @param deltas those of the constructor
+   * @throws Error `adapter_invalid` for a number that is not finite in bfloat16
+   */
+  void write(const std::vector<SourceDelta>& deltas, uint8_t* out) const;
+  /** A slot's row of the site table once what was written lies at `device`. */
   std::vector<SiteRecord> records_at(const uint8_t* device) const;
 
  private:
   struct Placed {
     int site;
     size_t a_at;
+    int a_stride;
     std::vector<size_t> b_at;
     SiteRecord record; /* with null pointers */
   };
-  PinnedMemory memory_;
   std::vector<Placed> sites_;
+  size_t bytes_ = 0;
   int num_sites_ = 0, max_total_rank_ = 0;
+};
+
+/** One adapter in page-locked memory. Immutable once made. */
+class AdapterImage {
+ public:
+  /** @throws Error `adapter_invalid` as AdapterLayout, or `out_of_memory` */
+  AdapterImage(const std::vector<SourceDelta>& deltas, const std::vector<int>& site_in_widths)
+      : layout_(deltas, site_in_widths), memory_(layout_.bytes()) {
+    layout_.write(deltas, memory_.as<uint8_t>());
+  }
+
+  size_t bytes() const { return memory_.bytes(); }
+  const void* data() const { return memory_.as<void>(); }
+  int max_total_rank() const { return layout_.max_total_rank(); }
+  std::vector<SiteRecord> records_at(const uint8_t* device) const { return layout_.records_at(device); }
+
+ private:
+  AdapterLayout layout_;
+  PinnedMemory memory_;
 };
 
 }  // namespace lorikeet

@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <map>
+#include <mutex>
 #include <vector>
 
 namespace lorikeet::cublaslt {
@@ -67,8 +69,11 @@ Library try_load(const std::string& override_path) {
 }  // namespace
 
 const Library& load(const std::string& override_path) {
-  static const Library library = try_load(override_path);
-  return library;
+  static std::mutex mutex;
+  static std::map<std::string, Library> libraries;
+  const std::lock_guard lock(mutex);
+  const auto found = libraries.find(override_path);
+  return found != libraries.end() ? found->second : libraries.emplace(override_path, try_load(override_path)).first->second;
 }
 
 }  // namespace lorikeet::cublaslt

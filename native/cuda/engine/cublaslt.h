@@ -65,7 +65,7 @@ struct Library {
 };
 
 /**
- * Tries the usual names and places once per process.
+ * Tries the usual names and places, once per process for each `override_path`.
  *
  * @param override_path the only candidate when not empty; "none" loads nothing
  */

@@ -1,7 +1,7 @@
 /** Finds and loads the native addon, or says why there is none. */
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { NativeError } from "../../core/errors.ts";
 import { ABI_VERSION } from "../../core/step-layout.ts";
 
@@ -119,7 +119,8 @@ const BUILT = join(import.meta.dir, "../../../native/cuda/build/Release/lorikeet
 /** @throws {NativeError} `backend_unavailable`, with what was tried and what to do */
 export function loadAddon(env: Readonly<Record<string, string | undefined>> = process.env): CudaAddon {
   const override = env[OVERRIDE];
-  const path = override ?? BUILT;
+  // A path that is relative is so to the caller's folder, not to this file's.
+  const path = override === undefined ? BUILT : resolve(override);
   if (!existsSync(path)) {
     throw unavailable(
       override === undefined ? "the CUDA addon is not built; run `bun run build:cuda` on a machine with nvcc" : `${OVERRIDE} names a file that does not exist`,

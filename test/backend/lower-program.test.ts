@@ -1,0 +1,158 @@
+/** Forward programs as the CUDA engine runs them, one readable line per kernel. */
+import { describe, expect, test } from "bun:test";
+import { LAUNCH, LAUNCH_OP, LAUNCH_WORDS } from "../../src/backend/cuda/layout.ts";
+import { lowerProgram } from "../../src/backend/cuda/lower-program.ts";
+import { ModelError } from "../../src/core/errors.ts";
+import type { Program } from "../../src/model/program.ts";
+import { thrownBy } from "../helpers/thrown.ts";
+import { TINY, type TinyShape, tinyProgram } from "../helpers/tiny-program.ts";
+
+type Field = keyof typeof LAUNCH;
+const OPS = Object.entries(LAUNCH_OP);
+
+/** Fields that are -1 or 0 are left out, so that each line says what its kernel does. */
+function lines(program: Program): string[] {
+  const { launches } = lowerProgram(program);
+  expect(launches.length % LAUNCH_WORDS).toBe(0);
+  return Array.from({ length: launches.length / LAUNCH_WORDS }, (_, i) => {
+    const words = launches.subarray(i * LAUNCH_WORDS, (i + 1) * LAUNCH_WORDS);
+    const at = (field: Field): number => words[LAUNCH[field]]!;
+    const buffer = (field: Field) => program.buffers[at(field)]?.name;
+    const weight = (field: Field) => (at(field) < 0 ? undefined : program.weights[at(field)]!.name);
+    const site = (field: Field) => (at(field) < 0 ? undefined : program.sites[at(field)]!.name);
+    const part = (label: string, value: string | number | undefined) => (value === undefined ? [] : [`${label} ${value}`]);
+    const op = OPS.find(([, value]) => value === at("op"))![0];
+    const eps = at("eps") <= 0 ? undefined : new Float32Array(Int32Array.of(at("eps")).buffer)[0]!.toPrecision(1);
+    return [
+      op,
+      ...part("x", buffer("x")),
+      ...part("out", buffer("out")),
+      ...part("weight", weight("weight")),
+      ...part("site", site("site")),
+      ...part("q", weight("qNorm")),
+      ...part("k", weight("kNorm")),
+      ...part("+bias", weight("pendingBias")),
+      ...part("+delta", site("pendingSite")),
+      ...(at("accumulate") === 1 ? ["accumulate"] : []),
+      ...(at("sampledRows") === 1 ? ["sampled rows"] : []),
+      ...part("layer", at("layer") < 0 ? undefined : at("layer")),
+      ...part("window", at("window") <= 0 ? undefined : at("window")),
+      ...part("eps", eps),
+    ].join(", ");
+  });
+}
+
+const one = (changes: Partial<TinyShape> = {}): Program => tinyProgram({ ...TINY, layers: 1, ...changes });
+
+describe("a layer", () => {
+  test("adds each delta where its site's output is read, and gathers within the last norm", () => {
+    expect(lines(one())).toEqual([
+      "embed, out residual, weight embed",
+      "rmsNorm, x residual, out normed, weight norm1.0, eps 0.00001",
+      "linear, x normed, out qkv, weight layers.0.qkv, site layers.0.qkv",
+      "ropeKvWrite, x qkv, +delta layers.0.qkv, layer 0",
+      "attention, x qkv, out attended, layer 0",
+      "linear, x attended, out residual, weight layers.0.o, site layers.0.o, accumulate",
+      "rmsNorm, x residual, out normed, weight norm2.0, +delta layers.0.o, eps 0.00001",
+      "linear, x normed, out gateUp, weight layers.0.gateUp, site layers.0.gateUp",
+      "siluMul, x gateUp, out activated, +delta layers.0.gateUp",
+      "linear, x activated, out residual, weight layers.0.down, site layers.0.down, accumulate",
+      "rmsNorm, x residual, out lastNormed, weight norm, +delta layers.0.down, sampled rows, eps 0.00001",
+      "linear, x lastNormed, out logits, weight head, sampled rows",
+      "sample, x logits, sampled rows",
+    ]);
+  });
+
+  test("adds biases with the deltas", () => {
+    const all = lines(one({ bias: true })).filter((line) => line.includes("+bias"));
+    expect(all).toEqual([
+      "ropeKvWrite, x qkv, +bias layers.0.qkv.bias, +delta layers.0.qkv, layer 0",
+      "rmsNorm, x residual, out normed, weight norm2.0, +bias layers.0.o.bias, +delta layers.0.o, eps 0.00001",
+      "siluMul, x gateUp, out activated, +bias layers.0.gateUp.bias, +delta layers.0.gateUp",
+      "rmsNorm, x residual, out lastNormed, weight norm, +bias layers.0.down.bias, +delta layers.0.down, sampled rows, eps 0.00001",
+    ]);
+  });
+
+  test("norms heads within the rotation, with their own epsilon", () => {
+    const all = lines(one({ qkNorm: true }));
+    expect(all.length).toBe(lines(one()).length);
+    expect(all[3]).toBe("ropeKvWrite, x qkv, q qnorm.0, k knorm.0, +delta layers.0.qkv, layer 0, eps 0.000001");
+  });
+
+  test("takes tied embeddings as its head", () => {
+    expect(lines(one({ tied: true })).at(-2)).toBe("linear, x lastNormed, out logits, weight embed, sampled rows");
+  });
+
+  test("of several is followed by the next, whose first norm adds what the one before left", () => {
+    const all = lines(tinyProgram({ ...TINY, layers: 3 }));
+    expect(all.filter((line) => line.includes("weight norm1."))).toEqual([
+      "rmsNorm, x residual, out normed, weight norm1.0, eps 0.00001",
+      "rmsNorm, x residual, out normed, weight norm1.1, +delta layers.0.down, eps 0.00001",
+      "rmsNorm, x residual, out normed, weight norm1.2, +delta layers.1.down, eps 0.00001",
+    ]);
+    expect(all.filter((line) => line.startsWith("attention")).map((line) => line.split(", ").at(-1))).toEqual(["layer 0", "layer 1", "layer 2"]);
+  });
+});
+
+describe("buffers", () => {
+  test("keep the residual stream and the logits in float32, and none for what no kernel touches", () => {
+    const program = one();
+    const { buffers } = lowerProgram(program);
+    expect(buffers.map(({ width, sampled, isFloat }, i) => `${program.buffers[i]!.name} ${width}${sampled ? " sampled" : ""}${isFloat ? " float32" : ""}`)).toEqual([
+      "residual 24 float32",
+      "normed 24",
+      "qkv 80",
+      "attended 48",
+      "gateUp 80",
+      "activated 40",
+      "last 0 sampled",
+      "lastNormed 24 sampled",
+      "logits 61 sampled float32",
+    ]);
+  });
+});
+
+describe("windows", () => {
+  const withWindows = (...windows: readonly (number | null)[]): Program => {
+    const program = tinyProgram({ ...TINY, layers: windows.length });
+    return { ...program, operations: program.operations.map((each) => (each.kind === "attention" ? { ...each, window: windows[each.layer]! } : each)) };
+  };
+
+  test("are said per layer", () => {
+    const all = lines(withWindows(5, null, 9)).filter((line) => line.startsWith("attention"));
+    expect(all).toEqual([
+      "attention, x qkv, out attended, layer 0, window 5",
+      "attention, x qkv, out attended, layer 1",
+      "attention, x qkv, out attended, layer 2, window 9",
+    ]);
+  });
+
+  test.each([
+    [[5, 9, 7], 9],
+    [[5, null, 7], 0],
+    [[null], 0],
+    [[12], 12],
+  ] as const)("of %p: the longest is %d, 0 for no limit", (windows, longest) => {
+    expect(lowerProgram(withWindows(...windows)).longestWindow).toBe(longest);
+  });
+});
+
+describe("what no kernel serves", () => {
+  test("is a head wider than 512", () => {
+    const wide = (headDim: number) => one({ heads: 1, kvHeads: 1, headDim });
+    expect(lowerProgram(wide(512)).launches.length).toBeGreaterThan(0);
+    const thrown = thrownBy(() => lowerProgram(wide(514)));
+    expect(thrown).toBeInstanceOf(ModelError);
+    expect(thrown).toMatchObject({
+      errorCode: "model_unsupported",
+      field: "head_dim",
+      message: "head_dim must be at most 512 on a CUDA device, got 514; use --backend wasm",
+    });
+  });
+
+  test("is a sum that nothing reads", () => {
+    const program = one();
+    const cut = { ...program, operations: program.operations.filter(({ kind }) => kind !== "siluMul") };
+    expect(() => lowerProgram(cut)).toThrow("every sum that is left to be added is added");
+  });
+});

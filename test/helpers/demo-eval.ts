@@ -1,0 +1,38 @@
+/** The demo adapters' evaluation sets, asked for as chats. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { DEMO, type DemoServer } from "./demo-server.ts";
+
+interface EvalRow {
+  readonly prompt: string;
+  readonly expected: string;
+  readonly reference_output: string;
+}
+
+export const readEvalRows = (task: string): EvalRow[] =>
+  readFileSync(join(DEMO, `eval/${task}.jsonl`), "utf8").trim().split("\n").map((line) => JSON.parse(line) as EvalRow);
+
+export interface Accuracy {
+  readonly numRows: number;
+  /** Answers that are exactly what is expected. */
+  readonly correct: number;
+  /** Those of transformers and PEFT. */
+  readonly reference: number;
+}
+
+/** Asks for all rows of a task at once. */
+export async function accuracyOf(server: DemoServer, task: string): Promise<Accuracy> {
+  const rows = readEvalRows(task);
+  const answers = await Promise.all(
+    rows.map(async ({ prompt }) => {
+      const body = { model: task, messages: [{ role: "user", content: prompt }], temperature: 0, max_tokens: 128 };
+      const answer = (await (await server.post("/v1/chat/completions", body)).json()) as { choices: { message: { content: string } }[] };
+      return answer.choices[0]!.message.content.trim();
+    }),
+  );
+  return {
+    numRows: rows.length,
+    correct: rows.filter(({ expected }, i) => answers[i] === expected.trim()).length,
+    reference: rows.filter((row) => row.reference_output.trim() === row.expected.trim()).length,
+  };
+}

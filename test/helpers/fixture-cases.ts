@@ -1,0 +1,55 @@
+/** Every dense checkpoint and adapter of `test/fixtures` with what transformers and PEFT computed in float32. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { REPOSITORY } from "./repository.ts";
+
+interface Golden {
+  readonly base: string;
+  readonly adapter?: string | null;
+  readonly input_ids: readonly number[];
+  readonly last_logits: readonly number[];
+  readonly greedy: readonly number[];
+}
+
+export interface FixtureCase {
+  readonly name: string;
+  /** Directories. */
+  readonly base: string;
+  readonly adapter: string | null;
+  readonly prompt: readonly number[];
+  /** After the prompt. */
+  readonly logits: readonly number[];
+  readonly greedy: readonly number[];
+}
+
+const FIXTURES = join(REPOSITORY, "test/fixtures");
+/** PEFT forms of the fixture set that this version refuses; `test/lora` checks how. */
+const REFUSED = new Set(["dora", "lora_bias", "embed_lmhead", "saved_head", "tokens", "bin_r4"]);
+
+const readGolden = (path: string): [string, Golden][] =>
+  Object.entries(JSON.parse(readFileSync(join(FIXTURES, path), "utf8")) as Record<string, Golden>);
+
+const peftCases: readonly FixtureCase[] = readGolden("peft/golden.json")
+  .filter(([name]) => !REFUSED.has(name))
+  .map(([name, { base, input_ids, last_logits, greedy }]) => ({
+    name: `peft/${name}`,
+    base: join(FIXTURES, "peft", base),
+    adapter: name.startsWith("_") ? null : join(FIXTURES, "peft", name),
+    prompt: input_ids,
+    logits: last_logits,
+    greedy: greedy.slice(input_ids.length),
+  }));
+
+const architectureCases: readonly FixtureCase[] = readGolden("architectures/golden.json").map(
+  ([name, { base, adapter, input_ids, last_logits, greedy }]) => ({
+    name: `architectures/${name}`,
+    base: join(FIXTURES, "architectures", base),
+    adapter: adapter == null ? null : join(FIXTURES, "architectures", adapter),
+    prompt: input_ids,
+    logits: last_logits,
+    greedy,
+  }),
+);
+
+export const FIXTURE_CASES: readonly FixtureCase[] = [...peftCases, ...architectureCases];
+export const NUM_FIXTURE_CASES = 10 + 27;
