@@ -157,6 +157,10 @@ void Matmul::tune(const std::vector<LinearArgs>& calls, bool shares_device, Queu
       shared = std::move(candidate);
       break;
     }
+    if (shared) return;
+    shared = make_shape(calls[0], 0);
+    choose(*shared);
+    shared->small_is_fastest = shape.small_is_fastest;
   }
 }
 
