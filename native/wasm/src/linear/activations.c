@@ -4,10 +4,10 @@
  *   float formats  one row:    f32[k]
  *                  more rows:  tiles of four rows: f32[k][4 rows][4 times the same]
  *   int8           one row:    per 32 columns: 8 pairs of odd columns and 8 pairs of differences
- *                              256 * even - odd, as 16-bit numbers; i32 32768 * (sum of even columns);
+ *                              256 * even - odd, as 16-bit numbers; i32 -32768 * (sum of even columns);
  *                              f32 scale / 256
  *                  more rows:  the same for tiles of four rows, each pair as four copies: i32[8][4 rows][4] odd,
- *                              as many differences, then i32[4] and f32[4]
+ *                              as many differences, then i32[4 rows][4] and f32[4 rows][4]
  *
  * Four copies of a number are one load for the kernels; a copy made there takes one of the few units that multiply
  * and add need too: a sixth of the speed. They cost room, so callers give a block of rows at a time.
@@ -65,7 +65,7 @@ static int8_group_t quantise(const float* x, uint32_t count) {
     group.odd[half] = wasm_i16x8_narrow_i32x4(odd[0], odd[1]);
     group.difference[half] = wasm_i16x8_sub(wasm_i16x8_mul(evens, wasm_i16x8_const_splat(256)), group.odd[half]);
   }
-  group.offset = 32768 * (wasm_i32x4_extract_lane(even_sum, 0) + wasm_i32x4_extract_lane(even_sum, 1) +
+  group.offset = -32768 * (wasm_i32x4_extract_lane(even_sum, 0) + wasm_i32x4_extract_lane(even_sum, 1) +
                           wasm_i32x4_extract_lane(even_sum, 2) + wasm_i32x4_extract_lane(even_sum, 3));
   group.scale = scale.step * 0.00390625f + (wasm_f32x4_extract_lane(poison, 0) + wasm_f32x4_extract_lane(poison, 1) +
                                             wasm_f32x4_extract_lane(poison, 2) + wasm_f32x4_extract_lane(poison, 3));
@@ -100,8 +100,8 @@ static void pack_int8_tile(uint8_t* packed, const float* const* x, uint32_t k) {
         spread_pairs(packed + 16 * r + 256 * half, group.odd[half]);
         spread_pairs(packed + 512 + 16 * r + 256 * half, group.difference[half]);
       }
-      *(int32_t*)(packed + 1024 + 4 * r) = group.offset;
-      *(float*)(packed + 1040 + 4 * r) = group.scale;
+      wasm_v128_store(packed + 1024 + 16 * r, wasm_i32x4_splat(group.offset));
+      wasm_v128_store(packed + 1088 + 16 * r, wasm_f32x4_splat(group.scale));
     }
   }
 }
