@@ -1,18 +1,31 @@
 /**
- * The standing set of benches, one process each, results under bench/results.
+ * The standing set of benches, one process each, results under bench/results. About six minutes on two cores; leave
+ * the machine alone meanwhile.
  *
  *   npm run bench            (or: node scripts/bun.mjs bench/run.ts)
  */
+import { join } from "node:path";
+import { parseFlags } from "./lib/flags.ts";
+
+const MODELS = ["135m", "demo"] as const;
+const FORMATS = ["bfloat16", "int8", "float32"] as const;
+
 const SET: readonly (readonly [script: string, args: readonly string[], result: string])[] = [
-  ["bench/throughput/wasm.ts", ["--model", "135m", "--format", "bfloat16"], "wasm-135m-bfloat16.json"],
-  ["bench/throughput/wasm.ts", ["--model", "135m", "--format", "int8"], "wasm-135m-int8.json"],
-  ["bench/throughput/wasm.ts", ["--model", "demo", "--format", "bfloat16"], "wasm-demo-bfloat16.json"],
+  ...MODELS.flatMap((model) =>
+    FORMATS.map((format) => ["bench/throughput/wasm.ts", ["--model", model, "--format", format], `wasm-${model}-${format}.json`] as const),
+  ),
   ["bench/serving/overhead.ts", ["--model", "135m"], "serving-overhead-135m.json"],
+  ["bench/micro/scheduler.ts", [], "scheduler.json"],
 ];
 
+parseFlags({});
+console.log(`${SET.length} benches, which write\n${SET.map(([, , result]) => `  bench/results/${result}`).join("\n")}`);
 for (const [script, args, result] of SET) {
   console.log(`\n== ${script} ${args.join(" ")}`);
   const command = [process.execPath, script, ...args, "--json", `bench/results/${result}`];
-  const { exitCode } = Bun.spawnSync(command, { stdout: "inherit", stderr: "inherit" });
-  if (exitCode !== 0) process.exit(exitCode);
+  const { exitCode } = Bun.spawnSync(command, { cwd: join(import.meta.dir, ".."), stdout: "inherit", stderr: "inherit" });
+  if (exitCode !== 0) {
+    console.error(`${script} ${args.join(" ")} ended with ${exitCode}; the benches after it were not run.`);
+    process.exit(exitCode);
+  }
 }

@@ -2,6 +2,7 @@
 import { dlopen } from "bun:ffi";
 import { parentPort } from "node:worker_threads";
 import { instantiate, type WasmExports } from "../../src/backend/wasm/module.ts";
+import { threadClock } from "../lib/thread-clock.ts";
 
 export interface LinearExports extends WasmExports {
   activation_pack(format: number, packed: number, x: number, ldx: number, rows: number, k: number, tile0: number, tile1: number): void;
@@ -27,9 +28,6 @@ export interface Task {
   readonly scratch: number;
 }
 
-/** Linux's CLOCK_THREAD_CPUTIME_ID. */
-const THREAD_CPU_CLOCK = 3;
-
 /**
  * Keeps this thread on one core and returns its clock: milliseconds it ran there. Both matter. Threads that wake
  * together share a core for tens of milliseconds before the system moves one away, and wall time counts a
@@ -38,17 +36,12 @@ const THREAD_CPU_CLOCK = 3;
 function ownCore(thread: number): () => number {
   if (process.platform !== "linux") return () => performance.now();
   const { symbols } = dlopen("libc.so.6", {
-    clock_gettime: { args: ["i32", "ptr"], returns: "i32" },
     sched_setaffinity: { args: ["i32", "u64", "ptr"], returns: "i32" },
   });
   const mask = new BigUint64Array(16);
   mask[thread >> 6] = 1n << BigInt(thread & 63);
   if (symbols.sched_setaffinity(0, BigInt(mask.byteLength), mask) !== 0) throw new Error(`no core ${thread} for thread ${thread}`);
-  const time = new BigInt64Array(2);
-  return () => {
-    symbols.clock_gettime(THREAD_CPU_CLOCK, time);
-    return Number(time[0]) * 1e3 + Number(time[1]) / 1e6;
-  };
+  return threadClock();
 }
 
 function serve(task: Task): void {

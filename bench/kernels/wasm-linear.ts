@@ -10,10 +10,10 @@
  * Times are each thread's time on its core, the slower thread's counting. `busy` is that time against the wall.
  * Below BUSY_ENOUGH the threads did not run side by side, so nothing is said of the target.
  */
-import { parseArgs } from "node:util";
 import { Worker } from "node:worker_threads";
 import { DTYPE, FORMAT, PANEL_ROWS } from "../../src/backend/wasm/formats.ts";
 import { compileModule, createMemory, instantiate, RESERVED_BYTES, STACK_BYTES } from "../../src/backend/wasm/module.ts";
+import { oneOf, parseFlags } from "../lib/flags.ts";
 import { readModule } from "../lib/read-loop.ts";
 import { mapSpread, printTable, type Spread, spreadOf, writeRecord } from "../lib/record.ts";
 import { CONTROL_WORDS, type LinearExports, OP_BYTES, type Task, WORD, WORK } from "./linear-worker.ts";
@@ -30,11 +30,9 @@ const MAX_COLS = 4096;
 const STREAM_BYTES = 256 << 20;
 const SECTIONS = ["stream", "batch", "prefill", "lora"] as const;
 
-const { values: flags } = parseArgs({
-  options: { only: { type: "string" }, wasm: { type: "string" }, json: { type: "string" } },
-});
-const wanted = (section: (typeof SECTIONS)[number]): boolean => flags.only === undefined || flags.only === section;
-if (flags.only !== undefined && !SECTIONS.some(wanted)) throw new Error(`--only ${flags.only} is none of ${SECTIONS.join(", ")}`);
+const flags = parseFlags({ only: undefined, wasm: undefined, json: undefined });
+const only = flags.only === undefined ? undefined : oneOf("only", flags.only, SECTIONS);
+const wanted = (section: (typeof SECTIONS)[number]): boolean => only === undefined || only === section;
 
 const memory = createMemory(STREAM_BYTES + (160 << 20));
 const module = flags.wasm === undefined ? await compileModule() : await WebAssembly.compile(await Bun.file(flags.wasm).arrayBuffer());

@@ -24,6 +24,38 @@ export const mapSpread = (spread: Spread, to: (value: number) => number): Spread
 
 const git = (...args: string[]): string => Bun.spawnSync(["git", ...args]).stdout.toString().trim();
 
+/** What a figure is held to. The ratio is at least 1 where the limit is kept, whichever way it points. */
+export interface Limit {
+  readonly figure: string;
+  readonly median: number;
+  readonly atLeast?: number;
+  readonly atMost?: number;
+  readonly ratio: number;
+}
+export const atLeast = (figure: string, { median }: Spread, limit: number): Limit => ({ figure, median, atLeast: limit, ratio: median / limit });
+/** A cost may be measured as nothing, or less: the ratio ends at 100. */
+export const atMost = (figure: string, { median }: Spread, limit: number): Limit => ({
+  figure,
+  median,
+  atMost: limit,
+  ratio: Math.min(100, limit / Math.max(median, 1e-9)),
+});
+
+export function printLimits(limits: readonly Limit[]): void {
+  if (limits.length === 0) return;
+  console.log();
+  printTable(
+    ["limit", "median", "limit", "ratio", ""],
+    limits.map(({ figure, median, atLeast: least, atMost: most, ratio }) => [
+      figure,
+      median.toFixed(3),
+      least === undefined ? `<= ${most}` : `>= ${least}`,
+      ratio.toFixed(2),
+      ratio >= 1 ? "kept" : "MISSED",
+    ]),
+  );
+}
+
 export function machine(): Record<string, unknown> {
   return {
     cpu: cpus()[0]?.model ?? "unknown",
@@ -40,11 +72,12 @@ export async function writeRecord(path: string, name: string, results: unknown):
     name,
     date: new Date().toISOString(),
     commit: git("rev-parse", "HEAD"),
-    dirty: git("status", "--porcelain", "--untracked-files=no", "--", "src", "native") !== "",
+    dirty: git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results") !== "",
     machine: machine(),
     results,
   };
   await Bun.write(path, `${JSON.stringify(record, null, 1)}\n`);
+  console.log(`\nwritten: ${path}`);
 }
 
 /** Fixed-width columns; numbers align right. */

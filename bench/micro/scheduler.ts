@@ -1,7 +1,7 @@
 /**
  * What a step costs beside the model: scheduler, actors, engine and streams over a backend that does nothing.
  *
- * bun run bench/micro/scheduler.ts [streams=32]
+ *   bun bench/micro/scheduler.ts [--streams 32] [--json FILE]
  */
 import type { Backend } from "../../src/backend/backend.ts";
 import type { SampledToken } from "../../src/core/sampling.ts";
@@ -11,8 +11,11 @@ import type { GenerationRequest } from "../../src/core/request.ts";
 import { createLocalRuntime } from "../../src/runtime/local-runtime.ts";
 import { fakeModel, weightsOf } from "../../test/helpers/runtime.ts";
 import { samplingWith } from "../../test/helpers/sampling.ts";
+import { integerIn, parseFlags } from "../lib/flags.ts";
+import { printTable, type Spread, spreadOf, writeRecord } from "../lib/record.ts";
 
-const numStreams = Number(process.argv[2] ?? 32);
+const flags = parseFlags({ streams: "32", json: undefined });
+const numStreams = integerIn("streams", flags.streams, 1, 256);
 const NUM_TOKENS = 2000;
 const NUM_ROUNDS = 7;
 
@@ -96,15 +99,16 @@ const cases = [
   { name: "8 adapters, step encoded", encodes: true, numAdapters: 8, penalised: false },
   { name: "8 adapters, penalties, step encoded", encodes: true, numAdapters: 8, penalised: true },
 ];
+const microseconds: Record<string, Spread> = {};
 for (const { name, encodes, numAdapters, penalised } of cases) {
   await microsPerStep(encodes, numAdapters, penalised);
   const samples: number[] = [];
   for (let i = 0; i < NUM_ROUNDS; i++)
     samples.push(await microsPerStep(encodes, numAdapters, penalised));
-  samples.sort((a, b) => a - b);
-  const median = samples[Math.floor(NUM_ROUNDS / 2)]!;
-  console.log(
-    `${name}: ${median.toFixed(1)} µs per step of ${numStreams} streams ` +
-      `(${samples[0]!.toFixed(1)} to ${samples.at(-1)!.toFixed(1)})`,
-  );
+  microseconds[name] = spreadOf(samples);
 }
+printTable(
+  [`µs per step of ${numStreams} streams`, "median", "min", "max"],
+  Object.entries(microseconds).map(([name, { median, min, max }]) => [name, median.toFixed(1), min.toFixed(1), max.toFixed(1)]),
+);
+if (flags.json !== undefined) await writeRecord(flags.json, "micro/scheduler", { numStreams, microseconds });

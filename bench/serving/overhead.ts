@@ -3,32 +3,34 @@
  *
  *   bun bench/serving/overhead.ts [--model demo|135m] [--streams 32] [--adapters 8] [--json FILE]
  *
- * The share is the part of wall time, from the first token of the last stream to the end of the first one,
- * in which no kernel runs: 1 - compute / wall. It holds composing and settling steps, actor events,
- * JSON and socket writes, the wake-ups of the threads, and the client, which runs in the same process.
+ * Two figures, because the threads that compute and the one that serves share the cores:
+ *
+ *
+ *   share        the part of wall time in which no step runs: 1 - compute / wall. It holds composing and settling steps,
+ *                actor events, and what of JSON and socket writes does not run beside a step.
+ *   threadShare  the time that the serving thread spent on a core, against wall time: all of the above, also what ran
+ *                beside a step and so slowed it, and the client, which lives on the same thread.
+ *
+ * Both from the first token of the last stream to the end of the first one.
  */
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { givenOptions, resolveConfig } from "../../src/config/resolve.ts";
 import { startServer } from "../../src/serve.ts";
+import { integerIn, oneOf, parseFlags } from "../lib/flags.ts";
 import { DEMO_SHAPE, LLAMA_135M, type ModelShape, randomAdapter, randomModel, randomSource } from "../lib/random-model.ts";
-import { printTable, spreadOf, writeRecord } from "../lib/record.ts";
+import { atMost, printLimits, printTable, spreadOf, writeRecord } from "../lib/record.ts";
+import { threadClock } from "../lib/thread-clock.ts";
 
 const REPEATS = 5;
 const PROMPT_TOKENS = 32;
 const OUTPUT_TOKENS = 48;
 
-const { values: flags } = parseArgs({
-  options: {
-    model: { type: "string", default: "135m" },
-    streams: { type: "string", default: "32" },
-    adapters: { type: "string", default: "8" },
-    json: { type: "string" },
-  },
-});
-const shape: ModelShape = flags.model === "demo" ? DEMO_SHAPE : LLAMA_135M;
-const numStreams = Number(flags.streams);
-const numAdapters = Number(flags.adapters);
+const MOST_SHARE = 0.05;
+
+const flags = parseFlags({ model: "135m", streams: "32", adapters: "8", json: undefined });
+const shape: ModelShape = oneOf("model", flags.model, ["demo", "135m"]) === "demo" ? DEMO_SHAPE : LLAMA_135M;
+const numStreams = integerIn("streams", flags.streams, 1, 256);
+const numAdapters = integerIn("adapters", flags.adapters, 0, 64);
 const root = join(import.meta.dir, "../models");
 
 const model = await randomModel(shape, root);
@@ -67,18 +69,21 @@ async function stream(index: number): Promise<Stream> {
   return { firstMs, lastMs };
 }
 
+const onCore = threadClock();
+
 interface Sample {
   readonly share: number;
+  readonly threadShare: number;
   readonly stepMs: number;
   readonly tokensPerSecond: number;
 }
 
 async function run(): Promise<Sample> {
   const { runtime } = server.opened;
-  const marks: { atMs: number; steps: number; computeMs: number }[] = [];
+  const marks: { atMs: number; coreMs: number; steps: number; computeMs: number }[] = [];
   const timer = setInterval(() => {
     const { steps, stepComputeMs } = runtime.stats();
-    marks.push({ atMs: performance.now(), steps, computeMs: stepComputeMs });
+    marks.push({ atMs: performance.now(), coreMs: onCore(), steps, computeMs: stepComputeMs });
   }, 5);
   const streams = await Promise.all(Array.from({ length: numStreams }, (_, i) => stream(i)));
   clearInterval(timer);
@@ -92,6 +97,7 @@ async function run(): Promise<Sample> {
   const steps = last.steps - first.steps;
   return {
     share: 1 - (last.computeMs - first.computeMs) / wallMs,
+    threadShare: (last.coreMs - first.coreMs) / wallMs,
     stepMs: wallMs / steps,
     tokensPerSecond: (numStreams * steps * 1000) / wallMs,
   };
@@ -102,6 +108,7 @@ const samples: Sample[] = [];
 for (let i = 0; i < REPEATS; i++) samples.push(await run());
 const figures = {
   share: spreadOf(samples.map(({ share }) => share)),
+  threadShare: spreadOf(samples.map(({ threadShare }) => threadShare)),
   stepMs: spreadOf(samples.map(({ stepMs }) => stepMs)),
   tokensPerSecond: spreadOf(samples.map(({ tokensPerSecond }) => tokensPerSecond)),
 };
@@ -110,6 +117,8 @@ printTable(
   ["figure", "median", "min", "max"],
   Object.entries(figures).map(([name, { median, min, max }]) => [name, median.toFixed(3), min.toFixed(3), max.toFixed(3)]),
 );
-if (flags.json !== undefined) await writeRecord(flags.json, "serving/overhead", { shape, numStreams, numAdapters, figures });
+const limits = [atMost("share of a step without a kernel", figures.share, MOST_SHARE), atMost("serving thread, share of a step", figures.threadShare, MOST_SHARE)];
+printLimits(limits);
+if (flags.json !== undefined) await writeRecord(flags.json, "serving/overhead", { shape, numStreams, numAdapters, figures, limits });
 await server.stop();
 process.exit(0);

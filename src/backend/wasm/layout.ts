@@ -28,8 +28,8 @@ export const CONTROL = {
   workCounters: 68,
   /** Packed activations of one linear operation. */
   packed: 69,
-  /** Packed activations of its LoRA segments. */
-  packedLora: 70,
+  /** Of a thread's private memory, the bytes in front that hold the rows it packs for itself. */
+  packedBlockBytes: 70,
   /** Private memory of thread t at `scratch + t * scratchBytes`. */
   scratch: 71,
   scratchBytes: 72,
@@ -59,6 +59,9 @@ export const CONTROL = {
   maxContext: 90,
 } as const;
 export const CONTROL_WORDS = 128;
+
+/** Most rows that are packed together. Packed they stay in a second-level cache, and 16 to 32 measured best. */
+export const ROW_BLOCK = 32;
 
 /** Query heads that one thread attends to at once. */
 export const MAX_QUERY_HEADS = 3;

@@ -12,7 +12,7 @@ import { attachImage, type WasmAdapterImage } from "./adapter-image.ts";
 import { ropeTable } from "../rope-table.ts";
 import { compileProgram, layerPageBytes, paddedHeadDim } from "./compile.ts";
 import { FORMAT } from "./formats.ts";
-import { CONTROL, CONTROL_WORDS, MAX_QUERY_HEADS, OPERATION_WORDS, PAGE_TOKENS, WORK_COUNTERS } from "./layout.ts";
+import { CONTROL, CONTROL_WORDS, MAX_QUERY_HEADS, OPERATION_WORDS, PAGE_TOKENS, ROW_BLOCK, WORK_COUNTERS } from "./layout.ts";
 import { loadWeights, weightBytes, windowBytes } from "./load-weights.ts";
 import { align, MemoryPlan } from "./memory.ts";
 import { compileModule, createMemory, instantiate, STACK_BYTES, WASM_PAGE_BYTES, type WasmExports } from "./module.ts";
@@ -68,7 +68,7 @@ interface Layout {
   readonly resultWords: number;
   readonly buffers: readonly number[];
   readonly packed: number;
-  readonly packedLora: number;
+  readonly packedBlockBytes: number;
   readonly scratch: number;
   readonly scratchBytes: number;
   readonly slotSites: number;
@@ -91,10 +91,12 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
   const maxContext = Math.min(program.maxContext, numPages * PAGE_TOKENS);
   const maxCols = Math.max(...program.weights.map((weight) => weight.cols));
   const siteCols = Math.max(1, ...program.sites.map((site) => site.inWidth));
-  const activations = (rows: number, cols: number): number => align(exports.activation_bytes(format, rows, cols) >>> 0);
+  const packedBlockBytes = align(
+    Math.max(exports.activation_bytes(format, ROW_BLOCK, maxCols), exports.activation_bytes(FORMAT.float32, ROW_BLOCK, siteCols)) >>> 0,
+  );
   const scratchBytes = align(
     Math.max(
-      activations(1, maxCols) + (exports.linear_scratch_bytes(maxRows, maxCols) >>> 0),
+      packedBlockBytes + (exports.linear_scratch_bytes(ROW_BLOCK, maxCols) >>> 0),
       MAX_QUERY_HEADS * (5 * paddedHeadDim(program) + maxContext + 2 * PAGE_TOKENS) * 4,
       (program.vocabSize + 4) * 4,
     ),
@@ -120,8 +122,8 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
     buffers: program.buffers.map(({ width, rows }) =>
       plan.reserve(width * (rows === "sampled" ? maxSequences : maxRows) * 4),
     ),
-    packed: plan.reserve(largestActivations(exports, format, maxRows, maxCols)),
-    packedLora: plan.reserve(segmentActivations(exports, maxRows, maxSequences, siteCols)),
+    packed: plan.reserve(exports.activation_bytes(format, ROW_BLOCK, maxCols) >>> 0),
+    packedBlockBytes,
     scratch: plan.reserve(numThreads * scratchBytes),
     scratchBytes,
     slotSites: plan.reserve(options.numSlots * program.sites.length * 4),
@@ -135,22 +137,6 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
   };
   const window = plan.reserve(windowBytes(program));
   return { ...layout, window, end: plan.end };
-}
-
-/** Few rows are packed more widely than many, so the most rows do not take the most bytes. */
-function largestActivations(exports: WasmExports, format: number, maxRows: number, cols: number): number {
-  let largest = 0;
-  for (let rows = 1; rows <= maxRows; rows++) largest = Math.max(largest, exports.activation_bytes(format, rows, cols) >>> 0);
-  return align(largest);
-}
-
-/** For any division of the rows into segments: as if every row had the share that costs most per row. */
-function segmentActivations(exports: WasmExports, maxRows: number, maxSegments: number, cols: number): number {
-  let perRow = 0;
-  for (let rows = 1; rows <= maxRows; rows++) {
-    perRow = Math.max(perRow, (exports.activation_bytes(FORMAT.float32, rows, cols) >>> 0) / rows);
-  }
-  return align(Math.ceil(maxRows * perRow)) + 64 * maxSegments;
 }
 
 function writeConstants(options: BackendOptions, layout: Layout, memory: WebAssembly.Memory): void {
@@ -172,7 +158,7 @@ function writeConstants(options: BackendOptions, layout: Layout, memory: WebAsse
     numOperations: program.operations.length,
     workCounters: layout.workCounters,
     packed: layout.packed,
-    packedLora: layout.packedLora,
+    packedBlockBytes: layout.packedBlockBytes,
     scratch: layout.scratch,
     scratchBytes: layout.scratchBytes,
     slotSites: layout.slotSites,
@@ -314,7 +300,7 @@ class WasmBackend implements Backend {
     const maxTotalRank = Math.max(this.#maxTotalRank, Math.ceil(image.maxTotalRank / 8) * 8);
     const maxRank = Math.max(this.#maxRank, image.maxRank);
     const shrunkBytes = align(maxRows * maxTotalRank * 4);
-    const expandBytes = largestActivations(this.#exports, FORMAT.float32, maxRows, maxRank);
+    const expandBytes = align(this.#exports.activation_bytes(FORMAT.float32, ROW_BLOCK, maxRank) >>> 0);
     const missing = this.#layout.window + shrunkBytes + numThreads * expandBytes - this.#memory.buffer.byteLength;
     if (missing > 0) {
       try {

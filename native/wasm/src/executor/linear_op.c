@@ -1,23 +1,27 @@
 /**
  * A linear operation: base weights for all rows, and each adapter's A and B for its own run of rows.
  *
- *   pack x  |  base panels and shrink (A·x)  |  expand (out += scale * B·(A·x))
+ *   base panels and shrink (A·x)  |  expand (out += scale * B·(A·x))
  *
- * `|` is a barrier. Rows without an adapter take no part in shrink and expand, and a step without any has
- * neither phase.
+ * `|` is a barrier. Rows without an adapter take no part in shrink and expand, and a step without any has neither.
+ * Rows are packed in blocks of up to ROW_BLOCK. The rows of a decode step are one block, which the threads pack
+ * together, with another barrier before the base panels. Of many rows, every thread takes blocks and packs them for
+ * itself: they stay in its own cache, at four times the size of the numbers in them.
  */
 #include "executor.h"
 #include "linear.h"
 
-enum { PHASE_PACK = 0, PHASE_PACK_LORA = 1, PHASE_PANELS = 2, PHASE_EXPAND = 3 };
+enum { PHASE_PACK = 0, PHASE_PANELS = 1, PHASE_EXPAND = 2 };
 
-/* Rows packed per claim, in tiles: eight rows of decode should keep two threads busy. */
-enum { PACK_TILES = 1 };
+/* Claims per thread when there are several blocks of rows: one that was preempted does not hold up the rest. */
+enum { CLAIMS_PER_THREAD = 4 };
+/* Panels per claim that pay for packing a block of rows. */
+enum { PANELS_PER_PACK = 8 };
 
+/* Rows of one slot, at most a block of them. */
 typedef struct {
   const uint32_t* site; /* SITE record, 0 when the adapter leaves this operation alone */
   uint32_t row, num_rows;
-  const void* packed;
 } lora_run_t;
 
 static uint32_t tiles_of(uint32_t num_rows) { return (num_rows + ACTIVATION_TILE - 1) / ACTIVATION_TILE; }
@@ -29,6 +33,9 @@ static const float* input_row(const uint32_t* op, uint32_t row) {
 static float* output_row(const uint32_t* op, uint32_t row) {
   return (float*)address(op[OPERATION_OUT]) + (uintptr_t)row * op[OPERATION_OUT_STRIDE];
 }
+
+/* Kernels' own memory; in front of it is room for a packed block of rows. */
+static void* kernel_scratch(const step_t* step) { return (uint8_t*)scratch(step) + step->control[CONTROL_PACKED_BLOCK_BYTES]; }
 
 static uint32_t num_segments(const step_t* step, const uint32_t* op) {
   return (int32_t)op[OPERATION_SITE] < 0 ? 0 : (uint32_t)step->block[STEP_HEADER_NUM_SEGMENTS];
@@ -46,49 +53,37 @@ static uint32_t panels_per_claim(const step_t* step, uint32_t panels, uint32_t k
   return (share + claims - 1) / claims;
 }
 
-/* A single row of floats is its own packed form. */
-static int is_packed(uint32_t format, uint32_t num_rows) { return num_rows == 1 && format != FORMAT_INT8; }
-
-/* The i-th segment; `packed_at` is where its packed activations begin and moves on to the next one's. */
-static lora_run_t lora_run(const step_t* step, const uint32_t* op, uint32_t i, uint32_t* packed_at) {
-  const int32_t* segment = step->block + step->block[STEP_HEADER_SEGMENTS_AT] + i * SEGMENT_WORDS;
-  const uint32_t* sites = address(step->control[CONTROL_SLOT_SITES]);
-  lora_run_t run;
-  run.row = (uint32_t)segment[SEGMENT_ROW_START];
-  run.num_rows = (uint32_t)segment[SEGMENT_NUM_ROWS];
-  run.site = address(sites[(uint32_t)segment[SEGMENT_SLOT] * step->control[CONTROL_NUM_SITES] + op[OPERATION_SITE]]);
-  run.packed = address(*packed_at);
-  if (!run.site) return run;
-  if (is_packed(run.site[SITE_FORMAT], run.num_rows)) run.packed = input_row(op, run.row);
-  else *packed_at += (activation_bytes(run.site[SITE_FORMAT], run.num_rows, op[OPERATION_K]) + 63) & ~63u;
-  return run;
+/* Packs rows for this thread alone. A single row of floats is its own packed form. */
+static const void* pack_rows(uint32_t format, const float* x, uint32_t ldx, uint32_t num_rows, uint32_t k, void* memory) {
+  if (num_rows == 1 && format != FORMAT_INT8) return x;
+  activation_pack(format, memory, x, ldx, num_rows, k, 0, tiles_of(num_rows));
+  return memory;
 }
 
-static void pack_lora(step_t* step, const uint32_t* op, uint32_t segments) {
-  uint32_t item = claim(step, PHASE_PACK_LORA, 1), first = 0, packed_at = step->control[CONTROL_PACKED_LORA];
-  for (uint32_t i = 0; i < segments; i++) {
-    const lora_run_t run = lora_run(step, op, i, &packed_at);
-    if (!run.site || is_packed(run.site[SITE_FORMAT], run.num_rows)) continue;
-    const uint32_t items = (tiles_of(run.num_rows) + PACK_TILES - 1) / PACK_TILES;
-    for (; item < first + items; item = claim(step, PHASE_PACK_LORA, 1)) {
-      const uint32_t tile = (item - first) * PACK_TILES;
-      activation_pack(run.site[SITE_FORMAT], (void*)run.packed, input_row(op, run.row), op[OPERATION_X_STRIDE], run.num_rows,
-                      op[OPERATION_K], tile, min_u32(tile + PACK_TILES, tiles_of(run.num_rows)));
-    }
-    first += items;
+/* Steps through the blocks of all segments; `block` counts within segment `*segment`. Returns 0 behind the last. */
+static int next_run(const step_t* step, const uint32_t* op, uint32_t segments, uint32_t* segment, uint32_t* block, lora_run_t* run) {
+  for (; *segment < segments; (*segment)++, *block = 0) {
+    const int32_t* words = step->block + step->block[STEP_HEADER_SEGMENTS_AT] + *segment * SEGMENT_WORDS;
+    const uint32_t* sites = address(step->control[CONTROL_SLOT_SITES]);
+    const uint32_t num_rows = (uint32_t)words[SEGMENT_NUM_ROWS], at = *block * ROW_BLOCK;
+    run->site = address(sites[(uint32_t)words[SEGMENT_SLOT] * step->control[CONTROL_NUM_SITES] + op[OPERATION_SITE]]);
+    if (!run->site || at >= num_rows) continue;
+    run->row = (uint32_t)words[SEGMENT_ROW_START] + at;
+    run->num_rows = min_u32(num_rows - at, ROW_BLOCK);
+    (*block)++;
+    return 1;
   }
+  return 0;
 }
 
 /* Queue positions before `first` belong to the base matrix. */
-static void shrink(step_t* step, const uint32_t* op, uint32_t segments, uint32_t item, uint32_t first, void* memory) {
+static void shrink(step_t* step, const uint32_t* op, uint32_t segments, uint32_t item, uint32_t first) {
   const uint32_t stride = step->control[CONTROL_SHRINK_STRIDE];
-  uint32_t packed_at = step->control[CONTROL_PACKED_LORA];
-  for (uint32_t i = 0; i < segments; i++) {
-    const lora_run_t run = lora_run(step, op, i, &packed_at);
-    if (!run.site) continue;
+  uint32_t segment = 0, block = 0;
+  for (lora_run_t run; next_run(step, op, segments, &segment, &block, &run);) {
     const uint32_t panels = panels_of(run.site[SITE_TOTAL_RANK]);
-    /* Few adapters: split each one's ranks over the threads. Many: one claim each. */
-    const uint32_t chunk = segments >= 2 * step->num_threads ? panels : 2;
+    /* Few adapters in a small step: split each one's ranks over the threads. Otherwise one claim each. */
+    const uint32_t chunk = segments >= 2 * step->num_threads || step->num_rows > ROW_BLOCK ? panels : 2;
     const uint32_t items = (panels + chunk - 1) / chunk;
     for (; item < first + items; item = claim(step, PHASE_PANELS, 1)) {
       const linear_t product = {
@@ -97,7 +92,8 @@ static void shrink(step_t* step, const uint32_t* op, uint32_t segments, uint32_t
           .k = op[OPERATION_K],
           .num_rows = run.num_rows,
           .matrix = address(run.site[SITE_A]),
-          .packed = run.packed,
+          .packed = pack_rows(run.site[SITE_FORMAT], input_row(op, run.row), op[OPERATION_X_STRIDE], run.num_rows,
+                              op[OPERATION_K], scratch(step)),
           .bias = 0,
           .y = (float*)address(step->control[CONTROL_SHRUNK]) + (uintptr_t)run.row * stride,
           .ldy = stride,
@@ -105,20 +101,18 @@ static void shrink(step_t* step, const uint32_t* op, uint32_t segments, uint32_t
           .scale = 1.0f,
       };
       const uint32_t panel = (item - first) * chunk;
-      linear_panels(&product, panel, min_u32(panel + chunk, panels), memory);
+      linear_panels(&product, panel, min_u32(panel + chunk, panels), kernel_scratch(step));
     }
     first += items;
   }
 }
 
-static void expand(step_t* step, const uint32_t* op, uint32_t segments, void* memory) {
+static void expand(step_t* step, const uint32_t* op, uint32_t segments) {
   const uint32_t* control = step->control;
   const uint32_t stride = control[CONTROL_SHRINK_STRIDE];
   void* packed = address(control[CONTROL_EXPAND_PACKED] + step->thread * control[CONTROL_EXPAND_PACKED_BYTES]);
-  uint32_t item = claim(step, PHASE_EXPAND, 1), first = 0, packed_at = control[CONTROL_PACKED_LORA];
-  for (uint32_t i = 0; i < segments; i++) {
-    const lora_run_t run = lora_run(step, op, i, &packed_at);
-    if (!run.site) continue;
+  uint32_t item = claim(step, PHASE_EXPAND, 1), first = 0, segment = 0, block = 0;
+  for (lora_run_t run; next_run(step, op, segments, &segment, &block, &run);) {
     /* Deltas of one site may overlap, so all deltas of one range of rows are one thread's, in order. */
     const uint32_t num_deltas = run.site[SITE_NUM_DELTAS];
     const uint32_t panels = panels_of(op[OPERATION_N]);
@@ -134,72 +128,90 @@ static void expand(step_t* step, const uint32_t* op, uint32_t segments, void* me
         const uint32_t end = min_u32(panels_of(out_end - offset), panels_of(width));
         if (begin >= end) continue;
         const float* shrunk = (float*)address(control[CONTROL_SHRUNK]) + (uintptr_t)run.row * stride + delta[DELTA_RANK_OFFSET];
-        const int as_is = is_packed(run.site[SITE_FORMAT], run.num_rows);
-        if (!as_is) activation_pack(run.site[SITE_FORMAT], packed, shrunk, stride, run.num_rows, rank, 0, tiles_of(run.num_rows));
         const linear_t product = {
             .format = run.site[SITE_FORMAT],
             .n = width,
             .k = rank,
             .num_rows = run.num_rows,
             .matrix = address(delta[DELTA_B]),
-            .packed = as_is ? (const void*)shrunk : packed,
+            .packed = pack_rows(run.site[SITE_FORMAT], shrunk, stride, run.num_rows, rank, packed),
             .bias = 0,
             .y = output_row(op, run.row) + offset,
             .ldy = op[OPERATION_OUT_STRIDE],
             .mode = LINEAR_ADD,
             .scale = float_of(delta[DELTA_SCALE]),
         };
-        linear_panels(&product, begin, end, memory);
+        linear_panels(&product, begin, end, kernel_scratch(step));
       }
     }
     first += items;
   }
 }
 
-void run_linear(step_t* step, const uint32_t* op) {
-  const uint32_t num_rows = rows_of(step, op), k = op[OPERATION_K], format = op[OPERATION_FORMAT];
-  const uint32_t segments = num_segments(step, op);
-  uint8_t* memory = scratch(step);
+/* One block of rows. Returns how many queue positions the base matrix has; `*item` is the first that is not its. */
+static uint32_t one_block(step_t* step, const uint32_t* op, linear_t* base, uint32_t* item) {
+  const uint32_t num_rows = base->num_rows, ldx = op[OPERATION_X_STRIDE];
+  if (num_rows == 1) {
+    /* Each thread packs the single row for itself: cheaper than meeting at a barrier. */
+    base->packed = pack_rows(base->format, input_row(op, 0), ldx, 1, base->k, scratch(step));
+  } else {
+    /* A tile per claim: eight rows of decode should keep two threads busy. */
+    base->packed = address(step->control[CONTROL_PACKED]);
+    for (uint32_t tile = claim(step, PHASE_PACK, 1); tile < tiles_of(num_rows); tile = claim(step, PHASE_PACK, 1))
+      activation_pack(base->format, (void*)base->packed, input_row(op, 0), ldx, num_rows, base->k, tile, tile + 1);
+    barrier(step);
+  }
+  const uint32_t panels = panels_of(base->n);
+  const uint32_t chunk = panels_per_claim(step, panels, base->k, base->format);
+  const uint32_t items = (panels + chunk - 1) / chunk;
+  for (*item = claim(step, PHASE_PANELS, 1); *item < items; *item = claim(step, PHASE_PANELS, 1))
+    linear_panels(base, *item * chunk, min_u32((*item + 1) * chunk, panels), kernel_scratch(step));
+  return items;
+}
 
+/* The same for several blocks of rows. */
+static uint32_t many_blocks(step_t* step, const uint32_t* op, const linear_t* base, uint32_t* item) {
+  const uint32_t blocks = (base->num_rows + ROW_BLOCK - 1) / ROW_BLOCK, panels = panels_of(base->n);
+  const uint32_t wanted = (CLAIMS_PER_THREAD * step->num_threads + blocks - 1) / blocks;
+  const uint32_t parts = max_u32(1, min_u32(wanted, panels / PANELS_PER_PACK)), chunk = (panels + parts - 1) / parts;
+  const uint32_t chunks = (panels + chunk - 1) / chunk;
+  const void* packed = 0;
+  uint32_t packed_block = blocks;
+  for (*item = claim(step, PHASE_PANELS, 1); *item < blocks * chunks; *item = claim(step, PHASE_PANELS, 1)) {
+    const uint32_t block = *item % blocks, panel = *item / blocks * chunk, row = block * ROW_BLOCK;
+    linear_t part = *base;
+    part.num_rows = min_u32(base->num_rows - row, ROW_BLOCK);
+    part.y = output_row(op, row);
+    if (block != packed_block)
+      packed = pack_rows(base->format, input_row(op, row), op[OPERATION_X_STRIDE], part.num_rows, base->k, scratch(step));
+    packed_block = block;
+    part.packed = packed;
+    linear_panels(&part, panel, min_u32(panel + chunk, panels), kernel_scratch(step));
+  }
+  return blocks * chunks;
+}
+
+void run_linear(step_t* step, const uint32_t* op) {
+  const uint32_t segments = num_segments(step, op);
   linear_t base = {
-      .format = format,
+      .format = op[OPERATION_FORMAT],
       .n = op[OPERATION_N],
-      .k = k,
-      .num_rows = num_rows,
+      .k = op[OPERATION_K],
+      .num_rows = rows_of(step, op),
       .matrix = address(op[OPERATION_WEIGHT]),
-      .packed = address(step->control[CONTROL_PACKED]),
+      .packed = 0,
       .bias = address(op[OPERATION_BIAS]),
       .y = output_row(op, 0),
       .ldy = op[OPERATION_OUT_STRIDE],
       .mode = op[OPERATION_ACCUMULATE] ? LINEAR_ADD : LINEAR_SET,
       .scale = 1.0f,
   };
-  if (num_rows == 1 && segments == 0) {
-    /* Each thread packs the single row for itself: cheaper than meeting at a barrier. */
-    base.packed = input_row(op, 0);
-    if (!is_packed(format, 1)) {
-      activation_pack(format, memory, input_row(op, 0), op[OPERATION_X_STRIDE], 1, k, 0, 1);
-      base.packed = memory;
-      memory += (activation_bytes(format, 1, k) + 63) & ~63u;
-    }
-  } else {
-    for (uint32_t tile = claim(step, PHASE_PACK, PACK_TILES); tile < tiles_of(num_rows); tile = claim(step, PHASE_PACK, PACK_TILES))
-      activation_pack(format, (void*)base.packed, input_row(op, 0), op[OPERATION_X_STRIDE], num_rows, k, tile,
-                      min_u32(tile + PACK_TILES, tiles_of(num_rows)));
-    if (segments) pack_lora(step, op, segments);
-    barrier(step);
-  }
-
-  const uint32_t panels = panels_of(op[OPERATION_N]);
-  const uint32_t chunk = panels_per_claim(step, panels, k, format);
-  const uint32_t items = (panels + chunk - 1) / chunk;
-  uint32_t item = claim(step, PHASE_PANELS, 1);
-  for (; item < items; item = claim(step, PHASE_PANELS, 1))
-    linear_panels(&base, item * chunk, min_u32((item + 1) * chunk, panels), memory);
+  uint32_t item;
+  const uint32_t items = base.num_rows <= ROW_BLOCK ? one_block(step, op, &base, &item) : many_blocks(step, op, &base, &item);
   if (segments) {
-    shrink(step, op, segments, item, items, memory);
+    shrink(step, op, segments, item, items);
     barrier(step);
-    expand(step, op, segments, memory);
+    expand(step, op, segments);
   }
   barrier(step);
 }

@@ -1,15 +1,16 @@
 /**
  * Packed activations.
  *
- *   float formats  one row:             f32[k]
- *                  up to SPREAD_ROWS:   tiles of four rows: f32[k][4 rows][4 times the same]
- *                  more rows:           tiles of four rows: f32[k][4 rows]
- *   int8           one row:             per 32 columns: 8 pairs of odd columns and 8 pairs of differences
- *                                       256 * even - odd, as 16-bit numbers; i32 32768 * (sum of even columns);
- *                                       f32 scale / 256
- *                  up to SPREAD_ROWS:   the same for tiles of four rows, each pair as four copies: i32[8][4 rows][4] odd,
- *                                       as many differences, then i32[4] and f32[4]
- *                  more rows:           the same for tiles of four rows, the row index innermost
+ *   float formats  one row:    f32[k]
+ *                  more rows:  tiles of four rows: f32[k][4 rows][4 times the same]
+ *   int8           one row:    per 32 columns: 8 pairs of odd columns and 8 pairs of differences
+ *                              256 * even - odd, as 16-bit numbers; i32 -32768 * (sum of even columns);
+ *                              f32 scale / 256
+ *                  more rows:  the same for tiles of four rows, each pair as four copies: i32[8][4 rows][4] odd,
+ *                              as many differences, then i32[4 rows][4] and f32[4 rows][4]
+ *
+ * Four copies of a number are one load for the kernels; a copy made there takes one of the few units that multiply
+ * and add need too: a sixth of the speed. They cost room, so callers give a block of rows at a time.
  *
  * A tile that is not full repeats its first row.
  *
@@ -20,11 +21,9 @@
 #include "panels.h"
 
 EXPORT(activation_bytes) uint32_t activation_bytes(uint32_t format, uint32_t num_rows, uint32_t k) {
-  if (format == FORMAT_INT8)
-    return num_rows == 1 ? int8_groups(k) * INT8_ROW_BYTES
-                         : tiles_of(num_rows) * int8_groups(k) * (num_rows <= SPREAD_ROWS ? INT8_SPREAD_BYTES : INT8_TILE_BYTES);
-  if (num_rows == 1) return k * 4;
-  return tiles_of(num_rows) * ACTIVATION_TILE * k * (num_rows <= SPREAD_ROWS ? 16 : 4);
+  const uint32_t tiles = tiles_of(num_rows);
+  if (format == FORMAT_INT8) return int8_groups(k) * (num_rows == 1 ? INT8_ROW_BYTES : tiles * INT8_TILE_BYTES);
+  return num_rows == 1 ? k * 4 : tiles * ACTIVATION_TILE * k * 16;
 }
 
 typedef struct {
@@ -66,84 +65,79 @@ static int8_group_t quantise(const float* x, uint32_t count) {
     group.odd[half] = wasm_i16x8_narrow_i32x4(odd[0], odd[1]);
     group.difference[half] = wasm_i16x8_sub(wasm_i16x8_mul(evens, wasm_i16x8_const_splat(256)), group.odd[half]);
   }
-  group.offset = 32768 * (wasm_i32x4_extract_lane(even_sum, 0) + wasm_i32x4_extract_lane(even_sum, 1) +
+  group.offset = -32768 * (wasm_i32x4_extract_lane(even_sum, 0) + wasm_i32x4_extract_lane(even_sum, 1) +
                           wasm_i32x4_extract_lane(even_sum, 2) + wasm_i32x4_extract_lane(even_sum, 3));
   group.scale = scale.step * 0.00390625f + (wasm_f32x4_extract_lane(poison, 0) + wasm_f32x4_extract_lane(poison, 1) +
                                             wasm_f32x4_extract_lane(poison, 2) + wasm_f32x4_extract_lane(poison, 3));
   return group;
 }
 
-/* `rows` interleaved rows (1 or 4) of packed int8 activations. */
-static void pack_int8(uint8_t* packed, const float* const* x, uint32_t rows, uint32_t k) {
-  for (uint32_t column = 0; column < k; column += INT8_GROUP) {
-    int32_t* pairs = (int32_t*)packed;
-    for (uint32_t r = 0; r < rows; r++) {
-      const int8_group_t group = quantise(x[r] + column, k - column < INT8_GROUP ? k - column : INT8_GROUP);
-      const int32_t *odd = (const int32_t*)group.odd, *difference = (const int32_t*)group.difference;
-      for (uint32_t i = 0; i < 8; i++) {
-        pairs[i * rows + r] = odd[i];
-        pairs[(8 + i) * rows + r] = difference[i];
-      }
-      pairs[16 * rows + r] = group.offset;
-      __builtin_memcpy(&pairs[17 * rows + r], &group.scale, 4);
+static void pack_int8_row(uint8_t* packed, const float* x, uint32_t k) {
+  for (uint32_t column = 0; column < k; column += INT8_GROUP, packed += INT8_ROW_BYTES) {
+    const int8_group_t group = quantise(x + column, k - column < INT8_GROUP ? k - column : INT8_GROUP);
+    for (uint32_t half = 0; half < 2; half++) {
+      wasm_v128_store(packed + 16 * half, group.odd[half]);
+      wasm_v128_store(packed + 32 + 16 * half, group.difference[half]);
     }
-    packed += 18 * 4 * rows;
+    *(int32_t*)(packed + 64) = group.offset;
+    *(float*)(packed + 68) = group.scale;
   }
 }
 
-/* Four rows, every pair as a whole vector of copies. */
-static void spread_int8(uint8_t* packed, const float* const* x, uint32_t k) {
-  for (uint32_t column = 0; column < k; column += INT8_GROUP, packed += INT8_SPREAD_BYTES) {
-    int32_t* tail = (int32_t*)(packed + 1024);
+/* Four copies of each of four pairs, for pairs of one row `64` bytes apart. */
+static inline void spread_pairs(uint8_t* to, v128_t pairs) {
+  wasm_v128_store(to, DUP(pairs, 0));
+  wasm_v128_store(to + 64, DUP(pairs, 1));
+  wasm_v128_store(to + 128, DUP(pairs, 2));
+  wasm_v128_store(to + 192, DUP(pairs, 3));
+}
+
+static void pack_int8_tile(uint8_t* packed, const float* const* x, uint32_t k) {
+  for (uint32_t column = 0; column < k; column += INT8_GROUP, packed += INT8_TILE_BYTES) {
     for (uint32_t r = 0; r < ACTIVATION_TILE; r++) {
       const int8_group_t group = quantise(x[r] + column, k - column < INT8_GROUP ? k - column : INT8_GROUP);
-      const int32_t *odd = (const int32_t*)group.odd, *difference = (const int32_t*)group.difference;
-      for (uint32_t i = 0; i < 8; i++) {
-        wasm_v128_store(packed + (i * 4 + r) * 16, wasm_i32x4_splat(odd[i]));
-        wasm_v128_store(packed + 512 + (i * 4 + r) * 16, wasm_i32x4_splat(difference[i]));
+      for (uint32_t half = 0; half < 2; half++) {
+        spread_pairs(packed + 16 * r + 256 * half, group.odd[half]);
+        spread_pairs(packed + 512 + 16 * r + 256 * half, group.difference[half]);
       }
-      tail[r] = group.offset;
-      __builtin_memcpy(&tail[4 + r], &group.scale, 4);
+      wasm_v128_store(packed + 1024 + 16 * r, wasm_i32x4_splat(group.offset));
+      wasm_v128_store(packed + 1088 + 16 * r, wasm_f32x4_splat(group.scale));
     }
   }
 }
 
-static void pack_tile(float* tile, const float* const* rows, uint32_t k) {
+static void pack_float_tile(float* tile, const float* const* x, uint32_t k) {
   uint32_t i = 0;
   for (; i + 4 <= k; i += 4) {
-    const v128_t a = wasm_v128_load(rows[0] + i), b = wasm_v128_load(rows[1] + i);
-    const v128_t c = wasm_v128_load(rows[2] + i), d = wasm_v128_load(rows[3] + i);
-    const v128_t ab0 = wasm_i32x4_shuffle(a, b, 0, 4, 1, 5), ab1 = wasm_i32x4_shuffle(a, b, 2, 6, 3, 7);
-    const v128_t cd0 = wasm_i32x4_shuffle(c, d, 0, 4, 1, 5), cd1 = wasm_i32x4_shuffle(c, d, 2, 6, 3, 7);
-    wasm_v128_store(tile + i * 4, wasm_i64x2_shuffle(ab0, cd0, 0, 2));
-    wasm_v128_store(tile + i * 4 + 4, wasm_i64x2_shuffle(ab0, cd0, 1, 3));
-    wasm_v128_store(tile + i * 4 + 8, wasm_i64x2_shuffle(ab1, cd1, 0, 2));
-    wasm_v128_store(tile + i * 4 + 12, wasm_i64x2_shuffle(ab1, cd1, 1, 3));
+    for (uint32_t r = 0; r < ACTIVATION_TILE; r++) {
+      const v128_t four = wasm_v128_load(x[r] + i);
+      float* to = tile + i * 16 + r * 4;
+      wasm_v128_store(to, DUP(four, 0));
+      wasm_v128_store(to + 16, DUP(four, 1));
+      wasm_v128_store(to + 32, DUP(four, 2));
+      wasm_v128_store(to + 48, DUP(four, 3));
+    }
   }
   for (; i < k; i++)
-    for (uint32_t r = 0; r < ACTIVATION_TILE; r++) tile[i * 4 + r] = rows[r][i];
-}
-
-static void spread_tile(float* tile, const float* const* rows, uint32_t k) {
-  for (uint32_t i = 0; i < k; i++)
-    for (uint32_t r = 0; r < ACTIVATION_TILE; r++) wasm_v128_store(tile + i * 16 + r * 4, wasm_f32x4_splat(rows[r][i]));
+    for (uint32_t r = 0; r < ACTIVATION_TILE; r++) wasm_v128_store(tile + i * 16 + r * 4, wasm_f32x4_splat(x[r][i]));
 }
 
 EXPORT(activation_pack) void activation_pack(uint32_t format, void* packed, const float* x, uint32_t ldx, uint32_t num_rows,
                                              uint32_t k, uint32_t tile0, uint32_t tile1) {
-  const uint32_t rows_packed = num_rows == 1 ? 1 : ACTIVATION_TILE;
-  const uint32_t stride = num_rows == 1 ? 0 : activation_bytes(format, num_rows, k) / tiles_of(num_rows);
+  if (num_rows == 1) {
+    if (format == FORMAT_INT8) pack_int8_row(packed, x, k);
+    else __builtin_memcpy(packed, x, k * 4);
+    return;
+  }
+  const uint32_t stride = activation_bytes(format, ACTIVATION_TILE, k);
   for (uint32_t tile = tile0; tile < tile1; tile++) {
     const float* rows[ACTIVATION_TILE];
-    for (uint32_t r = 0; r < rows_packed; r++) {
+    for (uint32_t r = 0; r < ACTIVATION_TILE; r++) {
       const uint32_t row = tile * ACTIVATION_TILE + r;
       rows[r] = x + (uintptr_t)(row < num_rows ? row : tile * ACTIVATION_TILE) * ldx;
     }
     uint8_t* out = (uint8_t*)packed + (uintptr_t)tile * stride;
-    if (format == FORMAT_INT8 && num_rows > 1 && num_rows <= SPREAD_ROWS) spread_int8(out, rows, k);
-    else if (format == FORMAT_INT8) pack_int8(out, rows, rows_packed, k);
-    else if (num_rows == 1) __builtin_memcpy(out, x, k * 4);
-    else if (num_rows <= SPREAD_ROWS) spread_tile((float*)out, rows, k);
-    else pack_tile((float*)out, rows, k);
+    if (format == FORMAT_INT8) pack_int8_tile(out, rows, k);
+    else pack_float_tile((float*)out, rows, k);
   }
 }

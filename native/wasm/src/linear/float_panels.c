@@ -80,27 +80,25 @@ static void one_row(const linear_t* op, uint32_t panel0, uint32_t panel1) {
 
 /* ---- more rows: tiles of up to four rows by eight outputs ---- */
 
-#define TILE_ROW(r, v)                                                             \
+#define TILE_ROW(r)                                                                \
   {                                                                                \
-    const v128_t x_row = v;                                                        \
+    const v128_t x_row = wasm_v128_load(x + 4 * r);                                \
     s##r##0 = multiply_add(s##r##0, x_row, w0);                                    \
     s##r##1 = multiply_add(s##r##1, x_row, w1);                                    \
   }
-#define SPREAD(r) TILE_ROW(r, wasm_v128_load(x + 4 * r))
-#define DENSE(r) TILE_ROW(r, DUP(xs, r))
 #define LOAD_SUMS(r) v128_t s##r##0 = sums[2 * r], s##r##1 = sums[2 * r + 1];
 #define STORE_SUMS(r) sums[2 * r] = s##r##0, sums[2 * r + 1] = s##r##1;
 
 /*
  * sums[row][half] gains w[k][8] * x[k][row] over `columns` columns; rows of w are `stride` floats apart.
- * Spread activations come as whole vectors: loads are free beside the arithmetic, copies of lanes are not.
+ * Activations come as whole vectors: loads are free beside the arithmetic, copies of lanes are not.
  */
-#define TILE_KERNEL(name, x_floats, BEFORE, ROWS, ROW)                                                             \
-  static __attribute__((noinline)) void name(const float* w, uint32_t stride, const float* x, uint32_t columns, v128_t* sums) { \
+#define TILE_KERNEL(rows, ROWS)                                                                                    \
+  static __attribute__((noinline)) void tile_##rows(const float* w, uint32_t stride, const float* x, uint32_t columns, v128_t* sums) { \
     ROWS(LOAD_SUMS)                                                                                                \
-    for (const float* end = x + columns * (x_floats); x != end; w += stride, x += (x_floats)) {                    \
+    for (const float* end = x + columns * 16; x != end; w += stride, x += 16) {                                    \
       const v128_t w0 = wasm_v128_load(w), w1 = wasm_v128_load(w + 4);                                             \
-      BEFORE ROWS(ROW)                                                                                             \
+      ROWS(TILE_ROW)                                                                                               \
     }                                                                                                              \
     ROWS(STORE_SUMS)                                                                                               \
   }
@@ -109,8 +107,8 @@ static void one_row(const linear_t* op, uint32_t panel0, uint32_t panel1) {
  * own for that takes as long as the arithmetic. The panel must be in the cache (see fetch): straight from memory
  * this was the slowest form.
  */
-#define UNPACK_KERNEL(name, ROWS)                                                                                  \
-  static __attribute__((noinline)) void name(const uint8_t* w, float* unpacked, uint32_t width, const float* x,     \
+#define UNPACK_KERNEL(rows, ROWS)                                                                                  \
+  static __attribute__((noinline)) void unpack_tile_##rows(const uint8_t* w, float* unpacked, uint32_t width, const float* x, \
                                              uint32_t columns, v128_t* sums) {                                     \
     ROWS(LOAD_SUMS)                                                                                                \
     for (const float* end = x + columns * 16; x != end; w += 2 * width, unpacked += width, x += 16) {              \
@@ -118,25 +116,24 @@ static void one_row(const linear_t* op, uint32_t panel0, uint32_t panel1) {
       const v128_t w0 = bfloat16_low(halves), w1 = bfloat16_high(halves);                                          \
       wasm_v128_store(unpacked, w0);                                                                               \
       wasm_v128_store(unpacked + 4, w1);                                                                           \
-      ROWS(SPREAD)                                                                                                 \
+      ROWS(TILE_ROW)                                                                                               \
     }                                                                                                              \
     ROWS(STORE_SUMS)                                                                                               \
   }
 
-TILE_KERNEL(dense_tile, 4, const v128_t xs = wasm_v128_load(x);, REPEAT_4, DENSE)
-TILE_KERNEL(spread_tile_1, 16, , REPEAT_1, SPREAD)
-TILE_KERNEL(spread_tile_2, 16, , REPEAT_2, SPREAD)
-TILE_KERNEL(spread_tile_3, 16, , REPEAT_3, SPREAD)
-TILE_KERNEL(spread_tile_4, 16, , REPEAT_4, SPREAD)
-UNPACK_KERNEL(unpack_tile_2, REPEAT_2)
-UNPACK_KERNEL(unpack_tile_3, REPEAT_3)
-UNPACK_KERNEL(unpack_tile_4, REPEAT_4)
+TILE_KERNEL(1, REPEAT_1)
+TILE_KERNEL(2, REPEAT_2)
+TILE_KERNEL(3, REPEAT_3)
+TILE_KERNEL(4, REPEAT_4)
+UNPACK_KERNEL(2, REPEAT_2)
+UNPACK_KERNEL(3, REPEAT_3)
+UNPACK_KERNEL(4, REPEAT_4)
 
-static void spread_tile(uint32_t rows, const float* w, uint32_t stride, const float* x, uint32_t columns, v128_t* sums) {
-  if (rows == 4) spread_tile_4(w, stride, x, columns, sums);
-  else if (rows == 3) spread_tile_3(w, stride, x, columns, sums);
-  else if (rows == 2) spread_tile_2(w, stride, x, columns, sums);
-  else spread_tile_1(w, stride, x, columns, sums);
+static void tile(uint32_t rows, const float* w, uint32_t stride, const float* x, uint32_t columns, v128_t* sums) {
+  if (rows == 4) tile_4(w, stride, x, columns, sums);
+  else if (rows == 3) tile_3(w, stride, x, columns, sums);
+  else if (rows == 2) tile_2(w, stride, x, columns, sums);
+  else tile_1(w, stride, x, columns, sums);
 }
 static void unpack_tile(uint32_t rows, const uint8_t* w, float* unpacked, uint32_t width, const float* x, uint32_t columns,
                         v128_t* sums) {
@@ -145,41 +142,29 @@ static void unpack_tile(uint32_t rows, const uint8_t* w, float* unpacked, uint32
   else unpack_tile_2(w, unpacked, width, x, columns, sums);
 }
 
-/* Unpacks columns of a bfloat16 panel, keeping its width. */
-static __attribute__((noinline)) void unpack(const uint8_t* panel, uint32_t eights, float* out) {
-  for (const uint8_t* end = panel + eights * 16; panel != end; panel += 16, out += 8) {
-    const v128_t halves = wasm_v128_load(panel);
-    wasm_v128_store(out, bfloat16_low(halves));
-    wasm_v128_store(out + 4, bfloat16_high(halves));
-  }
-}
-
 static void many_rows(const linear_t* op, uint32_t panel0, uint32_t panel1, float* scratch) {
   const uint32_t k = op->k, tiles = tiles_of(op->num_rows);
   const uint32_t stride = stored_bytes(op->format, PANEL_ROWS, k);
-  const int spread = op->num_rows <= SPREAD_ROWS, is_bfloat16 = op->format == FORMAT_BFLOAT16;
-  const uint32_t x_floats = spread ? 16 : 4;
+  const int is_bfloat16 = op->format == FORMAT_BFLOAT16;
   float* unpacked = scratch;
   v128_t* sums = (v128_t*)(scratch + BLOCK_COLUMNS * PANEL_ROWS);
   for (uint32_t panel = panel0; panel < panel1; panel++) {
     const uint8_t* weights = (const uint8_t*)op->matrix + (uintptr_t)panel * stride;
     const uint32_t n = panel * PANEL_ROWS, width = panel_width(n, op->n), halves = width / HALF_ROWS;
-    if (spread) fetch(op, panel, panel0, panel1);
+    fetch(op, panel, panel0, panel1);
     for (uint32_t i = 0; i < tiles * halves * 8; i++) sums[i] = wasm_f32x4_const_splat(0.0f);
     for (uint32_t column = 0; column < k; column += BLOCK_COLUMNS) {
       const uint32_t columns = k - column < BLOCK_COLUMNS ? k - column : BLOCK_COLUMNS;
       const float* block = is_bfloat16 ? unpacked : (const float*)weights + column * width;
-      if (is_bfloat16 && !spread) unpack(weights + column * width * 2, columns * halves, unpacked);
-      for (uint32_t tile = 0; tile < tiles; tile++) {
-        const float* x = (const float*)op->packed + ((uintptr_t)tile * k + column) * x_floats;
-        const uint32_t left = op->num_rows - tile * ACTIVATION_TILE, rows = left < ACTIVATION_TILE ? left : ACTIVATION_TILE;
+      for (uint32_t i = 0; i < tiles; i++) {
+        const float* x = (const float*)op->packed + ((uintptr_t)i * k + column) * 16;
+        const uint32_t left = op->num_rows - i * ACTIVATION_TILE, rows = left < ACTIVATION_TILE ? left : ACTIVATION_TILE;
         for (uint32_t half = 0; half < halves; half++) {
-          v128_t* to = sums + (tile * halves + half) * 8;
+          v128_t* to = sums + (i * halves + half) * 8;
           const uint32_t at = half * HALF_ROWS;
-          if (!spread) dense_tile(block + at, width, x, columns, to);
-          else if (tile == 0 && is_bfloat16)
+          if (i == 0 && is_bfloat16)
             unpack_tile(rows, weights + (column * width + at) * 2, unpacked + at, width, x, columns, to);
-          else spread_tile(rows, block + at, width, x, columns, to);
+          else tile(rows, block + at, width, x, columns, to);
         }
       }
     }

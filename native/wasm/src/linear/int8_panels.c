@@ -14,9 +14,11 @@
   sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(low, difference));
 
 /* total += (256 * sum) * (weight scale * activation scale / 256) */
+static inline v128_t add_scaled(v128_t total, v128_t sum, const float* scales, v128_t activation_scale) {
+  return wasm_f32x4_add(total, wasm_f32x4_mul(wasm_f32x4_convert_i32x4(sum), wasm_f32x4_mul(wasm_v128_load(scales), activation_scale)));
+}
 static inline v128_t add_group(v128_t total, v128_t sum, int32_t offset, const float* scales, float activation_scale) {
-  const v128_t exact = wasm_f32x4_convert_i32x4(wasm_i32x4_sub(sum, wasm_i32x4_splat(offset)));
-  return wasm_f32x4_add(total, wasm_f32x4_mul(exact, wasm_f32x4_mul(wasm_v128_load(scales), wasm_f32x4_splat(activation_scale))));
+  return add_scaled(total, wasm_i32x4_add(sum, wasm_i32x4_splat(offset)), scales, wasm_f32x4_splat(activation_scale));
 }
 
 /* ---- one row, 16 outputs ---- */
@@ -97,79 +99,66 @@ static void one_row(const linear_t* op, uint32_t panel0, uint32_t panel1) {
 
 /* ---- tiles of up to four rows by eight outputs ---- */
 
-#define DENSE_ROW(r)                                                                    \
-  {                                                                                     \
-    const v128_t odd = DUP(odds, r), difference = DUP(differences, r);                  \
-    DOT(s##r##0, w0, low0, odd, difference)                                             \
-    DOT(s##r##1, w1, low1, odd, difference)                                             \
+#define TILE_ROW(r)                                                                                  \
+  {                                                                                                  \
+    const v128_t odd = wasm_v128_load(x + 16 * r), difference = wasm_v128_load(x + 512 + 16 * r);    \
+    DOT(s##r##0, w0, low0, odd, difference)                                                          \
+    DOT(s##r##1, w1, low1, odd, difference)                                                          \
   }
-
-#define SPREAD_ROW(r)                                                                          \
-  {                                                                                             \
-    const v128_t odd = wasm_v128_load(x + 16 * r), difference = wasm_v128_load(x + 512 + 16 * r); \
-    DOT(s##r##0, w0, low0, odd, difference)                                                     \
-    DOT(s##r##1, w1, low1, odd, difference)                                                     \
-  }
-#define DENSE_BEFORE const v128_t odds = wasm_v128_load(x), differences = wasm_v128_load(x + 128);
-#define ZERO_SUMS(r) v128_t s##r##0 = zero, s##r##1 = zero;
-#define ADD_ROW(r)                                                                                        \
-  totals[2 * r] = add_group(totals[2 * r], s##r##0, offsets[r], scales, activation_scales[r]);            \
-  totals[2 * r + 1] = add_group(totals[2 * r + 1], s##r##1, offsets[r], scales + 4, activation_scales[r]);
+#define START_ROW(r) v128_t s##r##0 = wasm_v128_load(tail + 16 * r), s##r##1 = s##r##0;
+#define ADD_ROW(r)                                                                                       \
+  totals[2 * r] = add_scaled(totals[2 * r], s##r##0, scales, wasm_v128_load(tail + 64 + 16 * r));        \
+  totals[2 * r + 1] = add_scaled(totals[2 * r + 1], s##r##1, scales + 4, wasm_v128_load(tail + 64 + 16 * r));
 
 /*
- * totals[row][half of 4]; `w` is the tile's eight rows within a panel of `width` rows; a quad of columns of x takes
- * `step` bytes.
+ * totals[row][half of 4]; `w` is the tile's eight rows within a panel of `width` rows. More than one quad per round
+ * of the loop measured slower: the compiler then mixes them and runs out of registers.
  */
-#define TILE_KERNEL(name, step, BEFORE, ROWS, ROW)                                                              \
-  static __attribute__((noinline)) void name(const uint8_t* w, uint32_t width, const uint8_t* x, uint32_t groups,\
-                                             v128_t* totals) {                                                  \
-    const v128_t zero = wasm_i32x4_const_splat(0);                                                              \
-    const uint32_t quad_bytes = 4 * width, scale_bytes = 4 * width;                                             \
-    for (uint32_t i = 0; i < 8; i++) totals[i] = zero;                                                          \
-    for (; groups > 0; groups--) {                                                                              \
-      ROWS(ZERO_SUMS)                                                                                           \
-      const float* scales = (const float*)(w + INT8_GROUP * width);                                             \
-      for (const uint8_t* end = x + 8 * (step); x != end; x += (step), w += quad_bytes) {                       \
-        const v128_t w0 = wasm_v128_load(w), w1 = wasm_v128_load(w + 16);                                       \
-        const v128_t low0 = wasm_v128_and(w0, LOW_BYTES), low1 = wasm_v128_and(w1, LOW_BYTES);                  \
-        BEFORE ROWS(ROW)                                                                                        \
-      }                                                                                                         \
-      /* Behind the odd columns lie as many differences, then offsets and scales. */                            \
-      const int32_t* offsets = (const int32_t*)(x + 8 * (step));                                                \
-      const float* activation_scales = (const float*)(x + 8 * (step) + 16);                                     \
-      ROWS(ADD_ROW)                                                                                             \
-      x += 8 * (step) + 32;                                                                                     \
-      w += scale_bytes;                                                                                         \
-    }                                                                                                           \
+#define TILE_KERNEL(rows, ROWS, width)                                                                             \
+  static __attribute__((noinline)) void tile_##rows##_##width(const uint8_t* w, const uint8_t* x, uint32_t groups, \
+                                                              v128_t* totals) {                                    \
+    for (uint32_t i = 0; i < 2 * rows; i++) totals[i] = wasm_i32x4_const_splat(0);                                 \
+    for (; groups > 0; groups--, x += INT8_TILE_BYTES - 512, w += 4 * width) {                                     \
+      /* Behind the odd columns lie as many differences, then offsets and scales. */                               \
+      const uint8_t* tail = x + 1024;                                                                              \
+      const float* scales = (const float*)(w + INT8_GROUP * width);                                                \
+      ROWS(START_ROW)                                                                                              \
+      for (const uint8_t* end = x + 512; x != end; x += 64, w += 4 * width) {                                      \
+        const v128_t w0 = wasm_v128_load(w), w1 = wasm_v128_load(w + 16);                                          \
+        const v128_t low0 = wasm_v128_and(w0, LOW_BYTES), low1 = wasm_v128_and(w1, LOW_BYTES);                     \
+        ROWS(TILE_ROW)                                                                                             \
+      }                                                                                                            \
+      ROWS(ADD_ROW)                                                                                                \
+    }                                                                                                              \
   }
-TILE_KERNEL(dense_tile, 16, DENSE_BEFORE, REPEAT_4, DENSE_ROW)
-TILE_KERNEL(spread_tile_1, 64, , REPEAT_1, SPREAD_ROW)
-TILE_KERNEL(spread_tile_2, 64, , REPEAT_2, SPREAD_ROW)
-TILE_KERNEL(spread_tile_3, 64, , REPEAT_3, SPREAD_ROW)
-TILE_KERNEL(spread_tile_4, 64, , REPEAT_4, SPREAD_ROW)
+TILE_KERNEL(1, REPEAT_1, 16)
+TILE_KERNEL(2, REPEAT_2, 16)
+TILE_KERNEL(3, REPEAT_3, 16)
+TILE_KERNEL(4, REPEAT_4, 16)
+TILE_KERNEL(1, REPEAT_1, 8)
+TILE_KERNEL(4, REPEAT_4, 8)
 
-static void spread_tile(uint32_t rows, const uint8_t* w, uint32_t width, const uint8_t* x, uint32_t groups, v128_t* totals) {
-  if (rows == 4) spread_tile_4(w, width, x, groups, totals);
-  else if (rows == 3) spread_tile_3(w, width, x, groups, totals);
-  else if (rows == 2) spread_tile_2(w, width, x, groups, totals);
-  else spread_tile_1(w, width, x, groups, totals);
+static void tile(uint32_t rows, const uint8_t* w, uint32_t width, const uint8_t* x, uint32_t groups, v128_t* totals) {
+  /* Half panels are rare, and a tile that is not full repeats its first row. */
+  if (width == HALF_ROWS) (rows == 1 ? tile_1_8 : tile_4_8)(w, x, groups, totals);
+  else if (rows == 4) tile_4_16(w, x, groups, totals);
+  else if (rows == 3) tile_3_16(w, x, groups, totals);
+  else if (rows == 2) tile_2_16(w, x, groups, totals);
+  else tile_1_16(w, x, groups, totals);
 }
 
 static void many_rows(const linear_t* op, uint32_t panel0, uint32_t panel1) {
   const uint32_t groups = int8_groups(op->k), stride = groups * int8_group_bytes(PANEL_ROWS);
-  const int spread = op->num_rows <= SPREAD_ROWS;
-  const uint32_t tile_bytes = spread ? INT8_SPREAD_BYTES : INT8_TILE_BYTES;
   for (uint32_t panel = panel0; panel < panel1; panel++) {
     const uint8_t* weights = (const uint8_t*)op->matrix + (uintptr_t)panel * stride;
     const uint32_t n = panel * PANEL_ROWS, width = panel_width(n, op->n);
-    if (spread) fetch(op, panel, panel0, panel1);
+    fetch(op, panel, panel0, panel1);
     for (uint32_t row = 0; row < op->num_rows; row += ACTIVATION_TILE) {
       const uint32_t rows = op->num_rows - row < ACTIVATION_TILE ? op->num_rows - row : ACTIVATION_TILE;
-      const uint8_t* x = (const uint8_t*)op->packed + (uintptr_t)(row / ACTIVATION_TILE) * groups * tile_bytes;
+      const uint8_t* x = (const uint8_t*)op->packed + (uintptr_t)(row / ACTIVATION_TILE) * groups * INT8_TILE_BYTES;
       for (uint32_t half = 0; half < width && n + half < op->n; half += HALF_ROWS) {
         v128_t totals[8];
-        if (spread) spread_tile(rows, weights + half * 4, width, x, groups, totals);
-        else dense_tile(weights + half * 4, width, x, groups, totals);
+        tile(rows, weights + half * 4, width, x, groups, totals);
         for (uint32_t r = 0; r < rows; r++) store_outputs(op, row + r, n + half, totals[2 * r], totals[2 * r + 1]);
       }
     }

@@ -109,5 +109,5 @@ void float_panels(const linear_t* op, uint32_t panel0, uint32_t panel1, float* s
 void int8_panels(const linear_t* op, uint32_t panel0, uint32_t panel1);
 
 /* Packed activations: see activations.c. */
-enum { SPREAD_ROWS = 16, INT8_ROW_BYTES = 72, INT8_TILE_BYTES = 288, INT8_SPREAD_BYTES = 1056 };
+enum { INT8_ROW_BYTES = 72, INT8_TILE_BYTES = 1152 };
 static inline uint32_t tiles_of(uint32_t num_rows) { return (num_rows + ACTIVATION_TILE - 1) / ACTIVATION_TILE; }
