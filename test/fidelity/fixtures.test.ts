@@ -53,23 +53,24 @@ function peftCases(): Case[] {
     }));
 }
 
-function architectureCases(): Case[] {
-  const golden = JSON.parse(readFileSync(join(FIXTURES, "architectures/golden.json"), "utf8")) as Record<string, Golden>;
+/** A set made by a script of `scripts/reference`. */
+function casesOf(set: string): Case[] {
+  const golden = JSON.parse(readFileSync(join(FIXTURES, set, "golden.json"), "utf8")) as Record<string, Golden>;
   return Object.entries(golden).map(([name, { base, adapter, input_ids, last_logits, greedy }]) => ({
-    name: `architectures/${name}`,
-    base: join(FIXTURES, "architectures", base),
-    adapter: adapter == null ? null : join(FIXTURES, "architectures", adapter),
+    name: `${set}/${name}`,
+    base: join(FIXTURES, set, base),
+    adapter: adapter == null ? null : join(FIXTURES, set, adapter),
     prompt: input_ids,
     logits: last_logits,
     greedy,
   }));
 }
 
-const cases = [...peftCases(), ...architectureCases()];
+const cases = [...peftCases(), ...casesOf("architectures"), ...casesOf("forms")];
 
 describe("float32 on the WASM backend", () => {
   test("covers every dense fixture", () => {
-    expect(cases.length).toBe(10 + 27);
+    expect(cases.length).toBe(10 + 27 + 13);
   });
 
   test.each(cases.map((one) => [one.name, one] as const))("%s: logits within 1e-4, greedy tokens equal", async (_, one) => {
