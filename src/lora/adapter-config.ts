@@ -108,7 +108,7 @@ export function parseAdapterConfig(json: JsonObject): AdapterConfig {
     rankPattern: patterns(json["rank_pattern"], "rank_pattern", (value, field) => integer(value, field, 1, MAX_RANK)),
     alphaPattern: patterns(json["alpha_pattern"], "alpha_pattern", positive),
     layers,
-    layersPattern: nameList(json["layers_pattern"], "layers_pattern"),
+    layersPattern: orNull(nameList(json["layers_pattern"], "layers_pattern")),
     baseModel: typeof json["base_model_name_or_path"] === "string" ? json["base_model_name_or_path"] : null,
     warnings: Object.keys(json)
       .filter((field) => !HARMLESS.has(field) && !USED.has(field) && !(field in UNSUPPORTED) && field !== "bias")
@@ -118,10 +118,11 @@ export function parseAdapterConfig(json: JsonObject): AdapterConfig {
 }
 
 function moduleNames(value: JsonValue | undefined, field: string): ModuleNames | null {
-  if (value === undefined || value === null) return null;
+  // PEFT takes an empty pattern for none at all; a target_modules of "" is refused where it is missed.
+  if (value === undefined || value === null || value === "") return null;
   if (typeof value === "string") {
     if (value.toLowerCase() === "all-linear") return { kind: "all-linear" };
-    if (value === "" || value.length > MAX_PATTERN_CHARS) {
+    if (value.length > MAX_PATTERN_CHARS) {
       throw invalid(field, `must be a pattern of 1 to ${MAX_PATTERN_CHARS} characters, got ${value.length}`);
     }
     return { kind: "pattern", pattern: value };
@@ -136,7 +137,7 @@ function moduleNames(value: JsonValue | undefined, field: string): ModuleNames |
 
 function nameList(value: JsonValue | undefined, field: string): readonly string[] | null {
   if (value === undefined || value === null) return null;
-  if (typeof value === "string") return [value];
+  if (typeof value === "string") return value === "" ? [] : [value];
   if (!Array.isArray(value)) throw invalid(field, `must be a string or a list of strings, got ${nameJsonType(value)}`);
   if (value.length > MAX_PATTERNS) throw invalid(field, `has ${value.length} entries; at most ${MAX_PATTERNS} are read`);
   return value.map((name: JsonValue) => {
@@ -149,8 +150,11 @@ function layerList(value: JsonValue | undefined): readonly number[] | null {
   if (value === undefined || value === null) return null;
   const list: readonly JsonValue[] = Array.isArray(value) ? value : [value];
   if (list.length > MAX_PATTERNS) throw invalid("layers_to_transform", `has ${list.length} entries; at most ${MAX_PATTERNS} are read`);
-  return list.map((layer) => integer(layer, "layers_to_transform", 0, 100_000));
+  return orNull(list.map((layer) => integer(layer, "layers_to_transform", 0, 100_000)));
 }
+
+/** PEFT writes an empty list where it means no choice. */
+const orNull = <T>(list: readonly T[] | null): readonly T[] | null => (list === null || list.length === 0 ? null : list);
 
 function patterns(
   value: JsonValue | undefined,

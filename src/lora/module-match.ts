@@ -15,12 +15,11 @@ export interface TargetedModules {
 export function targetedModules(config: AdapterConfig, sites: readonly LoraSite[]): TargetedModules {
   const isTarget = matcher(config.targetModules, "target_modules");
   const isExcluded = config.excludeModules === null ? () => false : matcher(config.excludeModules, "exclude_modules");
-  const layers = config.layers === null ? null : new Set(config.layers);
+  const isInLayers = layerFilter(config);
   const paths = new Set<string>();
   const required: { site: LoraSite; module: SiteModule }[] = [];
   for (const site of sites) {
-    if (layers !== null && !(layers.has(site.layer) && layersNamed(config.layersPattern, site))) continue;
-    const matched = site.modules.filter((module) => isTarget(module) && !isExcluded(module));
+    const matched = site.modules.filter((module) => isTarget(module) && !isExcluded(module) && isInLayers(module, site.layer));
     for (const { path } of matched) paths.add(path);
     // Another spelling is only asked for where the base's own names are not targeted.
     const own = matched.filter((module) => module.own);
@@ -43,8 +42,19 @@ function matcher(names: ModuleNames, field: string): (module: SiteModule) => boo
   }
 }
 
-const layersNamed = (pattern: readonly string[] | null, site: LoraSite): boolean =>
-  pattern === null || site.modules.some(({ path }) => pattern.some((name) => path.includes(`${name}.${site.layer}.`)));
+/**
+ * Whether `layers_to_transform` leaves a module in; one that target_modules names by its whole path always is.
+ *
+ * @source peft, tuners/tuners_utils.py check_target_module_exists
+ */
+function layerFilter({ layers, layersPattern, targetModules }: AdapterConfig): (module: SiteModule, layer: number) => boolean {
+  if (layers === null) return () => true;
+  const chosen = new Set(layers);
+  const whole = new Set(targetModules.kind === "names" ? targetModules.names : []);
+  const lists = layersPattern?.map((name) => compile(`(?:^|.*?\\.)${name}\\.(?:\\d+)\\..*`, "layers_pattern"));
+  return ({ path }, layer) =>
+    whole.has(path) || (chosen.has(layer) && (lists === undefined || lists.some((list) => list.matches(path))));
+}
 
 /**
  * The value of the first pattern that matches a module's path, as PEFT looks ranks and alphas up.

@@ -26,6 +26,10 @@ export class ConfigFields {
     this.#path = path;
   }
 
+  get isEmpty(): boolean {
+    return Object.keys(this.#object).length === 0;
+  }
+
   /** The raw value; `undefined` for a field that is absent or null, which model files use alike. */
   value(name: string): JsonValue | undefined {
     return this.#object[name] ?? undefined;

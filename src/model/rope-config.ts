@@ -37,6 +37,7 @@ const FACTOR: Range = { min: 1, max: 1e6 };
 const POSITIVE: Range = { min: 1e-6, max: 1e6 };
 const POSITIONS: Range = { min: 1, max: 2 ** 24 };
 const DEFAULT_THETA = 10_000;
+const DEFAULT_ORIGINAL_LENGTH = 4096;
 const SCALING_FIELDS = ["factor", "short_factor", "low_freq_factor"];
 
 /** @param maxPositions `max_position_embeddings` */
@@ -46,9 +47,9 @@ export function readRopeConfig(
   headDim: number,
   maxPositions: number,
 ): RopeConfig {
-  // transformers 5 gives the old name precedence where a file has both.
-  const name = fields.has("rope_scaling") ? "rope_scaling" : "rope_parameters";
-  const rope = fields.object(name);
+  // transformers 5 gives the old name precedence where a file has both, unless it holds nothing.
+  const scaling = fields.object("rope_scaling");
+  const rope = scaling === undefined || scaling.isEmpty ? fields.object("rope_parameters") : scaling;
   const theta = (rope?.has("rope_theta") ? rope : fields).number(
     "rope_theta",
     THETA,
@@ -143,8 +144,7 @@ function readLongrope(
   rotaryDim: number,
   maxPositions: number,
 ): RopeScaling {
-  const field = "original_max_position_embeddings";
-  const originalMaxPositions = (fields.has(field) ? fields : rope).integer(field, POSITIONS);
+  const originalMaxPositions = readOriginalLength(rope, fields);
   const length = rotaryDim / 2;
   const factors = rope.array("short_factor");
   const shortFactors = (factors ?? []).filter(
@@ -166,4 +166,13 @@ function readLongrope(
     originalMaxPositions,
     attentionScaling: rope.number("attention_factor", POSITIVE, attentionScaling),
   };
+}
+
+/** Of `config.json` itself; transformers reads its own default where only the scaling rules have the length. */
+function readOriginalLength(rope: ConfigFields, fields: ConfigFields): number {
+  const field = "original_max_position_embeddings";
+  if (fields.has(field)) return fields.integer(field, POSITIONS);
+  const written = rope.integer(field, POSITIONS);
+  if (written === DEFAULT_ORIGINAL_LENGTH) return written;
+  return rope.invalid(field, `at the top of the file, where ${DEFAULT_ORIGINAL_LENGTH} is taken when it is missing`);
 }

@@ -40,16 +40,16 @@ const peftCases: readonly FixtureCase[] = readGolden("peft/golden.json")
     greedy: greedy.slice(input_ids.length),
   }));
 
-const architectureCases: readonly FixtureCase[] = readGolden("architectures/golden.json").map(
-  ([name, { base, adapter, input_ids, last_logits, greedy }]) => ({
-    name: `architectures/${name}`,
-    base: join(FIXTURES, "architectures", base),
-    adapter: adapter == null ? null : join(FIXTURES, "architectures", adapter),
+/** A set made by a script of `scripts/reference`. */
+const casesOf = (set: string): readonly FixtureCase[] =>
+  readGolden(`${set}/golden.json`).map(([name, { base, adapter, input_ids, last_logits, greedy }]) => ({
+    name: `${set}/${name}`,
+    base: join(FIXTURES, set, base),
+    adapter: adapter == null ? null : join(FIXTURES, set, adapter),
     prompt: input_ids,
     logits: last_logits,
     greedy,
-  }),
-);
+  }));
 
-export const FIXTURE_CASES: readonly FixtureCase[] = [...peftCases, ...architectureCases];
-export const NUM_FIXTURE_CASES = 10 + 27;
+export const FIXTURE_CASES: readonly FixtureCase[] = [...peftCases, ...casesOf("architectures"), ...casesOf("forms")];
+export const NUM_FIXTURE_CASES = 10 + 27 + 13;

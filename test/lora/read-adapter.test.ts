@@ -201,6 +201,7 @@ const BAD: readonly (readonly [string, AdapterChange, string, string, AdapterLim
   ["everything excluded", config("exclude_modules", ["q_proj", "k_proj", "v_proj"]), "adapter_invalid", "matches no module"],
   ["layers beyond the model", config("layers_to_transform", [7]), "adapter_invalid", "matches no module"],
   ["a layer of -1", config("layers_to_transform", [-1]), "adapter_invalid", "layers_to_transform must be a whole number from 0"],
+  ["a name of layers that cannot be read", { config: (json) => Object.assign(json, { layers_to_transform: 1, layers_pattern: "la(yers" }) }, "adapter_invalid", "layers_pattern has a pattern that cannot be read"],
   ["layers beside a pattern", { config: (json) => Object.assign(json, { target_modules: ".*q_proj", layers_to_transform: 1 }) }, "adapter_invalid", "cannot be combined"],
   ["a rank pattern of text", config("rank_pattern", { q_proj: "8" }), "adapter_invalid", 'rank_pattern["q_proj"]'],
   ["a rank pattern that is a list", config("rank_pattern", ["q_proj"]), "adapter_invalid", "rank_pattern must be an object"],
@@ -252,6 +253,13 @@ describe("bad adapters", () => {
     writeFileSync(join(directory, "file"), "");
     expect(readAdapter(join(directory, "none"), llama)).rejects.toThrow("does not exist");
     expect(readAdapter(join(directory, "file"), llama)).rejects.toThrow("is not a directory");
+  });
+
+  test("an empty list or text means no choice, as PEFT reads it", async () => {
+    const directory = changedAdapter("attn_r8", {
+      config: (json) => Object.assign(json, { layers_to_transform: [], layers_pattern: "", exclude_modules: "" }),
+    });
+    expect((await readAdapter(directory, llama)).digest).toBe((await read("attn_r8")).digest);
   });
 
   test("unknown fields are told in the report", async () => {

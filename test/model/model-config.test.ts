@@ -196,6 +196,16 @@ describe("a configuration", () => {
     const both = parse({ rope_scaling: { type: "linear", factor: 2, rope_theta: 77 } });
     expect(both.rope).toEqual({ theta: 77, rotaryDim: 4, scaling: { type: "linear", factor: 2 } });
   });
+
+  test("passes over a rope_scaling that holds nothing, as transformers does", () => {
+    const rope_parameters = { rope_type: "linear", factor: 2, rope_theta: 77 };
+    expect(parse({ rope_scaling: {}, rope_parameters }).rope).toEqual({ theta: 77, rotaryDim: 4, scaling: { type: "linear", factor: 2 } });
+  });
+
+  test("takes LongRoPE's original length from its rules only where transformers reads the same", () => {
+    const rope_scaling = { ...LONGROPE, original_max_position_embeddings: 4096 };
+    expect(parse({ ...PHI3, max_position_embeddings: 8192, rope_scaling }).maxContext).toBe(4096);
+  });
 });
 
 describe("a configuration is refused", () => {
@@ -357,6 +367,11 @@ describe("a configuration is refused", () => {
       "LongRoPE without its length",
       { ...PHI3, rope_scaling: LONGROPE },
       "rope_scaling.original_max_position_embeddings in config.json must be a whole number from 1 to 16777216, got nothing",
+    ],
+    [
+      "LongRoPE with its length where nobody reads it",
+      { ...PHI3, rope_scaling: { ...LONGROPE, original_max_position_embeddings: 16 } },
+      "rope_scaling.original_max_position_embeddings in config.json must be at the top of the file, where 4096 is taken when it is missing, got 16",
     ],
     [
       "a window of zero",
