@@ -33,12 +33,13 @@ export interface AdapterWeights {
 
 /** What a load found and will do: the proof that the adapter is applied. */
 export interface AdapterReport {
-  readonly format: "peft";
+  readonly format: "peft" | "nemo";
   /** Module paths that the adapter changes. */
   readonly numModules: number;
   readonly maxRank: number;
   readonly minRank: number;
-  readonly scaleRule: "alpha/rank" | "alpha/sqrt(rank)";
+  /** `1` for archives that state no alpha. */
+  readonly scaleRule: "alpha/rank" | "alpha/sqrt(rank)" | "1";
   /** Bytes of all A and B matrices as stored. */
   readonly numBytes: number;
   /** Things worth telling that are not errors, a sentence each. */

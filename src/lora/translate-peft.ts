@@ -4,21 +4,10 @@ import { quoted } from "../formats/format-error.ts";
 import type { Tensor } from "../formats/safetensors.ts";
 import type { LoraSite, Program, SiteId, SiteModule } from "../model/program.ts";
 import type { AdapterConfig } from "./adapter-config.ts";
-import type { AdapterMatrix, AdapterReport, AdapterWeights, LoraDelta } from "./adapter-weights.ts";
-import { adapterDigest } from "./digest.ts";
-import { firstNonFinite } from "./finite.ts";
+import type { AdapterMatrix, AdapterWeights } from "./adapter-weights.ts";
+import { type AdapterLimits, assembleAdapter, matrixOf, type PlacedDelta } from "./assemble-adapter.ts";
 import { moduleNames, patternLookup, targetedModules } from "./module-match.ts";
 import { parsePeftKey } from "./peft-keys.ts";
-import { isAllowed, type TargetModules } from "./target-modules.ts";
-
-export interface AdapterLimits {
-  /** Largest rank of any module; no limit when left out. */
-  readonly maxRank?: number | undefined;
-  /** The setting that the rank is limited by, for messages; default `max_lora_rank`. */
-  readonly maxRankSetting?: string;
-  /** Modules that may be changed; `null` or left out for all. */
-  readonly targetModules?: TargetModules | null;
-}
 
 interface Place {
   readonly id: SiteId;
@@ -49,28 +38,20 @@ export function translatePeft(
 
   const rankOf = patternLookup(config.rankPattern, "rank_pattern");
   const alphaOf = patternLookup(config.alphaPattern, "alpha_pattern");
-  const deltas = [...pairs].map(([path, pair]): LoraDelta => {
+  const deltas = [...pairs].map(([path, pair]): PlacedDelta => {
     const { id, site, module } = pair.place;
     const { a, b } = pair as Required<Pair>;
     const rank = rankOf(path) ?? config.rank;
     checkShapes(path, a, b, site, module, rank);
-    if (limits.targetModules != null && !isAllowed(site, module, limits.targetModules)) {
-      throw new AdapterError("adapter_unsupported", `module ${path} is changed, which lora_target_modules leaves out`, {
-        field: "lora_target_modules",
-      });
-    }
-    if (limits.maxRank !== undefined && rank > limits.maxRank) {
-      const field = limits.maxRankSetting ?? "max_lora_rank";
-      throw new AdapterError("adapter_too_large", `module ${path} has rank ${rank}, above the limit of ${limits.maxRank}; raise ${field}`, {
-        field,
-      });
-    }
     const alpha = alphaOf(path) ?? config.alpha;
     const scale = alpha / (config.useRslora ? Math.sqrt(rank) : rank);
-    return { site: id, offset: module.offset, width: module.width, rank, scale, a, b };
+    return { module, site: id, offset: module.offset, width: module.width, rank, scale, a, b };
   });
-  deltas.sort((x, y) => x.site - y.site || x.offset - y.offset || x.width - y.width);
-  return { digest: adapterDigest(deltas, program), deltas, report: reportOf(config, deltas) };
+  return assembleAdapter(deltas, program, limits, {
+    format: "peft",
+    scaleRule: config.useRslora ? "alpha/sqrt(rank)" : "alpha/rank",
+    warnings: config.warnings,
+  });
 }
 
 function placesOf(program: Program): ReadonlyMap<string, Place> {
@@ -120,21 +101,6 @@ function pairTensors(
   return pairs;
 }
 
-function matrixOf(name: string, { dtype, shape, bytes }: Tensor): AdapterMatrix {
-  if (shape.length !== 2 || shape[0] === 0 || shape[1] === 0) {
-    throw new AdapterError("adapter_invalid", `tensor ${quoted(name)} must be a matrix, got shape [${shape.join(", ")}]`);
-  }
-  const matrix = { dtype, rows: shape[0]!, cols: shape[1]!, bytes };
-  const bad = firstNonFinite(dtype, bytes);
-  if (bad !== null) {
-    throw new AdapterError(
-      "adapter_invalid",
-      `tensor ${quoted(name)} has a value that is not finite at row ${Math.floor(bad / matrix.cols)}, column ${bad % matrix.cols}`,
-    );
-  }
-  return matrix;
-}
-
 /** A file that was cut, or saved for part of its modules only, must not serve half an adapter. */
 function checkComplete(
   required: readonly { readonly site: LoraSite; readonly module: SiteModule }[],
@@ -168,19 +134,6 @@ function checkShapes(
   }
   if (a.cols !== site.inWidth || a.rows !== rank) throw wrong("A", a, rank, site.inWidth);
   if (b.rows !== module.width) throw wrong("B", b, module.width, rank);
-}
-
-function reportOf(config: AdapterConfig, deltas: readonly LoraDelta[]): AdapterReport {
-  const ranks = deltas.map((delta) => delta.rank);
-  return {
-    format: "peft",
-    numModules: deltas.length,
-    maxRank: Math.max(...ranks),
-    minRank: Math.min(...ranks),
-    scaleRule: config.useRslora ? "alpha/sqrt(rank)" : "alpha/rank",
-    numBytes: deltas.reduce((sum, { a, b }) => sum + a.bytes.length + b.bytes.length, 0),
-    warnings: config.warnings,
-  };
 }
 
 const maxLayer = (sites: readonly LoraSite[]): number => Math.max(...sites.map((site) => site.layer));

@@ -40,6 +40,8 @@ export interface OpenOptions {
     readonly maxLoras: number | null;
     readonly maxCpuLoras: number | null;
     readonly loraCkptSource: "hf" | "nemo";
+    /** Left out, the archive's configuration decides. */
+    readonly nemoQkvLayout?: "auto" | "megatron" | "sequential";
     readonly trtllmModulesToHfModules: Readonly<Record<string, readonly string[]>>;
   };
   readonly peftCacheConfig: {
@@ -87,7 +89,9 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     weightBytes: chosen.device.weightBytes(program, format),
     totalBytes: chosen.device.totalBytes(program, maxRows, options.maxBatchSize),
   });
-  const { served, refused } = await findAdapters(options.loraConfig.loraDir, (path) => readAdapter(path, program, limits));
+  const { loraCkptSource, nemoQkvLayout } = options.loraConfig;
+  const reading = { ...limits, source: loraCkptSource, nemoQkvLayout };
+  const { served, refused } = await findAdapters(options.loraConfig.loraDir, (path) => readAdapter(path, program, reading));
   const backend = await chosen.open({
     program,
     weights: model.weights,
@@ -102,7 +106,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
   const runtime = createLocalRuntime({
     model,
     backend,
-    readAdapter: ({ path }) => readAdapter(path, program, limits),
+    readAdapter: ({ path, source }) => readAdapter(path, program, { ...reading, source: source ?? reading.source }),
     options: {
       adapters: served,
       refusedAdapters: refused,
@@ -121,9 +125,6 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
 function refuseUnserved({ loraConfig }: OpenOptions): void {
   const unserved = (field: string, problem: string): ConfigError =>
     new ConfigError("config_invalid", `lora_config.${field} ${problem}`, { field: `lora_config.${field}` });
-  if (loraConfig.loraCkptSource === "nemo") {
-    throw unserved("lora_ckpt_source", "nemo is not served yet; convert the adapters to PEFT's format");
-  }
   if (Object.keys(loraConfig.trtllmModulesToHfModules).length > 0) {
     throw unserved("trtllm_modules_to_hf_modules", "is not served yet; adapters are matched by the model's own module names");
   }

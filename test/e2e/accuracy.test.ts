@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { DEMO, DEMO_ADAPTERS, type DemoServer, startDemo } from "../helpers/demo-server.ts";
+import { DEMO, DEMO_ADAPTERS, type DemoServer, startDemo, taskOf } from "../helpers/demo-server.ts";
 
 interface Row {
   readonly prompt: string;
@@ -22,7 +22,7 @@ afterAll(() => server.stop());
 test.each([...DEMO_ADAPTERS])(
   "%s",
   async (task) => {
-    const rows = readRows(task);
+    const rows = readRows(taskOf(task));
     expect(rows.length).toBe(200);
     const answers = await Promise.all(
       rows.map(async ({ prompt }) => {

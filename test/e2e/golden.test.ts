@@ -20,6 +20,8 @@ const cases = served.flatMap((model) => golden[model]!.map((prompt) => ({ model,
 
 /** Of log-probabilities, with bfloat16 weights and float32 arithmetic. */
 const TOLERANCE = 2e-2;
+/** Its reference was computed with the float32 weights of `summarize`; the archive holds them rounded to bfloat16. */
+const ROUNDED = new Map([["summarize-nemo", 0.1]]);
 
 interface Choice {
   readonly text: string;
@@ -38,8 +40,8 @@ afterAll(() => server.stop());
 const modelName = (model: string): string => (model === "base" ? "demo" : model);
 
 describe("golden continuations", () => {
-  test("cover the base and six adapters", () => {
-    expect(cases.length).toBe(30);
+  test("cover the base and eight adapters", () => {
+    expect(cases.length).toBe(38);
   });
 
   test.each(cases.map((one) => [`${one.model}: ${one.prompt.slice(0, 40)}`, one] as const))("%s", async (_, one) => {
@@ -58,10 +60,11 @@ describe("golden continuations", () => {
     expect(choice!.token_ids).toEqual(one.token_ids);
     expect(choice!.finish_reason).toBe("stop");
     const top = choice!.logprobs.top_logprobs[0]!;
+    const tolerance = ROUNDED.get(one.model) ?? TOLERANCE;
     for (const [id, logprob] of one.top10) {
       // Beyond the tenth place the two orders may differ.
       const got = top[`token_id:${id}`];
-      if (got !== undefined) expect(Math.abs(got - logprob)).toBeLessThan(TOLERANCE * Math.max(1, Math.abs(logprob) / 10));
+      if (got !== undefined) expect(Math.abs(got - logprob)).toBeLessThan(tolerance * Math.max(1, Math.abs(logprob) / 10));
     }
     expect(one.top10.filter(([id]) => top[`token_id:${id}`] !== undefined).length).toBeGreaterThan(7);
   });

@@ -1,5 +1,5 @@
 /**
- * Checkpoints and adapters written by transformers and PEFT, run on the shipped kernels, against what
+ * Checkpoints and adapters written by transformers and PEFT, and archives in NeMo's layout, run on the shipped kernels, against what
  * transformers and PEFT compute in float32.
  */
 import { describe, expect, test } from "bun:test";
@@ -28,7 +28,7 @@ const END_TOKEN = 2;
 /** Of log-probabilities, in float32. */
 const TOLERANCE = 1e-4;
 /** PEFT forms of the fixture set that this version refuses; `test/lora` checks how. */
-const REFUSED = new Set(["dora", "lora_bias", "embed_lmhead", "saved_head", "tokens", "bin_r4"]);
+const REFUSED = new Set(["dora", "lora_bias", "embed_lmhead", "saved_head", "tokens"]);
 
 interface Case {
   readonly name: string;
@@ -65,11 +65,23 @@ function architectureCases(): Case[] {
   }));
 }
 
-const cases = [...peftCases(), ...architectureCases()];
+function nemoCases(): Case[] {
+  const golden = JSON.parse(readFileSync(join(FIXTURES, "peft/nemo/golden.json"), "utf8")) as Record<string, Golden>;
+  return Object.entries(golden).map(([name, { base, input_ids, last_logits, greedy }]) => ({
+    name: `nemo/${name}`,
+    base: join(FIXTURES, "peft", base),
+    adapter: join(FIXTURES, "peft/nemo", `${name}.nemo`),
+    prompt: input_ids,
+    logits: last_logits,
+    greedy: greedy.slice(input_ids.length),
+  }));
+}
+
+const cases = [...peftCases(), ...nemoCases(), ...architectureCases()];
 
 describe("float32 on the WASM backend", () => {
   test("covers every dense fixture", () => {
-    expect(cases.length).toBe(10 + 27);
+    expect(cases.length).toBe(11 + 6 + 27);
   });
 
   test.each(cases.map((one) => [one.name, one] as const))("%s: logits within 1e-4, greedy tokens equal", async (_, one) => {

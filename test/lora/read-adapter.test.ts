@@ -1,10 +1,11 @@
 import { describe, expect, test } from "bun:test";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { LorikeetError } from "../../src/core/errors.ts";
 import { readAdapter } from "../../src/lora/read-adapter.ts";
-import type { AdapterLimits } from "../../src/lora/translate-peft.ts";
+import type { AdapterLimits } from "../../src/lora/assemble-adapter.ts";
+import { encodeTorch, pickledDict } from "../helpers/archives.ts";
 import { type AdapterChange, changedAdapter, fixtureAdapter, fixtureProgram, type RawTensors } from "../helpers/adapter-files.ts";
 
 const llama = fixtureProgram("base_llama");
@@ -81,7 +82,6 @@ describe("PEFT fixtures", () => {
     ["embed_lmhead", "adapter_unsupported", "not served yet"],
     ["saved_head", "adapter_unsupported", "modules_to_save is set"],
     ["tokens", "adapter_unsupported", "trainable_token_indices is set"],
-    ["bin_r4", "adapter_unsupported", "adapter_model.bin is a pickle"],
   ])("%s is refused by name", async (name, code, message) => {
     const error = await read(name).catch((thrown: LorikeetError) => thrown);
     expect(error).toMatchObject({ errorCode: code });
@@ -142,6 +142,37 @@ describe("tensor names", () => {
   });
 });
 
+describe("torch files", () => {
+  test("are read where there is no safetensors file, and mean the same", async () => {
+    const { deltas, report } = await read("bin_r4");
+    expect(deltas.length).toBe(4);
+    expect(report.warnings).toEqual([]);
+  });
+
+  test("in float64 are rounded to float32, which is told", async () => {
+    const tensors = ["q_proj.lora_A", "q_proj.lora_B"].map((name, i) => ({
+      name: `base_model.model.model.layers.0.self_attn.${name}.weight`, key: String(i), storage: "DoubleStorage", count: 64, shape: i === 0 ? [2, 32] : [32, 2],
+    }));
+    const doubles = new Uint8Array(new Float64Array(64).fill(1 / 3).buffer);
+    const directory = changedAdapter("attn_r8", {
+      config: (json) => Object.assign(json, { r: 2, target_modules: ["q_proj"], layers_to_transform: [0] }),
+      files: { "adapter_model.safetensors": null, "adapter_model.bin": encodeTorch(pickledDict(tensors), { 0: doubles, 1: doubles }) },
+    });
+    const { deltas, report } = await readAdapter(directory, llama);
+    expect(new Float32Array(deltas[0]!.a.bytes.slice().buffer)[0]).toBe(Math.fround(1 / 3));
+    expect(report.warnings).toEqual(["adapter_model.bin has 2 tensors in float64, which were rounded to float32"]);
+  });
+
+  test.each([
+    ["that want to run", readFileSync(fixtureAdapter("torch/evil.ckpt")), 'adapter_model.bin: the pickle asks for "__builtin__.print"'],
+    ["of whole numbers", encodeTorch(pickledDict([{ name: "a", storage: "LongStorage", count: 1, shape: [1] }]), { 0: new Uint8Array(8) }), 'adapter_model.bin: tensor "a" has dtype I64'],
+    ["that are text", new TextEncoder().encode("x"), "adapter_model.bin: the pickle"],
+  ])("%s are refused", async (_, bytes, message) => {
+    const directory = changedAdapter("attn_r8", { files: { "adapter_model.safetensors": null, "adapter_model.bin": bytes } });
+    expect(readAdapter(directory, llama)).rejects.toMatchObject({ errorCode: "adapter_invalid", message: expect.stringContaining(message) });
+  });
+});
+
 describe("the digest", () => {
   test("does not depend on the order of tensors or the adapter's directory", async () => {
     const reversed = changedAdapter("all_r4", {
@@ -179,7 +210,7 @@ const rawHeader = (json: string, data = 0): Uint8Array => {
 const BAD: readonly (readonly [string, AdapterChange, string, string, AdapterLimits?])[] = [
   ["no configuration", { files: { "adapter_config.json": null } }, "adapter_invalid", "no adapter_config.json"],
   ["no weights", { files: { "adapter_model.safetensors": null } }, "adapter_invalid", "no adapter_model.safetensors"],
-  ["a NeMo archive", { files: { "adapter_model.safetensors": null, "adapter_config.json": null, "x.nemo": "x" } }, "adapter_unsupported", ".nemo archive"],
+  ["a NeMo archive that is none", { files: { "adapter_model.safetensors": null, "adapter_config.json": null, "x.nemo": "x" } }, "adapter_invalid", ".nemo archive: the tar archive ends"],
   ["configuration that is not JSON", { files: { "adapter_config.json": "{r: 8}" } }, "adapter_invalid", "adapter_config.json: "],
   ["configuration that is a list", { files: { "adapter_config.json": "[]" } }, "adapter_invalid", "must be an object"],
   ["a field given twice", { files: { "adapter_config.json": '{"peft_type":"LORA","r":4,"r":8}' } }, "adapter_invalid", "r"],
