@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { FormatError } from "../../src/formats/format-error.ts";
 import { parseZip, unpackEntry, ZIP_LIMITS } from "../../src/formats/zip.ts";
-import { encodeZip, type ZipChange, type ZipMember } from "../helpers/archives.ts";
+import { encodeZip, localPart, type ZipChange, type ZipMember } from "../helpers/archives.ts";
 import { thrownBy } from "../helpers/thrown.ts";
 
 const A = Uint8Array.of(1, 2, 3, 4, 5);
@@ -40,6 +40,7 @@ describe("parseZip", () => {
     ["a hole before the directory", encodeZip([{ name: "a", bytes: A }], { gap: 4 }), "4 bytes between its last entry"],
     ["two entries of one name", encodeZip([{ name: "a", bytes: A }, { name: "a", bytes: B }]), "two entries named"],
     ["two entries in one place", encodeZip([{ name: "a", bytes: A }, { name: "b", bytes: A, start: 0 }]), "overlaps the entry before it"],
+    ["an entry inside another", encodeZip([{ name: "a", bytes: localPart({ name: "b", bytes: B }) }, { name: "b", bytes: B, isHidden: true, start: 31 }]), "overlaps the entry before it"],
     ["an entry that starts later", one({ start: 3 }), "leaves a hole before it"],
     ["another name in front of the bytes", one({ localName: "b" }), "is not what the archive's directory says"],
     ["an encrypted entry", one({ flags: 1 }), "encrypted"],

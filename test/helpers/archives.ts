@@ -30,7 +30,15 @@ export interface ZipMember {
   readonly localName?: string;
   /** Offset in the directory. */
   readonly start?: number;
+  /** Only in the directory: the bytes are said to lie inside another member. */
+  readonly isHidden?: boolean;
 }
+
+/** A member as it lies in an archive, in front of the directory. */
+export const localPart = (member: ZipMember): Uint8Array => {
+  const whole = encodeZip([{ ...member, isHidden: false }]);
+  return whole.subarray(0, whole.length - 22 - 46 - text(member.name).length);
+};
 
 export interface ZipChange {
   /** A zip64 end record as torch writes it. */
@@ -58,10 +66,12 @@ export function encodeZip(members: readonly ZipMember[], { zip64 = false, numEnt
     const start = member.start ?? at;
     const local = text(member.localName ?? name);
     const sizes = (isLocal: boolean) => [[4, isLocal && descriptor ? 0 : crc], [4, isLocal && descriptor ? 0 : packed.length], [4, isLocal && descriptor ? 0 : numBytes]] as const;
-    add(little([4, 0x04034b50], [2, 0], [2, flags], [2, method], [4, 0], ...sizes(true), [2, local.length], [2, 0]));
-    add(local);
-    add(packed);
-    if (descriptor) add(little([4, 0x08074b50], ...sizes(false)));
+    if (member.isHidden !== true) {
+      add(little([4, 0x04034b50], [2, 0], [2, flags], [2, method], [4, 0], ...sizes(true), [2, local.length], [2, 0]));
+      add(local);
+      add(packed);
+      if (descriptor) add(little([4, 0x08074b50], ...sizes(false)));
+    }
     directory.push(
       little([4, 0x02014b50], [2, 0], [2, 0], [2, flags], [2, method], [4, 0], ...sizes(false), [2, text(name).length], [2, 0], [2, 0], [2, 0], [2, 0], [4, 0], [4, start]),
       text(name),
