@@ -36,7 +36,7 @@ export const TOP_SETTINGS = {
 } as const;
 
 export const LORA_SETTINGS = {
-  loraDir: texts("DIR", "adapters: a directory of one, a directory of many, or name=DIR"),
+  loraDir: texts("DIR", "adapters: a directory of one, a directory of many, a .nemo file, or name=DIR"),
   loraTargetModules: texts("NAME", "modules that adapters may change, by TensorRT-LLM's names, such as attn_q; an adapter that changes another is refused; all by default"),
   maxLoraRank: integer(64, 1, 4096, "largest rank that is served"),
   maxLoras: integer(null, 1, 100_000, "most adapters on the device at once"),

@@ -32,7 +32,7 @@ export interface OpenOptions {
   /** Directories under which requests may name adapters by path. */
   readonly adapterRoot: readonly string[];
   readonly loraConfig: {
-    /** Directories of one adapter or of many, or `name=DIR`. */
+    /** Directories of one adapter or of many, `.nemo` files, or `name=DIR`. */
     readonly loraDir: readonly string[];
     /** By TensorRT-LLM's names; none for all. */
     readonly loraTargetModules: readonly string[];
