@@ -3,7 +3,7 @@ import { AdapterError } from "../core/errors.ts";
 import { quoted } from "../formats/format-error.ts";
 import type { Tensor } from "../formats/safetensors.ts";
 import type { Program, SiteModule } from "../model/program.ts";
-import type { AdapterMatrix, AdapterReport, AdapterWeights, LoraDelta } from "./adapter-weights.ts";
+import type { AdapterForm, AdapterMatrix, AdapterReport, AdapterWeights, LoraDelta } from "./adapter-weights.ts";
 import { adapterDigest } from "./digest.ts";
 import { firstNonFinite } from "./finite.ts";
 import { isAllowed, type TargetModules } from "./target-modules.ts";
@@ -33,7 +33,7 @@ export function assembleAdapter(
 ): AdapterWeights {
   for (const delta of placed) checkLimits(delta, program, limits);
   const deltas = placed
-    .map(({ site, offset, width, rank, scale, a, b }): LoraDelta => ({ site, offset, width, rank, scale, a, b }))
+    .map(({ site, offset, width, rank, scale, a, b, bias }): LoraDelta => ({ site, offset, width, rank, scale, a, b, ...(bias === undefined ? {} : { bias }) }))
     .sort((x, y) => x.site - y.site || x.offset - y.offset || x.width - y.width);
   const ranks = deltas.map((delta) => delta.rank);
   const report: AdapterReport = {
@@ -41,9 +41,10 @@ export function assembleAdapter(
     numModules: deltas.length,
     maxRank: Math.max(...ranks),
     minRank: Math.min(...ranks),
-    numBytes: deltas.reduce((sum, { a, b }) => sum + a.bytes.length + b.bytes.length, 0),
+    numBytes: deltas.reduce((sum, { a, b, bias }) => sum + a.bytes.length + b.bytes.length + (bias?.byteLength ?? 0), 0),
   };
-  return { digest: adapterDigest(deltas, program), deltas, report };
+  const forms: readonly AdapterForm[] = deltas.some(({ bias }) => bias !== undefined) ? ["lora_bias"] : [];
+  return { digest: adapterDigest(deltas, program), deltas, forms, report };
 }
 
 function checkLimits({ site, module, rank }: PlacedDelta, program: Program, limits: AdapterLimits): void {
@@ -74,4 +75,22 @@ export function matrixOf(name: string, { dtype, shape, bytes }: Tensor): Adapter
     );
   }
   return matrix;
+}
+
+/** @throws {AdapterError} `adapter_invalid` for what is not a vector of finite numbers */
+export function vectorOf(name: string, { dtype, shape, bytes }: Tensor): Float32Array {
+  if (shape.length !== 1 || shape[0] === 0) {
+    throw new AdapterError("adapter_invalid", `tensor ${quoted(name)} must be a vector, got shape [${shape.join(", ")}]`);
+  }
+  const bad = firstNonFinite(dtype, bytes);
+  if (bad !== null) throw new AdapterError("adapter_invalid", `tensor ${quoted(name)} has a value that is not finite at ${bad}`);
+  const { buffer } = new Uint8Array(bytes);
+  switch (dtype) {
+    case "F32":
+      return new Float32Array(buffer);
+    case "F16":
+      return Float32Array.from(new Float16Array(buffer));
+    case "BF16":
+      return new Float32Array(Uint32Array.from(new Uint16Array(buffer), (bits) => bits << 16).buffer);
+  }
 }

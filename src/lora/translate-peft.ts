@@ -5,7 +5,7 @@ import type { Tensor } from "../formats/safetensors.ts";
 import type { LoraSite, Program, SiteId, SiteModule } from "../model/program.ts";
 import type { AdapterConfig } from "./adapter-config.ts";
 import type { AdapterMatrix, AdapterWeights } from "./adapter-weights.ts";
-import { type AdapterLimits, assembleAdapter, matrixOf, type PlacedDelta } from "./assemble-adapter.ts";
+import { type AdapterLimits, assembleAdapter, matrixOf, type PlacedDelta, vectorOf } from "./assemble-adapter.ts";
 import { moduleNames, patternLookup, targetedModules } from "./module-match.ts";
 import { parsePeftKey } from "./peft-keys.ts";
 
@@ -19,6 +19,7 @@ interface Pair {
   readonly place: Place;
   a?: AdapterMatrix;
   b?: AdapterMatrix;
+  bias?: Float32Array;
 }
 
 /**
@@ -43,9 +44,10 @@ export function translatePeft(
     const { a, b } = pair as Required<Pair>;
     const rank = rankOf(path) ?? config.rank;
     checkShapes(path, a, b, site, module, rank);
+    checkBias(path, pair.bias, module, config.loraBias);
     const alpha = alphaOf(path) ?? config.alpha;
     const scale = alpha / (config.useRslora ? Math.sqrt(rank) : rank);
-    return { module, site: id, offset: module.offset, width: module.width, rank, scale, a, b };
+    return { module, site: id, offset: module.offset, width: module.width, rank, scale, a, b, ...(pair.bias === undefined ? {} : { bias: pair.bias }) };
   });
   return assembleAdapter(deltas, program, limits, {
     format: "peft",
@@ -69,7 +71,7 @@ function pairTensors(
   if (tensors.size === 0) throw new AdapterError("adapter_invalid", "the adapter's file holds no tensors");
   const pairs = new Map<string, Pair>();
   for (const [name, tensor] of tensors) {
-    const { module, matrix } = parsePeftKey(name, (path) => places.has(path));
+    const { module, part } = parsePeftKey(name, (path) => places.has(path));
     const place = places.get(module);
     if (place === undefined) {
       throw new AdapterError(
@@ -85,10 +87,11 @@ function pairTensors(
       );
     }
     const pair: Pair = pairs.get(module) ?? { place };
-    if (pair[matrix] !== undefined) {
-      throw new AdapterError("adapter_invalid", `matrix ${matrix.toUpperCase()} of module ${module} is there twice, the second time as ${quoted(name)}`);
+    if (pair[part] !== undefined) {
+      throw new AdapterError("adapter_invalid", `${part === "bias" ? "the bias" : `matrix ${part.toUpperCase()}`} of module ${module} is there twice, the second time as ${quoted(name)}`);
     }
-    pair[matrix] = matrixOf(name, tensor);
+    if (part === "bias") pair.bias = vectorOf(name, tensor);
+    else pair[part] = matrixOf(name, tensor);
     pairs.set(module, pair);
   }
   for (const [module, pair] of pairs) {
@@ -99,6 +102,16 @@ function pairTensors(
     }
   }
   return pairs;
+}
+
+function checkBias(path: string, bias: Float32Array | undefined, { width }: SiteModule, isExpected: boolean): void {
+  if ((bias !== undefined) !== isExpected) {
+    const problem = isExpected ? "has no lora_B.bias, though lora_bias is set" : "has a lora_B.bias, though lora_bias is not set";
+    throw new AdapterError("adapter_invalid", `module ${path} ${problem} in adapter_config.json`, { field: "lora_bias" });
+  }
+  if (bias !== undefined && bias.length !== width) {
+    throw new AdapterError("adapter_invalid", `lora_B.bias of module ${path} has ${bias.length} numbers, but this base needs ${width}`);
+  }
 }
 
 /** A file that was cut, or saved for part of its modules only, must not serve half an adapter. */

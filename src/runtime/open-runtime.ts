@@ -4,8 +4,10 @@ import { availableParallelism } from "node:os";
 import type { WeightFormat } from "../backend/backend.ts";
 import { chooseBackend } from "../backend/choose-backend.ts";
 import { AdapterError, ConfigError, type LorikeetError } from "../core/errors.ts";
+import { checkForms } from "../lora/adapter-forms.ts";
 import { discoverAdapters, type NamedAdapter } from "../lora/adapter-paths.ts";
-import { readAdapter } from "../lora/read-adapter.ts";
+import type { AdapterWeights } from "../lora/adapter-weights.ts";
+import { type CheckpointSource, readAdapter } from "../lora/read-adapter.ts";
 import { targetModules } from "../lora/target-modules.ts";
 import { loadModel } from "../model/load-model.ts";
 import { createLocalRuntime, type LocalRuntime } from "./local-runtime.ts";
@@ -90,8 +92,6 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     totalBytes: chosen.device.totalBytes(program, maxRows, options.maxBatchSize),
   });
   const { loraCkptSource, nemoQkvLayout } = options.loraConfig;
-  const reading = { ...limits, source: loraCkptSource, nemoQkvLayout };
-  const { served, refused } = await findAdapters(options.loraConfig.loraDir, (path) => readAdapter(path, program, reading));
   const backend = await chosen.open({
     program,
     weights: model.weights,
@@ -103,10 +103,16 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     numSlots: sizes.numSlots,
     adapterBytes: sizes.adapterBytes,
   });
+  const readServed = async (path: string, source: CheckpointSource): Promise<AdapterWeights> =>
+    checkForms(await readAdapter(path, program, { ...limits, nemoQkvLayout, source }), backend.info);
+  const { served, refused } = await findAdapters(options.loraConfig.loraDir, (path) => readServed(path, loraCkptSource)).catch(async (thrown: unknown) => {
+    await backend.close();
+    throw thrown;
+  });
   const runtime = createLocalRuntime({
     model,
     backend,
-    readAdapter: ({ path, source }) => readAdapter(path, program, { ...reading, source: source ?? reading.source }),
+    readAdapter: ({ path, source }) => readServed(path, source ?? loraCkptSource),
     options: {
       adapters: served,
       refusedAdapters: refused,

@@ -2,7 +2,8 @@ import { describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { LorikeetError } from "../../src/core/errors.ts";
+import { AdapterError, type LorikeetError } from "../../src/core/errors.ts";
+import { checkForms } from "../../src/lora/adapter-forms.ts";
 import { readAdapter } from "../../src/lora/read-adapter.ts";
 import type { AdapterLimits } from "../../src/lora/assemble-adapter.ts";
 import { encodeTorch, pickledDict } from "../helpers/archives.ts";
@@ -11,6 +12,18 @@ import { type AdapterChange, changedAdapter, fixtureAdapter, fixtureProgram, typ
 const llama = fixtureProgram("base_llama");
 const phi3 = fixtureProgram("base_phi3");
 const read = (name: string) => readAdapter(fixtureAdapter(name), name.startsWith("phi3") ? phi3 : llama);
+
+const A0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
+const B0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight";
+const floats = (values: number[]): Uint8Array => new Uint8Array(Float32Array.from(values).buffer);
+const poison = (name: string, value: number) => (tensors: RawTensors) => {
+  tensors.get(name)!.bytes.set(floats([value]), 12);
+};
+const config = (field: string, value: unknown): AdapterChange => ({ config: (json) => (json[field] = value) });
+const rawHeader = (json: string, data = 0): Uint8Array => {
+  const bytes = new TextEncoder().encode(json);
+  return Buffer.concat([new Uint8Array(new BigUint64Array([BigInt(bytes.length)]).buffer), bytes, new Uint8Array(data)]);
+};
 
 describe("PEFT fixtures", () => {
   const summary = async (name: string) =>
@@ -78,7 +91,6 @@ describe("PEFT fixtures", () => {
 
   test.each([
     ["dora", "adapter_unsupported", "use_dora is set: DoRA is not served yet"],
-    ["lora_bias", "adapter_unsupported", "lora_bias is set"],
     ["embed_lmhead", "adapter_unsupported", "not served yet"],
     ["saved_head", "adapter_unsupported", "modules_to_save is set"],
     ["tokens", "adapter_unsupported", "trainable_token_indices is set"],
@@ -142,6 +154,64 @@ describe("tensor names", () => {
   });
 });
 
+describe("a bias behind B", () => {
+  test("is read as float32, counted, and named as a form", async () => {
+    const { deltas, forms, report } = await read("lora_bias");
+    expect(forms).toEqual(["lora_bias"]);
+    for (const { bias, width } of deltas) expect(bias!.length).toBe(width);
+    const matrices = deltas.reduce((sum, { a, b }) => sum + a.bytes.length + b.bytes.length, 0);
+    expect(report.numBytes).toBe(matrices + deltas.reduce((sum, { width }) => sum + 4 * width, 0));
+    expect((await read("attn_r8")).forms).toEqual([]);
+  });
+
+  test("is part of the digest", async () => {
+    const changed = changedAdapter("lora_bias", {
+      tensors: (tensors) => {
+        for (const [name, tensor] of tensors) if (name.endsWith("lora_B.bias")) tensor.bytes[0]! ^= 1;
+      },
+    });
+    expect((await readAdapter(changed, llama)).digest).not.toBe((await read("lora_bias")).digest);
+  });
+
+  test("is refused by name for a backend that does not serve it", async () => {
+    const biased = await read("lora_bias");
+    expect(() => checkForms(biased, { name: "cuda" })).toThrow("the adapter uses lora_bias, which the cuda backend does not serve");
+    expect(() => checkForms(biased, { name: "cuda", adapterForms: [] })).toThrow(AdapterError);
+    expect(checkForms(biased, { name: "wasm", adapterForms: ["lora_bias"] })).toBe(biased);
+    const plain = await read("attn_r8");
+    expect(checkForms(plain, { name: "cuda" })).toBe(plain);
+  });
+
+  const change = (shape: number[], dtype = "F32", bytes: Uint8Array = new Uint8Array(4 * shape.reduce((a, b) => a * b, 1))) => (tensors: RawTensors) => {
+    for (const name of tensors.keys()) if (name.endsWith("lora_B.bias")) tensors.set(name, { dtype, shape, bytes });
+  };
+  test.each<[string, AdapterChange, string]>([
+    ["that is missing", { tensors: (tensors) => tensors.forEach((_, name) => name.endsWith("bias") && tensors.delete(name)) }, "has no lora_B.bias, though lora_bias is set"],
+    ["that nothing announces", config("lora_bias", false), "has a lora_B.bias, though lora_bias is not set"],
+    ["of another width", { tensors: change([5]) }, "has 5 numbers, but this base needs"],
+    ["of two dimensions", { tensors: change([2, 2]) }, "must be a vector, got shape [2, 2]"],
+    ["that is not finite", { tensors: change([32], "F32", floats(Array.from({ length: 32 }, (_, i) => (i === 4 ? Number.NaN : 0)))) }, "a value that is not finite at 4"],
+  ])("%s is an error", async (_, how, message) => {
+    expect(readAdapter(changedAdapter("lora_bias", how), llama)).rejects.toThrow(message);
+  });
+
+  test("in 16 bits is widened exactly", async () => {
+    const widths = { q_proj: 32, v_proj: 16, k_proj: 16, o_proj: 32 } as Record<string, number>;
+    const as = (dtype: "F16" | "BF16") => changedAdapter("lora_bias", {
+      tensors: (tensors) => {
+        for (const name of tensors.keys()) {
+          if (!name.endsWith("lora_B.bias")) continue;
+          const width = widths[name.split(".").at(-3)!]!;
+          tensors.set(name, { dtype, shape: [width], bytes: new Uint8Array(new Uint16Array(width).fill(dtype === "F16" ? 0x3e00 : 0x3fc0).buffer) });
+        }
+      },
+    });
+    for (const dtype of ["F16", "BF16"] as const) {
+      for (const { bias } of (await readAdapter(as(dtype), llama)).deltas) expect(new Set(bias)).toEqual(new Set([1.5]));
+    }
+  });
+});
+
 describe("torch files", () => {
   test("are read where there is no safetensors file, and mean the same", async () => {
     const { deltas, report } = await read("bin_r4");
@@ -193,18 +263,6 @@ describe("the digest", () => {
     expect((await readAdapter(changedAdapter("all_r4", change), llama)).digest).not.toBe((await read("all_r4")).digest);
   });
 });
-
-const A0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
-const B0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight";
-const floats = (values: number[]): Uint8Array => new Uint8Array(Float32Array.from(values).buffer);
-const poison = (name: string, value: number) => (tensors: RawTensors) => {
-  tensors.get(name)!.bytes.set(floats([value]), 12);
-};
-const config = (field: string, value: unknown): AdapterChange => ({ config: (json) => (json[field] = value) });
-const rawHeader = (json: string, data = 0): Uint8Array => {
-  const bytes = new TextEncoder().encode(json);
-  return Buffer.concat([new Uint8Array(new BigUint64Array([BigInt(bytes.length)]).buffer), bytes, new Uint8Array(data)]);
-};
 
 /** [what is wrong, the change, the code, a part of the message, limits] */
 const BAD: readonly (readonly [string, AdapterChange, string, string, AdapterLimits?])[] = [

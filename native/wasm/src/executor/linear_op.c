@@ -143,7 +143,7 @@ static void expand(step_t* step, const uint32_t* op, uint32_t segments, void* me
             .num_rows = run.num_rows,
             .matrix = address(delta[DELTA_B]),
             .packed = as_is ? (const void*)shrunk : packed,
-            .bias = 0,
+            .bias = address(delta[DELTA_BIAS]),
             .y = output_row(op, run.row) + offset,
             .ldy = op[OPERATION_OUT_STRIDE],
             .mode = LINEAR_ADD,
