@@ -27,13 +27,13 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   library: ["core", "runtime"],
 };
 
-/** Packages with one home. */
-const HOMES: Readonly<Record<string, string>> = {
+/** Packages with a home, or two. */
+const HOMES: Readonly<Record<string, string | readonly string[]>> = {
   xstate: "actors",
   elysia: "http",
   "@huggingface/tokenizers": "model",
   "@huggingface/jinja": "model",
-  yaml: "config",
+  yaml: ["config", "formats"],
   commander: "config",
 };
 
@@ -61,7 +61,8 @@ export function violation({ from, file, target }: Arrow): string | undefined {
   if (!target.startsWith(".")) {
     const name = target.startsWith("@") ? target.split("/").slice(0, 2).join("/") : target.split("/")[0]!;
     const home = HOMES[name];
-    return home === undefined || home === from ? undefined : `${tail}: ${name} belongs to ${home}`;
+    const homes = home === undefined ? [from] : [home].flat();
+    return homes.includes(from) ? undefined : `${tail}: ${name} belongs to ${homes.join(" and ")}`;
   }
   const path = join(dirname(file), target);
   // Data beside src, such as package.json and the WASM binary, is not an arrow between folders.

@@ -6,7 +6,7 @@
  */
 import type { SlotId } from "../core/ids.ts";
 import type { Step, StepResult } from "../core/step.ts";
-import type { AdapterWeights } from "../lora/adapter-weights.ts";
+import type { AdapterForm, AdapterWeights } from "../lora/adapter-weights.ts";
 import type { Program } from "../model/program.ts";
 import type { WeightSource } from "../model/weight-source.ts";
 
@@ -42,6 +42,8 @@ export interface BackendInfo {
   readonly maxSequences: number;
   readonly weightBytes: number;
   readonly kvBytes: number;
+  /** Forms of adapters served beyond plain LoRA; left out for none. */
+  readonly adapterForms?: readonly AdapterForm[];
 }
 
 /** An adapter in the backend's own layout, ready to be copied to the device. Immutable. */
@@ -63,7 +65,7 @@ export interface Backend {
    */
   run(step: Step): Promise<StepResult>;
 
-  /** Lays an adapter out for this device. Does not touch device memory. */
+  /** Lays an adapter out for this device. Does not touch device memory. The adapter uses no form that `info` does not name. */
   stage(adapter: AdapterWeights): Promise<AdapterImage>;
 
   /** Device bytes that an image takes once attached. */

@@ -36,12 +36,13 @@ export const TOP_SETTINGS = {
 } as const;
 
 export const LORA_SETTINGS = {
-  loraDir: texts("DIR", "adapters: a directory of one, a directory of many, or name=DIR"),
+  loraDir: texts("DIR", "adapters: a directory of one, a directory of many, a .nemo file, or name=DIR"),
   loraTargetModules: texts("NAME", "modules that adapters may change, by TensorRT-LLM's names, such as attn_q; an adapter that changes another is refused; all by default"),
   maxLoraRank: integer(64, 1, 4096, "largest rank that is served"),
   maxLoras: integer(null, 1, 100_000, "most adapters on the device at once"),
   maxCpuLoras: integer(null, 1, 1_000_000, "most adapters in host memory at once"),
-  loraCkptSource: choice("hf", ["hf", "nemo"], "format of the adapters"),
+  loraCkptSource: choice("hf", ["hf", "nemo"], "format of the adapters; hf serves NeMo archives as well, nemo serves nothing else"),
+  nemoQkvLayout: choice("auto", ["auto", "megatron", "sequential"], "order of query, key and value rows in NeMo archives; auto decides by the archive's configuration"),
   trtllmModulesToHfModules: nameMap("TensorRT-LLM's module names to the model's own"),
   swapGateUpProjLoraBWeight: boolean(true, "either value gives the same: fused gate_up adapters are read in PEFT's order, gate then up"),
 } as const;

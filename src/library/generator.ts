@@ -150,6 +150,7 @@ const resolveAdapter = (runtime: Runtime, request: LoRARequest): Promise<Adapter
     name: request.loraName,
     intId: request.loraIntId,
     ...(request.loraPath === "" ? {} : { path: request.loraPath }),
+    ...(request.loraCkptSource === "nemo" ? { source: request.loraCkptSource } : {}),
   });
 
 function readPrompt({ model }: Runtime, input: PromptInput): { prompt: string | null; tokens: readonly number[] } {

@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { ConfigError, RequestError } from "../core/errors.ts";
+import { RequestError } from "../core/errors.ts";
 
 /**
  * Names the adapter that a prompt is to be answered with.
@@ -16,7 +16,8 @@ export class LoRARequest {
   /**
    * @param loraName name of a registered adapter, or a new name for the one at `loraPath`
    * @param loraIntId whole number from 0 up; the same number always means the same adapter
-   * @param loraPath directory of the adapter; empty for a registered one
+   * @param loraPath directory of the adapter, or a `.nemo` file; empty for a registered one
+   * @param options `loraCkptSource: "nemo"` where nothing but a NeMo archive is expected
    * @throws {RequestError} `invalid_request` naming the argument
    */
   constructor(
@@ -36,11 +37,6 @@ export class LoRARequest {
     const source = options.loraCkptSource ?? "hf";
     if (source !== "hf" && source !== "nemo") {
       throw new RequestError("invalid_request", `loraCkptSource must be "hf" or "nemo", got "${String(source)}"`, {
-        field: "loraCkptSource",
-      });
-    }
-    if (source === "nemo") {
-      throw new ConfigError("config_invalid", "NeMo adapters are not served yet; convert the adapter to PEFT format", {
         field: "loraCkptSource",
       });
     }

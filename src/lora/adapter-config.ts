@@ -6,6 +6,8 @@ export interface AdapterConfig {
   readonly rank: number;
   readonly alpha: number;
   readonly useRslora: boolean;
+  /** Every B has a bias behind it. */
+  readonly loraBias: boolean;
   readonly targetModules: ModuleNames;
   readonly excludeModules: ModuleNames | null;
   /** In file order: the first pattern that matches a module's path decides. */
@@ -41,7 +43,7 @@ const HARMLESS = new Set([
 
 const USED = new Set([
   "r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern",
-  "layers_to_transform", "layers_pattern", "init_lora_weights",
+  "layers_to_transform", "layers_pattern", "init_lora_weights", "lora_bias",
 ]);
 
 const isSet = (value: JsonValue | undefined): boolean =>
@@ -52,7 +54,6 @@ const isEmpty = (value: JsonValue): boolean =>
 /** What a set field would need, and the way out. */
 const UNSUPPORTED: Readonly<Record<string, string>> = {
   use_dora: "DoRA is not served yet; merge the adapter, or retrain it without use_dora",
-  lora_bias: "a bias behind B is not served yet; retrain without lora_bias",
   modules_to_save: "replaced modules are not served yet; retrain without modules_to_save",
   trainable_token_indices: "trained token embeddings are not served yet; retrain without trainable_token_indices",
   target_parameters: "adapters on parameters (fused experts) are not served; target linear modules",
@@ -103,6 +104,7 @@ export function parseAdapterConfig(json: JsonObject): AdapterConfig {
     rank: integer(json["r"] ?? 8, "r", 1, MAX_RANK),
     alpha: positive(json["lora_alpha"] ?? 8, "lora_alpha"),
     useRslora: boolean(json["use_rslora"], "use_rslora"),
+    loraBias: boolean(json["lora_bias"], "lora_bias"),
     targetModules,
     excludeModules: moduleNames(json["exclude_modules"], "exclude_modules"),
     rankPattern: patterns(json["rank_pattern"], "rank_pattern", (value, field) => integer(value, field, 1, MAX_RANK)),

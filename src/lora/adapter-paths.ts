@@ -3,6 +3,8 @@ import { lstat, readdir, realpath, stat } from "node:fs/promises";
 import { basename, isAbsolute, join, relative, resolve, sep } from "node:path";
 import { ConfigError, RequestError } from "../core/errors.ts";
 
+const ARCHIVE = ".nemo";
+
 /** Letters, digits, `_`, `.`, `-` after a letter or digit; one `/` as in `owner/name`. */
 const NAME = /^[a-zA-Z0-9][\w.-]{0,95}(\/[\w.-]{1,96})?$/;
 
@@ -18,7 +20,7 @@ export const isAdapterName = (name: string): boolean => NAME.test(name) && !name
 export async function resolveUnderRoots(path: string, roots: readonly string[]): Promise<string> {
   const refused = new RequestError(
     "forbidden_path",
-    "lora_path must be an adapter's directory under a root that the server allows (--adapter-root)",
+    "lora_path must be an adapter's directory or .nemo file under a root that the server allows (--adapter-root)",
     { field: "lora_path" },
   );
   if (path === "" || path.includes("\0") || /^[a-zA-Z][a-zA-Z0-9+.-]*:/.test(path)) throw refused;
@@ -27,7 +29,8 @@ export async function resolveUnderRoots(path: string, roots: readonly string[]):
     if (realRoot === null) continue;
     const real = await realpath(isAbsolute(path) ? path : resolve(realRoot, path)).catch(() => null);
     if (real === null || !isInside(real, realRoot)) continue;
-    if ((await stat(real)).isDirectory()) return real;
+    const found = await stat(real);
+    if (found.isDirectory() || (found.isFile() && real.endsWith(ARCHIVE))) return real;
   }
   throw refused;
 }
@@ -43,7 +46,9 @@ export interface NamedAdapter {
 }
 
 /**
- * Adapters that one `--lora-dir` value stands for: `name=DIR`, a directory of one adapter, or of many.
+ * Adapters that one `--lora-dir` value stands for: `name=DIR`, a directory of one adapter or of many, or a `.nemo` file.
+ *
+ * A directory with one `.nemo` file is an adapter of its own name; of several, each is one.
  *
  * @returns sorted by name
  * @throws {ConfigError} `config_invalid` when there is none
@@ -51,25 +56,27 @@ export interface NamedAdapter {
 export async function discoverAdapters(value: string): Promise<NamedAdapter[]> {
   const named = /^([^=/\\]+)=(.+)$/.exec(value);
   const directory = named?.[2] ?? value;
-  if (!(await isDirectory(directory))) throw wrong(directory, "is not a directory");
-  if (await looksLikeAdapter(directory)) {
-    return [{ name: checkedName(named?.[1] ?? basename(resolve(directory)), directory), path: resolve(directory) }];
+  if (await isOneAdapter(directory)) {
+    return [{ name: checkedName(named?.[1] ?? basename(resolve(directory), ARCHIVE), directory), path: resolve(directory) }];
   }
-  if (named !== null) throw wrong(directory, "holds no adapter (adapter_config.json)");
+  if (!(await isDirectory(directory))) throw wrong(directory, "is not a directory, nor a .nemo file");
+  if (named !== null) throw wrong(directory, "holds no adapter (adapter_config.json or one .nemo file)");
   const found: NamedAdapter[] = [];
   for (const entry of (await readdir(directory)).sort()) {
     const path = join(directory, entry);
-    if (!entry.startsWith(".") && (await isDirectory(path)) && (await looksLikeAdapter(path))) {
-      found.push({ name: checkedName(entry, path), path: resolve(path) });
+    if (!entry.startsWith(".") && (await isOneAdapter(path))) {
+      found.push({ name: checkedName(basename(entry, ARCHIVE), path), path: resolve(path) });
     }
   }
   if (found.length === 0) throw wrong(directory, "holds no adapter, and no directory in it does");
   return found;
 }
 
-async function looksLikeAdapter(directory: string): Promise<boolean> {
-  const names = await readdir(directory);
-  return names.some((name) => name === "adapter_config.json" || name.endsWith(".nemo"));
+/** Whether a path is a `.nemo` file, or a directory of one adapter. */
+async function isOneAdapter(path: string): Promise<boolean> {
+  if (!(await isDirectory(path))) return path.endsWith(ARCHIVE) && (await stat(path).catch(() => null))?.isFile() === true;
+  const names = await readdir(path);
+  return names.includes("adapter_config.json") || names.filter((name) => name.endsWith(ARCHIVE)).length === 1;
 }
 
 async function isDirectory(path: string): Promise<boolean> {

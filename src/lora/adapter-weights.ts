@@ -9,7 +9,10 @@ export interface AdapterMatrix {
   readonly bytes: Uint8Array;
 }
 
-/** `out[offset .. offset + width] += scale · B · (A · x)` at one site. */
+/** Forms beyond plain LoRA that a backend may or may not serve. */
+export type AdapterForm = "lora_bias";
+
+/** `out[offset .. offset + width] += scale · (B · (A · x) [+ bias])` at one site. */
 export interface LoraDelta {
   readonly site: SiteId;
   readonly offset: number;
@@ -21,6 +24,8 @@ export interface LoraDelta {
   readonly a: AdapterMatrix;
   /** `[width, rank]` */
   readonly b: AdapterMatrix;
+  /** `[width]`, form `lora_bias`; left out where there is none. */
+  readonly bias?: Float32Array;
 }
 
 export interface AdapterWeights {
@@ -28,18 +33,21 @@ export interface AdapterWeights {
   readonly digest: string;
   /** Ordered by site, then offset. */
   readonly deltas: readonly LoraDelta[];
+  /** Forms that the deltas use; left out for plain LoRA. A backend that does not name one of them is never given the adapter. */
+  readonly forms?: readonly AdapterForm[];
   readonly report: AdapterReport;
 }
 
 /** What a load found and will do: the proof that the adapter is applied. */
 export interface AdapterReport {
-  readonly format: "peft";
+  readonly format: "peft" | "nemo";
   /** Module paths that the adapter changes. */
   readonly numModules: number;
   readonly maxRank: number;
   readonly minRank: number;
-  readonly scaleRule: "alpha/rank" | "alpha/sqrt(rank)";
-  /** Bytes of all A and B matrices as stored. */
+  /** `1` for archives that state no alpha. */
+  readonly scaleRule: "alpha/rank" | "alpha/sqrt(rank)" | "1";
+  /** Bytes of all A and B matrices as stored, and of their biases in float32. */
   readonly numBytes: number;
   /** Things worth telling that are not errors, a sentence each. */
   readonly warnings: readonly string[];

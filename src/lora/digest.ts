@@ -22,12 +22,13 @@ export function adapterDigest(deltas: readonly LoraDelta[], program: Program): s
     field(bytes);
   };
   field(FORM);
-  for (const { site, offset, width, rank, scale, a, b } of deltas) {
+  for (const { site, offset, width, rank, scale, a, b, bias } of deltas) {
     field(program.sites[site]!.name);
     field(`${offset} ${width} ${rank}`);
     field(new Uint8Array(Float64Array.of(scale).buffer));
     matrix(a);
     matrix(b);
+    if (bias !== undefined) field(new Uint8Array(bias.buffer, bias.byteOffset, bias.byteLength));
   }
   return hash.digest("hex");
 }

@@ -13,10 +13,10 @@ export function firstNonFinite(dtype: AdapterMatrix["dtype"], bytes: Uint8Array)
   return null;
 }
 
-/** Tensors in a file may start at any byte; typed arrays may not. */
+/** Tensors in a file may start at any byte; typed arrays may not. A Buffer's `slice` would not copy. */
 function wordsOf(dtype: AdapterMatrix["dtype"], bytes: Uint8Array): Uint32Array | Uint16Array {
   const size = dtype === "F32" ? 4 : 2;
-  const aligned = bytes.byteOffset % size === 0 ? bytes : bytes.slice();
+  const aligned = bytes.byteOffset % size === 0 ? bytes : new Uint8Array(bytes);
   return dtype === "F32"
     ? new Uint32Array(aligned.buffer, aligned.byteOffset, aligned.length / 4)
     : new Uint16Array(aligned.buffer, aligned.byteOffset, aligned.length / 2);

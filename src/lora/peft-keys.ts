@@ -1,23 +1,22 @@
-/** Names of tensors in a PEFT file: which module, and A or B. */
+/** Names of tensors in a PEFT file: which module, and A, B or its bias. */
 import { AdapterError } from "../core/errors.ts";
 import { quoted } from "../formats/format-error.ts";
 
 export interface PeftKey {
   /** Path of the module in the base model, e.g. `model.layers.0.self_attn.q_proj`. */
   readonly module: string;
-  readonly matrix: "a" | "b";
+  readonly part: "a" | "b" | "bias";
 }
 
 /** Longest first. A checkpoint of a whole vision model nests the language model one level deeper. */
 const PREFIXES = ["base_model.model.", "base_model.", ""] as const;
 
 /** `.weight`, or `.default.weight` where the adapter's name was not stripped. */
-const LORA_TENSOR = /^(.+)\.lora_([AB])(?:\.[A-Za-z0-9_-]+)?\.weight$/;
+const LORA_TENSOR = /^(.+)\.lora_(?:([AB])(?:\.[A-Za-z0-9_-]+)?\.weight|B(?:\.[A-Za-z0-9_-]+)?\.bias)$/;
 
 /** Tensors of forms that are not served, by what marks them. */
 const OTHER_FORMS: readonly (readonly [RegExp, string])[] = [
   [/\.lora_magnitude_vector|\.weight_m_wdecomp/, "a DoRA magnitude; DoRA is not served yet"],
-  [/\.lora_B(\.[A-Za-z0-9_-]+)?\.bias$/, "a bias behind B; lora_bias is not served yet"],
   [/\.lora_embedding_[AB]/, "an embedding adapter; adapters on embeddings are not served yet"],
   [/\.modules_to_save\./, "a replaced module; modules_to_save is not served yet"],
   [/trainable_tokens/, "trained token embeddings, which are not served yet"],
@@ -39,11 +38,11 @@ export function parsePeftKey(name: string, knows: (module: string) => boolean): 
     if (/(^|\.)(lm_head|embed_tokens)$/.test(module)) {
       throw new AdapterError("adapter_unsupported", `tensor ${quoted(name)} adapts ${module.split(".").at(-1)}, which is not served yet`);
     }
-    return { module, matrix: match[2] === "A" ? "a" : "b" };
+    return { module, part: match[2] === "A" ? "a" : match[2] === "B" ? "b" : "bias" };
   }
   const form = OTHER_FORMS.find(([pattern]) => pattern.test(name));
   if (form !== undefined) throw new AdapterError("adapter_unsupported", `tensor ${quoted(name)} is ${form[1]}`);
-  throw new AdapterError("adapter_invalid", `tensor ${quoted(name)} is not a LoRA matrix; names end in .lora_A.weight or .lora_B.weight`);
+  throw new AdapterError("adapter_invalid", `tensor ${quoted(name)} is not a LoRA matrix; names end in .lora_A.weight, .lora_B.weight or .lora_B.bias`);
 }
 
 function strip(path: string, knows: (module: string) => boolean): string {

@@ -4,21 +4,10 @@ import { quoted } from "../formats/format-error.ts";
 import type { Tensor } from "../formats/safetensors.ts";
 import type { LoraSite, Program, SiteId, SiteModule } from "../model/program.ts";
 import type { AdapterConfig } from "./adapter-config.ts";
-import type { AdapterMatrix, AdapterReport, AdapterWeights, LoraDelta } from "./adapter-weights.ts";
-import { adapterDigest } from "./digest.ts";
-import { firstNonFinite } from "./finite.ts";
+import type { AdapterMatrix, AdapterWeights } from "./adapter-weights.ts";
+import { type AdapterLimits, assembleAdapter, matrixOf, type PlacedDelta, vectorOf } from "./assemble-adapter.ts";
 import { moduleNames, patternLookup, targetedModules } from "./module-match.ts";
 import { parsePeftKey } from "./peft-keys.ts";
-import { isAllowed, type TargetModules } from "./target-modules.ts";
-
-export interface AdapterLimits {
-  /** Largest rank of any module; no limit when left out. */
-  readonly maxRank?: number | undefined;
-  /** The setting that the rank is limited by, for messages; default `max_lora_rank`. */
-  readonly maxRankSetting?: string;
-  /** Modules that may be changed; `null` or left out for all. */
-  readonly targetModules?: TargetModules | null;
-}
 
 interface Place {
   readonly id: SiteId;
@@ -30,6 +19,7 @@ interface Pair {
   readonly place: Place;
   a?: AdapterMatrix;
   b?: AdapterMatrix;
+  bias?: Float32Array;
 }
 
 /**
@@ -49,28 +39,21 @@ export function translatePeft(
 
   const rankOf = patternLookup(config.rankPattern, "rank_pattern");
   const alphaOf = patternLookup(config.alphaPattern, "alpha_pattern");
-  const deltas = [...pairs].map(([path, pair]): LoraDelta => {
+  const deltas = [...pairs].map(([path, pair]): PlacedDelta => {
     const { id, site, module } = pair.place;
     const { a, b } = pair as Required<Pair>;
     const rank = rankOf(path) ?? config.rank;
     checkShapes(path, a, b, site, module, rank);
-    if (limits.targetModules != null && !isAllowed(site, module, limits.targetModules)) {
-      throw new AdapterError("adapter_unsupported", `module ${path} is changed, which lora_target_modules leaves out`, {
-        field: "lora_target_modules",
-      });
-    }
-    if (limits.maxRank !== undefined && rank > limits.maxRank) {
-      const field = limits.maxRankSetting ?? "max_lora_rank";
-      throw new AdapterError("adapter_too_large", `module ${path} has rank ${rank}, above the limit of ${limits.maxRank}; raise ${field}`, {
-        field,
-      });
-    }
+    checkBias(path, pair.bias, module, config.loraBias);
     const alpha = alphaOf(path) ?? config.alpha;
     const scale = alpha / (config.useRslora ? Math.sqrt(rank) : rank);
-    return { site: id, offset: module.offset, width: module.width, rank, scale, a, b };
+    return { module, site: id, offset: module.offset, width: module.width, rank, scale, a, b, ...(pair.bias === undefined ? {} : { bias: pair.bias }) };
   });
-  deltas.sort((x, y) => x.site - y.site || x.offset - y.offset || x.width - y.width);
-  return { digest: adapterDigest(deltas, program), deltas, report: reportOf(config, deltas) };
+  return assembleAdapter(deltas, program, limits, {
+    format: "peft",
+    scaleRule: config.useRslora ? "alpha/sqrt(rank)" : "alpha/rank",
+    warnings: config.warnings,
+  });
 }
 
 function placesOf(program: Program): ReadonlyMap<string, Place> {
@@ -88,7 +71,7 @@ function pairTensors(
   if (tensors.size === 0) throw new AdapterError("adapter_invalid", "the adapter's file holds no tensors");
   const pairs = new Map<string, Pair>();
   for (const [name, tensor] of tensors) {
-    const { module, matrix } = parsePeftKey(name, (path) => places.has(path));
+    const { module, part } = parsePeftKey(name, (path) => places.has(path));
     const place = places.get(module);
     if (place === undefined) {
       throw new AdapterError(
@@ -104,10 +87,11 @@ function pairTensors(
       );
     }
     const pair: Pair = pairs.get(module) ?? { place };
-    if (pair[matrix] !== undefined) {
-      throw new AdapterError("adapter_invalid", `matrix ${matrix.toUpperCase()} of module ${module} is there twice, the second time as ${quoted(name)}`);
+    if (pair[part] !== undefined) {
+      throw new AdapterError("adapter_invalid", `${part === "bias" ? "the bias" : `matrix ${part.toUpperCase()}`} of module ${module} is there twice, the second time as ${quoted(name)}`);
     }
-    pair[matrix] = matrixOf(name, tensor);
+    if (part === "bias") pair.bias = vectorOf(name, tensor);
+    else pair[part] = matrixOf(name, tensor);
     pairs.set(module, pair);
   }
   for (const [module, pair] of pairs) {
@@ -120,19 +104,14 @@ function pairTensors(
   return pairs;
 }
 
-function matrixOf(name: string, { dtype, shape, bytes }: Tensor): AdapterMatrix {
-  if (shape.length !== 2 || shape[0] === 0 || shape[1] === 0) {
-    throw new AdapterError("adapter_invalid", `tensor ${quoted(name)} must be a matrix, got shape [${shape.join(", ")}]`);
+function checkBias(path: string, bias: Float32Array | undefined, { width }: SiteModule, isExpected: boolean): void {
+  if ((bias !== undefined) !== isExpected) {
+    const problem = isExpected ? "has no lora_B.bias, though lora_bias is set" : "has a lora_B.bias, though lora_bias is not set";
+    throw new AdapterError("adapter_invalid", `module ${path} ${problem} in adapter_config.json`, { field: "lora_bias" });
   }
-  const matrix = { dtype, rows: shape[0]!, cols: shape[1]!, bytes };
-  const bad = firstNonFinite(dtype, bytes);
-  if (bad !== null) {
-    throw new AdapterError(
-      "adapter_invalid",
-      `tensor ${quoted(name)} has a value that is not finite at row ${Math.floor(bad / matrix.cols)}, column ${bad % matrix.cols}`,
-    );
+  if (bias !== undefined && bias.length !== width) {
+    throw new AdapterError("adapter_invalid", `lora_B.bias of module ${path} has ${bias.length} numbers, but this base needs ${width}`);
   }
-  return matrix;
 }
 
 /** A file that was cut, or saved for part of its modules only, must not serve half an adapter. */
@@ -168,19 +147,6 @@ function checkShapes(
   }
   if (a.cols !== site.inWidth || a.rows !== rank) throw wrong("A", a, rank, site.inWidth);
   if (b.rows !== module.width) throw wrong("B", b, module.width, rank);
-}
-
-function reportOf(config: AdapterConfig, deltas: readonly LoraDelta[]): AdapterReport {
-  const ranks = deltas.map((delta) => delta.rank);
-  return {
-    format: "peft",
-    numModules: deltas.length,
-    maxRank: Math.max(...ranks),
-    minRank: Math.min(...ranks),
-    scaleRule: config.useRslora ? "alpha/sqrt(rank)" : "alpha/rank",
-    numBytes: deltas.reduce((sum, { a, b }) => sum + a.bytes.length + b.bytes.length, 0),
-    warnings: config.warnings,
-  };
 }
 
 const maxLayer = (sites: readonly LoraSite[]): number => Math.max(...sites.map((site) => site.layer));

@@ -9,8 +9,10 @@ import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.even
 export interface AdapterRecord {
   readonly id: AdapterId;
   readonly name: string;
-  /** Directory of its files. */
+  /** Directory of its files, or a `.nemo` file. */
   readonly path: string;
+  /** Format that whoever named the path asked for; `null` for the server's. */
+  readonly source: "hf" | "nemo" | null;
   /** Unix seconds. */
   readonly created: number;
   isLoading: boolean;
@@ -70,7 +72,7 @@ export class AdapterRegistry {
    * @throws {RequestError} `invalid_request` for a bad name, or one that stands for another path
    * @throws {CapacityError} `queue_full` when `maxAdapters` names are known
    */
-  register(name: string, path: string, created: number): AdapterRecord {
+  register(name: string, path: string, created: number, source: AdapterRecord["source"] = null): AdapterRecord {
     checkAdapterName(name);
     const known = this.#byName.get(name);
     if (known !== undefined) {
@@ -92,6 +94,7 @@ export class AdapterRegistry {
       id: asAdapterId(this.#byId.size + 1),
       name,
       path,
+      source,
       created,
       isLoading: false,
       digest: null,

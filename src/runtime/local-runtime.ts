@@ -139,10 +139,10 @@ class InProcess implements LocalRuntime {
     return this.#parts.registry.register(name, path, this.#clock.unixSeconds()).id;
   }
 
-  async resolveAdapter({ name, intId, path }: AdapterReference): Promise<AdapterId> {
+  async resolveAdapter({ name, intId, path, source }: AdapterReference): Promise<AdapterId> {
     const { registry } = this.#parts;
     if (intId !== undefined) registry.checkIntId(intId, name);
-    const record = path === undefined ? registry.find(name) : await this.#adapterAt(name, path);
+    const record = path === undefined ? registry.find(name) : await this.#adapterAt(name, path, source ?? null);
     if (intId !== undefined) registry.claimIntId(intId, record);
     return record.id;
   }
@@ -160,13 +160,13 @@ class InProcess implements LocalRuntime {
     return this.#closing;
   }
 
-  async #adapterAt(name: string, path: string): Promise<AdapterRecord> {
+  async #adapterAt(name: string, path: string, source: AdapterRecord["source"]): Promise<AdapterRecord> {
     const { registry } = this.#parts;
     const known = registry.byName(name);
     if (known?.path === path) return known;
     checkAdapterName(name);
     const directory = await resolveUnderRoots(path, this.#options.adapterRoots);
-    return registry.register(name, directory, this.#clock.unixSeconds());
+    return registry.register(name, directory, this.#clock.unixSeconds(), source);
   }
 
   #admit(request: GenerationRequest): Generation {

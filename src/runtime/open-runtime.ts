@@ -4,8 +4,10 @@ import { availableParallelism } from "node:os";
 import type { WeightFormat } from "../backend/backend.ts";
 import { chooseBackend } from "../backend/choose-backend.ts";
 import { AdapterError, ConfigError, type LorikeetError } from "../core/errors.ts";
+import { checkForms } from "../lora/adapter-forms.ts";
 import { discoverAdapters, type NamedAdapter } from "../lora/adapter-paths.ts";
-import { readAdapter } from "../lora/read-adapter.ts";
+import type { AdapterWeights } from "../lora/adapter-weights.ts";
+import { type CheckpointSource, readAdapter } from "../lora/read-adapter.ts";
 import { targetModules } from "../lora/target-modules.ts";
 import { loadModel } from "../model/load-model.ts";
 import { createLocalRuntime, type LocalRuntime } from "./local-runtime.ts";
@@ -32,7 +34,7 @@ export interface OpenOptions {
   /** Directories under which requests may name adapters by path. */
   readonly adapterRoot: readonly string[];
   readonly loraConfig: {
-    /** Directories of one adapter or of many, or `name=DIR`. */
+    /** Directories of one adapter or of many, `.nemo` files, or `name=DIR`. */
     readonly loraDir: readonly string[];
     /** By TensorRT-LLM's names; none for all. */
     readonly loraTargetModules: readonly string[];
@@ -40,6 +42,8 @@ export interface OpenOptions {
     readonly maxLoras: number | null;
     readonly maxCpuLoras: number | null;
     readonly loraCkptSource: "hf" | "nemo";
+    /** Left out, the archive's configuration decides. */
+    readonly nemoQkvLayout?: "auto" | "megatron" | "sequential";
     readonly trtllmModulesToHfModules: Readonly<Record<string, readonly string[]>>;
   };
   readonly peftCacheConfig: {
@@ -87,7 +91,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     weightBytes: chosen.device.weightBytes(program, format),
     totalBytes: chosen.device.totalBytes(program, maxRows, options.maxBatchSize),
   });
-  const { served, refused } = await findAdapters(options.loraConfig.loraDir, (path) => readAdapter(path, program, limits));
+  const { loraCkptSource, nemoQkvLayout } = options.loraConfig;
   const backend = await chosen.open({
     program,
     weights: model.weights,
@@ -99,10 +103,16 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     numSlots: sizes.numSlots,
     adapterBytes: sizes.adapterBytes,
   });
+  const readServed = async (path: string, source: CheckpointSource): Promise<AdapterWeights> =>
+    checkForms(await readAdapter(path, program, { ...limits, nemoQkvLayout, source }), backend.info);
+  const { served, refused } = await findAdapters(options.loraConfig.loraDir, (path) => readServed(path, loraCkptSource)).catch(async (thrown: unknown) => {
+    await backend.close();
+    throw thrown;
+  });
   const runtime = createLocalRuntime({
     model,
     backend,
-    readAdapter: ({ path }) => readAdapter(path, program, limits),
+    readAdapter: ({ path, source }) => readServed(path, source ?? loraCkptSource),
     options: {
       adapters: served,
       refusedAdapters: refused,
@@ -121,9 +131,6 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
 function refuseUnserved({ loraConfig }: OpenOptions): void {
   const unserved = (field: string, problem: string): ConfigError =>
     new ConfigError("config_invalid", `lora_config.${field} ${problem}`, { field: `lora_config.${field}` });
-  if (loraConfig.loraCkptSource === "nemo") {
-    throw unserved("lora_ckpt_source", "nemo is not served yet; convert the adapters to PEFT's format");
-  }
   if (Object.keys(loraConfig.trtllmModulesToHfModules).length > 0) {
     throw unserved("trtllm_modules_to_hf_modules", "is not served yet; adapters are matched by the model's own module names");
   }

@@ -27,7 +27,7 @@ export interface RuntimeCounters {
 
 export const listAdapters = (parts: RuntimeParts): readonly AdapterListing[] =>
   Array.from(parts.registry.records, (record) => {
-    const { path: _path, isLoading: _isLoading, ...listing } = record;
+    const { path: _path, source: _source, isLoading: _isLoading, ...listing } = record;
     return { ...listing, state: stateOf(parts, record) };
   });
 

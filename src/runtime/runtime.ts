@@ -48,8 +48,10 @@ export interface AdapterReference {
   readonly name: string;
   /** A caller's own number for the adapter; two contents under one number are a conflict. */
   readonly intId?: number;
-  /** Directory of the adapter's files, for one that is not registered under `name` yet. */
+  /** Directory of the adapter's files, or a `.nemo` file, for one that is not registered under `name` yet. */
   readonly path?: string;
+  /** Format of what lies at `path`; left out for the server's setting. */
+  readonly source?: "hf" | "nemo";
 }
 
 export type AdapterState = "registered" | "loading" | "host" | "device" | "failed";

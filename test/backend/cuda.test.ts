@@ -7,6 +7,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import type { Backend } from "../../src/backend/backend.ts";
+import { checkForms } from "../../src/lora/adapter-forms.ts";
 import { asPageId, asSlotId, NO_SLOT, type SlotId } from "../../src/core/ids.ts";
 import type { SampledToken } from "../../src/core/sampling.ts";
 import { logSoftmax, ReferenceExecutor } from "../helpers/reference-executor.ts";
@@ -197,6 +198,13 @@ describe.skipIf(noCudaReason !== null)("cuda: slots", () => {
     const { a } = adapter.deltas[0]!;
     new Float32Array(a.bytes.buffer, a.bytes.byteOffset, 1)[0] = Number.NaN;
     await expect(backend.stage(adapter)).rejects.toMatchObject({ errorCode: "adapter_invalid" });
+    await backend.close();
+  });
+
+  test("forms beyond plain LoRA are refused by name before they are staged", async () => {
+    const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16" });
+    const adapter = { ...randomAdapter(program, 1, { ranks: [2] }), forms: ["lora_bias"] as const };
+    expect(() => checkForms(adapter, backend.info)).toThrow("the adapter uses lora_bias, which the cuda backend does not serve");
     await backend.close();
   });
 

@@ -6,6 +6,8 @@ const cases = readDemoGolden();
 
 /** Of log-probabilities, with bfloat16 weights and float32 arithmetic. */
 const TOLERANCE = 2e-2;
+/** Its reference was computed with the float32 weights of `summarize`; the archive holds them rounded to bfloat16. */
+const ROUNDED = new Map([["summarize-nemo", 0.1]]);
 
 interface Choice {
   readonly text: string;
@@ -22,8 +24,8 @@ beforeAll(async () => {
 afterAll(() => server.stop());
 
 describe("golden continuations", () => {
-  test("cover the base and six adapters", () => {
-    expect(cases.length).toBe(30);
+  test("cover the base and eight adapters", () => {
+    expect(cases.length).toBe(38);
     for (const { top10 } of cases) expect(top10.length).toBe(10);
   });
 
@@ -45,7 +47,8 @@ describe("golden continuations", () => {
     expect(choice!.text).toBe(one.text);
     expect(choice!.finish_reason).toBe("stop");
     const top = choice!.logprobs.top_logprobs[0]!;
-    for (const [id, logprob] of one.top10) expect(Math.abs(top[`token_id:${id}`]! - logprob)).toBeLessThan(TOLERANCE);
+    const tolerance = ROUNDED.get(one.model) ?? TOLERANCE;
+    for (const [id, logprob] of one.top10) expect(Math.abs(top[`token_id:${id}`]! - logprob)).toBeLessThan(tolerance);
   });
 
   test.each(cases.filter(({ raw }) => !raw).map((one) => [`${one.model}: ${one.prompt.slice(0, 40)}`, one] as const))(

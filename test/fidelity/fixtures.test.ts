@@ -1,5 +1,5 @@
 /**
- * Checkpoints and adapters written by transformers and PEFT, run on the shipped kernels, against what
+ * Checkpoints and adapters written by transformers and PEFT, and archives in NeMo's layout, run on the shipped kernels, against what
  * transformers and PEFT compute in float32.
  */
 import { describe, expect, test } from "bun:test";

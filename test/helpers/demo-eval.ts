@@ -1,7 +1,7 @@
 /** The demo adapters' evaluation sets, asked for as chats. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { DEMO, type DemoServer } from "./demo-server.ts";
+import { DEMO, type DemoServer, taskOf } from "./demo-server.ts";
 
 interface EvalRow {
   readonly prompt: string;
@@ -24,21 +24,21 @@ export interface Accuracy {
 
 const recorded = JSON.parse(readFileSync(join(DEMO, "eval/accuracy.json"), "utf8")) as Readonly<Record<string, { readonly adapter: number; readonly rows: number }>>;
 
-/** Asks for all rows of a task at once. */
-export async function accuracyOf(server: DemoServer, task: string): Promise<Accuracy> {
-  const rows = readEvalRows(task);
+/** Asks an adapter for all rows of its task at once. */
+export async function accuracyOf(server: DemoServer, adapter: string): Promise<Accuracy> {
+  const rows = readEvalRows(taskOf(adapter));
   const answers = await Promise.all(
     rows.map(async ({ prompt }) => {
-      const body = { model: task, messages: [{ role: "user", content: prompt }], temperature: 0, max_tokens: 128 };
+      const body = { model: adapter, messages: [{ role: "user", content: prompt }], temperature: 0, max_tokens: 128 };
       const answer = (await (await server.post("/v1/chat/completions", body)).json()) as { choices: { message: { content: string } }[] };
       return answer.choices[0]!.message.content;
     }),
   );
-  const { adapter, rows: numRecorded } = recorded[task]!;
+  const { adapter: accuracy, rows: numRecorded } = recorded[taskOf(adapter)]!;
   return {
     numRows: rows.length,
     correct: rows.filter(({ expected }, i) => answers[i] === expected).length,
-    reference: adapter * numRecorded,
+    reference: accuracy * numRecorded,
     sameWords: rows.filter((row, i) => answers[i] === row.reference_output).length,
   };
 }

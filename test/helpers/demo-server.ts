@@ -8,7 +8,10 @@ import { REPOSITORY } from "./repository.ts";
 export const DEMO = join(REPOSITORY, "models/demo");
 
 /** Adapters of the demo in forms that this version serves. */
-export const DEMO_ADAPTERS = ["extract-json", "roman", "sentiment", "sql", "summarize", "translate-fr"] as const;
+export const DEMO_ADAPTERS = ["extract-json", "pirate", "roman", "sentiment", "sql", "summarize", "summarize-nemo", "translate-fr"] as const;
+
+/** Name of the evaluation set of an adapter: two of them do the same task. */
+export const taskOf = (adapter: string): string => adapter.replace(/-nemo$/, "");
 
 export interface GoldenPrompt {
   readonly prompt: string;

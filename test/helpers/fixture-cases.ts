@@ -24,7 +24,7 @@ export interface FixtureCase {
 
 const FIXTURES = join(REPOSITORY, "test/fixtures");
 /** PEFT forms of the fixture set that this version refuses; `test/lora` checks how. */
-const REFUSED = new Set(["dora", "lora_bias", "embed_lmhead", "saved_head", "tokens", "bin_r4"]);
+const REFUSED = new Set(["dora", "embed_lmhead", "saved_head", "tokens"]);
 
 const readGolden = (path: string): [string, Golden][] =>
   Object.entries(JSON.parse(readFileSync(join(FIXTURES, path), "utf8")) as Record<string, Golden>);
@@ -51,5 +51,18 @@ const casesOf = (set: string): readonly FixtureCase[] =>
     greedy,
   }));
 
-export const FIXTURE_CASES: readonly FixtureCase[] = [...peftCases, ...casesOf("architectures"), ...casesOf("forms")];
-export const NUM_FIXTURE_CASES = 10 + 27 + 13;
+const nemoCases: readonly FixtureCase[] = readGolden("peft/nemo/golden.json").map(([name, { base, input_ids, last_logits, greedy }]) => ({
+  name: `nemo/${name}`,
+  base: join(FIXTURES, "peft", base),
+  adapter: join(FIXTURES, "peft/nemo", `${name}.nemo`),
+  prompt: input_ids,
+  logits: last_logits,
+  greedy: greedy.slice(input_ids.length),
+}));
+
+export const FIXTURE_CASES: readonly FixtureCase[] = [...peftCases, ...nemoCases, ...casesOf("architectures"), ...casesOf("forms")];
+export const NUM_FIXTURE_CASES = 12 + 6 + 27 + 13;
+
+/** Cases whose adapter needs a form beyond plain LoRA, which not every backend serves. */
+const BEYOND_PLAIN = new Set(["peft/lora_bias"]);
+export const PLAIN_CASES: readonly FixtureCase[] = FIXTURE_CASES.filter(({ name }) => !BEYOND_PLAIN.has(name));

@@ -60,7 +60,7 @@ const completionCases: readonly Case[] = [
   ["a lora_request without a name", { ...completion, lora_request: { lora_int_id: 1 } }, BAD, INVALID, "lora_request.lora_name", "lora_request.lora_name is missing"],
   ["a lora_request with a negative id", { ...completion, lora_request: { lora_name: "sql", lora_int_id: -1 } }, BAD, INVALID, "lora_request.lora_int_id", "must be a whole number of at least 0, got -1"],
   ["a lora_request with an unknown field", { ...completion, lora_request: { lora_name: "sql", lora_pth: "x" } }, BAD, INVALID, "lora_request.lora_pth", "did you mean lora_path?"],
-  ["a NeMo lora_request", { ...completion, lora_request: { lora_name: "sql", lora_ckpt_source: "nemo" } }, BAD, INVALID, "lora_request.lora_ckpt_source", "not served yet"],
+  ["a lora_request of an unknown format", { ...completion, lora_request: { lora_name: "sql", lora_ckpt_source: "gguf" } }, BAD, INVALID, "lora_request.lora_ckpt_source", 'must be "hf" or "nemo"'],
   ["an unknown lora_request", { ...completion, lora_request: { lora_name: "nope" } }, 404, "adapter_not_found", "lora_request", 'there is no adapter "nope"'],
   ["two adapters at once", { ...completion, model: "sql", lora_request: { lora_name: "translate-fr" } }, BAD, INVALID, "lora_request", "name one of them"],
   ["a body that is a list", "[]", BAD, INVALID, null, "must be an object"],

@@ -38,7 +38,7 @@ describe("paths in requests", () => {
     const error = await resolveUnderRoots(path, roots).catch((thrown: Error) => thrown);
     expect(error).toMatchObject({ errorCode: "forbidden_path" });
     expect((error as Error).message).toBe(
-      "lora_path must be an adapter's directory under a root that the server allows (--adapter-root)",
+      "lora_path must be an adapter's directory or .nemo file under a root that the server allows (--adapter-root)",
     );
   });
 
@@ -73,4 +73,22 @@ test.each([
   ["a/..", false], ["a b", false], ["x".repeat(97), false], ["a\n", false],
 ])("%j is an adapter name: %p", (name, expected) => {
   expect(isAdapterName(name)).toBe(expected);
+});
+
+describe("NeMo archives", () => {
+  const base = realpathSync(mkdtempSync(join(tmpdir(), "lorikeet-paths-")));
+  for (const name of ["one", "many"]) mkdirSync(join(base, name));
+  for (const name of ["one/x.nemo", "many/a.nemo", "many/b.nemo"]) writeFileSync(join(base, name), "");
+
+  test("are adapters of their own name, or of their directory's where they are alone", async () => {
+    expect(await discoverAdapters(join(base, "one"))).toEqual([{ name: "one", path: join(base, "one") }]);
+    expect((await discoverAdapters(join(base, "many"))).map(({ name }) => name)).toEqual(["a", "b"]);
+    expect(await discoverAdapters(join(base, "many/a.nemo"))).toEqual([{ name: "a", path: join(base, "many/a.nemo") }]);
+    expect(await discoverAdapters(`fr=${join(base, "many/a.nemo")}`)).toEqual([{ name: "fr", path: join(base, "many/a.nemo") }]);
+    expect((await discoverAdapters(base)).map(({ name }) => name)).toEqual(["one"]);
+  });
+
+  test("are found by requests under a root", async () => {
+    expect(await resolveUnderRoots("many/a.nemo", [base])).toBe(join(base, "many/a.nemo"));
+  });
 });

@@ -1,15 +1,29 @@
 import { describe, expect, test } from "bun:test";
-import { mkdtempSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { LorikeetError } from "../../src/core/errors.ts";
+import { AdapterError, type LorikeetError } from "../../src/core/errors.ts";
+import { checkForms } from "../../src/lora/adapter-forms.ts";
 import { readAdapter } from "../../src/lora/read-adapter.ts";
-import type { AdapterLimits } from "../../src/lora/translate-peft.ts";
+import type { AdapterLimits } from "../../src/lora/assemble-adapter.ts";
+import { encodeTorch, pickledDict } from "../helpers/archives.ts";
 import { type AdapterChange, changedAdapter, fixtureAdapter, fixtureProgram, type RawTensors } from "../helpers/adapter-files.ts";
 
 const llama = fixtureProgram("base_llama");
 const phi3 = fixtureProgram("base_phi3");
 const read = (name: string) => readAdapter(fixtureAdapter(name), name.startsWith("phi3") ? phi3 : llama);
+
+const A0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
+const B0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight";
+const floats = (values: number[]): Uint8Array => new Uint8Array(Float32Array.from(values).buffer);
+const poison = (name: string, value: number) => (tensors: RawTensors) => {
+  tensors.get(name)!.bytes.set(floats([value]), 12);
+};
+const config = (field: string, value: unknown): AdapterChange => ({ config: (json) => (json[field] = value) });
+const rawHeader = (json: string, data = 0): Uint8Array => {
+  const bytes = new TextEncoder().encode(json);
+  return Buffer.concat([new Uint8Array(new BigUint64Array([BigInt(bytes.length)]).buffer), bytes, new Uint8Array(data)]);
+};
 
 describe("PEFT fixtures", () => {
   const summary = async (name: string) =>
@@ -77,11 +91,9 @@ describe("PEFT fixtures", () => {
 
   test.each([
     ["dora", "adapter_unsupported", "use_dora is set: DoRA is not served yet"],
-    ["lora_bias", "adapter_unsupported", "lora_bias is set"],
     ["embed_lmhead", "adapter_unsupported", "not served yet"],
     ["saved_head", "adapter_unsupported", "modules_to_save is set"],
     ["tokens", "adapter_unsupported", "trainable_token_indices is set"],
-    ["bin_r4", "adapter_unsupported", "adapter_model.bin is a pickle"],
   ])("%s is refused by name", async (name, code, message) => {
     const error = await read(name).catch((thrown: LorikeetError) => thrown);
     expect(error).toMatchObject({ errorCode: code });
@@ -142,6 +154,95 @@ describe("tensor names", () => {
   });
 });
 
+describe("a bias behind B", () => {
+  test("is read as float32, counted, and named as a form", async () => {
+    const { deltas, forms, report } = await read("lora_bias");
+    expect(forms).toEqual(["lora_bias"]);
+    for (const { bias, width } of deltas) expect(bias!.length).toBe(width);
+    const matrices = deltas.reduce((sum, { a, b }) => sum + a.bytes.length + b.bytes.length, 0);
+    expect(report.numBytes).toBe(matrices + deltas.reduce((sum, { width }) => sum + 4 * width, 0));
+    expect((await read("attn_r8")).forms).toEqual([]);
+  });
+
+  test("is part of the digest", async () => {
+    const changed = changedAdapter("lora_bias", {
+      tensors: (tensors) => {
+        for (const [name, tensor] of tensors) if (name.endsWith("lora_B.bias")) tensor.bytes[0]! ^= 1;
+      },
+    });
+    expect((await readAdapter(changed, llama)).digest).not.toBe((await read("lora_bias")).digest);
+  });
+
+  test("is refused by name for a backend that does not serve it", async () => {
+    const biased = await read("lora_bias");
+    expect(() => checkForms(biased, { name: "cuda" })).toThrow("the adapter uses lora_bias, which the cuda backend does not serve");
+    expect(() => checkForms(biased, { name: "cuda", adapterForms: [] })).toThrow(AdapterError);
+    expect(checkForms(biased, { name: "wasm", adapterForms: ["lora_bias"] })).toBe(biased);
+    const plain = await read("attn_r8");
+    expect(checkForms(plain, { name: "cuda" })).toBe(plain);
+  });
+
+  const change = (shape: number[], dtype = "F32", bytes: Uint8Array = new Uint8Array(4 * shape.reduce((a, b) => a * b, 1))) => (tensors: RawTensors) => {
+    for (const name of tensors.keys()) if (name.endsWith("lora_B.bias")) tensors.set(name, { dtype, shape, bytes });
+  };
+  test.each<[string, AdapterChange, string]>([
+    ["that is missing", { tensors: (tensors) => tensors.forEach((_, name) => name.endsWith("bias") && tensors.delete(name)) }, "has no lora_B.bias, though lora_bias is set"],
+    ["that nothing announces", config("lora_bias", false), "has a lora_B.bias, though lora_bias is not set"],
+    ["of another width", { tensors: change([5]) }, "has 5 numbers, but this base needs"],
+    ["of two dimensions", { tensors: change([2, 2]) }, "must be a vector, got shape [2, 2]"],
+    ["that is not finite", { tensors: change([32], "F32", floats(Array.from({ length: 32 }, (_, i) => (i === 4 ? Number.NaN : 0)))) }, "a value that is not finite at 4"],
+  ])("%s is an error", async (_, how, message) => {
+    expect(readAdapter(changedAdapter("lora_bias", how), llama)).rejects.toThrow(message);
+  });
+
+  test("in 16 bits is widened exactly", async () => {
+    const widths = { q_proj: 32, v_proj: 16, k_proj: 16, o_proj: 32 } as Record<string, number>;
+    const as = (dtype: "F16" | "BF16") => changedAdapter("lora_bias", {
+      tensors: (tensors) => {
+        for (const name of tensors.keys()) {
+          if (!name.endsWith("lora_B.bias")) continue;
+          const width = widths[name.split(".").at(-3)!]!;
+          tensors.set(name, { dtype, shape: [width], bytes: new Uint8Array(new Uint16Array(width).fill(dtype === "F16" ? 0x3e00 : 0x3fc0).buffer) });
+        }
+      },
+    });
+    for (const dtype of ["F16", "BF16"] as const) {
+      for (const { bias } of (await readAdapter(as(dtype), llama)).deltas) expect(new Set(bias)).toEqual(new Set([1.5]));
+    }
+  });
+});
+
+describe("torch files", () => {
+  test("are read where there is no safetensors file, and mean the same", async () => {
+    const { deltas, report } = await read("bin_r4");
+    expect(deltas.length).toBe(4);
+    expect(report.warnings).toEqual([]);
+  });
+
+  test("in float64 are rounded to float32, which is told", async () => {
+    const tensors = ["q_proj.lora_A", "q_proj.lora_B"].map((name, i) => ({
+      name: `base_model.model.model.layers.0.self_attn.${name}.weight`, key: String(i), storage: "DoubleStorage", count: 64, shape: i === 0 ? [2, 32] : [32, 2],
+    }));
+    const doubles = new Uint8Array(new Float64Array(64).fill(1 / 3).buffer);
+    const directory = changedAdapter("attn_r8", {
+      config: (json) => Object.assign(json, { r: 2, target_modules: ["q_proj"], layers_to_transform: [0] }),
+      files: { "adapter_model.safetensors": null, "adapter_model.bin": encodeTorch(pickledDict(tensors), { 0: doubles, 1: doubles }) },
+    });
+    const { deltas, report } = await readAdapter(directory, llama);
+    expect(new Float32Array(deltas[0]!.a.bytes.slice().buffer)[0]).toBe(Math.fround(1 / 3));
+    expect(report.warnings).toEqual(["adapter_model.bin has 2 tensors in float64, which were rounded to float32"]);
+  });
+
+  test.each([
+    ["that want to run", readFileSync(fixtureAdapter("torch/evil.ckpt")), 'adapter_model.bin: the pickle asks for "__builtin__.print"'],
+    ["of whole numbers", encodeTorch(pickledDict([{ name: "a", storage: "LongStorage", count: 1, shape: [1] }]), { 0: new Uint8Array(8) }), 'adapter_model.bin: tensor "a" has dtype I64'],
+    ["that are text", new TextEncoder().encode("x"), "adapter_model.bin: the pickle"],
+  ])("%s are refused", async (_, bytes, message) => {
+    const directory = changedAdapter("attn_r8", { files: { "adapter_model.safetensors": null, "adapter_model.bin": bytes } });
+    expect(readAdapter(directory, llama)).rejects.toMatchObject({ errorCode: "adapter_invalid", message: expect.stringContaining(message) });
+  });
+});
+
 describe("the digest", () => {
   test("does not depend on the order of tensors or the adapter's directory", async () => {
     const reversed = changedAdapter("all_r4", {
@@ -163,23 +264,11 @@ describe("the digest", () => {
   });
 });
 
-const A0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
-const B0 = "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight";
-const floats = (values: number[]): Uint8Array => new Uint8Array(Float32Array.from(values).buffer);
-const poison = (name: string, value: number) => (tensors: RawTensors) => {
-  tensors.get(name)!.bytes.set(floats([value]), 12);
-};
-const config = (field: string, value: unknown): AdapterChange => ({ config: (json) => (json[field] = value) });
-const rawHeader = (json: string, data = 0): Uint8Array => {
-  const bytes = new TextEncoder().encode(json);
-  return Buffer.concat([new Uint8Array(new BigUint64Array([BigInt(bytes.length)]).buffer), bytes, new Uint8Array(data)]);
-};
-
 /** [what is wrong, the change, the code, a part of the message, limits] */
 const BAD: readonly (readonly [string, AdapterChange, string, string, AdapterLimits?])[] = [
   ["no configuration", { files: { "adapter_config.json": null } }, "adapter_invalid", "no adapter_config.json"],
   ["no weights", { files: { "adapter_model.safetensors": null } }, "adapter_invalid", "no adapter_model.safetensors"],
-  ["a NeMo archive", { files: { "adapter_model.safetensors": null, "adapter_config.json": null, "x.nemo": "x" } }, "adapter_unsupported", ".nemo archive"],
+  ["a NeMo archive that is none", { files: { "adapter_model.safetensors": null, "adapter_config.json": null, "x.nemo": "x" } }, "adapter_invalid", ".nemo archive: the tar archive ends"],
   ["configuration that is not JSON", { files: { "adapter_config.json": "{r: 8}" } }, "adapter_invalid", "adapter_config.json: "],
   ["configuration that is a list", { files: { "adapter_config.json": "[]" } }, "adapter_invalid", "must be an object"],
   ["a field given twice", { files: { "adapter_config.json": '{"peft_type":"LORA","r":4,"r":8}' } }, "adapter_invalid", "r"],

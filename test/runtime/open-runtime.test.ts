@@ -1,10 +1,19 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
+import type { AdapterId } from "../../src/core/ids.ts";
 import { givenOptions, resolveConfig } from "../../src/config/resolve.ts";
 import { type Opened, openRuntime } from "../../src/runtime/open-runtime.ts";
+import type { LocalRuntime } from "../../src/runtime/local-runtime.ts";
 import { DEMO } from "../helpers/demo-server.ts";
+import { collect, requestWith } from "../helpers/runtime.ts";
 
 const open = (options: object) => openRuntime(resolveConfig(givenOptions({ model: DEMO, threads: 1, ...options })).config);
+/** How a short generation ends: its reason, or its error. */
+async function endOf(runtime: LocalRuntime, adapter: AdapterId): Promise<string> {
+  const { finish } = await collect(runtime.generate(requestWith([1, 2, 3], { adapter, maxTokens: 2 })));
+  return finish.error?.message ?? finish.reason;
+}
+
 const sql = [join(DEMO, "adapters/sql")];
 
 describe("adapters that were found and cannot be served", () => {
@@ -15,7 +24,7 @@ describe("adapters that were found and cannot be served", () => {
   afterAll(() => opened.runtime.close(0));
 
   test("are answered with the reason, and are none that are listed", async () => {
-    expect(opened.refused.map(({ name }) => name)).toContain("pirate");
+    expect(opened.refused.map(({ name }) => name)).toContain("arithmetic");
     for (const { name, error } of opened.refused) {
       await expect(opened.runtime.resolveAdapter({ name })).rejects.toMatchObject({
         errorCode: error.errorCode,
@@ -28,7 +37,7 @@ describe("adapters that were found and cannot be served", () => {
   test("are not mixed up with names that nobody knows", async () => {
     await expect(opened.runtime.resolveAdapter({ name: "sqll" })).rejects.toMatchObject({
       errorCode: "adapter_not_found",
-      message: 'no adapter is named "sqll" (did you mean sql?); known are extract-json, roman, sentiment, sql, summarize, translate-fr',
+      message: 'no adapter is named "sqll" (did you mean sql?); known are extract-json, pirate, roman, sentiment, sql, summarize, summarize-nemo, translate-fr',
     });
   });
 });
@@ -55,13 +64,39 @@ describe("limits of adapters", () => {
   });
 });
 
+describe("lora_ckpt_source nemo", () => {
+  test("serves NeMo archives, and says why PEFT adapters beside them are not served", async () => {
+    const { runtime, served, refused } = await open({ loraConfig: { loraDir: [...sql, join(DEMO, "adapters/summarize-nemo")], loraCkptSource: "nemo" } });
+    await runtime.close(0);
+    expect(served.map(({ name }) => name)).toEqual(["summarize-nemo"]);
+    expect(refused.map(({ name, error }) => `${name}: ${error.message}`)).toEqual([
+      "sql: lora_ckpt_source is nemo, but sql is a directory of a PEFT adapter; leave lora_ckpt_source out to serve it",
+    ]);
+  });
+
+  test("may be asked of one path, and then holds for it alone", async () => {
+    const { runtime } = await open({ adapterRoot: [join(DEMO, "adapters")], maxBatchSize: 1 });
+    try {
+      for (const [name, path] of [["file", "summarize-nemo/summarize.nemo"], ["directory", "summarize-nemo"]] as const) {
+        const adapter = await runtime.resolveAdapter({ name, path, source: "nemo" });
+        expect(await endOf(runtime, adapter)).toBe("length");
+      }
+      expect(await endOf(runtime, await runtime.resolveAdapter({ name: "peft", path: "sql" }))).toBe("length");
+      const wrong = await runtime.resolveAdapter({ name: "wrong", path: "roman", source: "nemo" });
+      expect(await endOf(runtime, wrong)).toBe("lora_ckpt_source is nemo, but roman is a directory of a PEFT adapter; leave lora_ckpt_source out to serve it");
+    } finally {
+      await runtime.close(0);
+    }
+  });
+});
+
 describe("what cannot be opened", () => {
   test.each([
     [{ model: null }, "model is missing; give the directory of the base model"],
     [{ model: "no/such" }, 'the model "no/such" is not a directory'],
     [{ loraConfig: { loraTargetModules: ["attn_p"] } }, 'got "attn_p" (did you mean attn_q?)'],
     [{ loraConfig: { loraTargetModules: ["constructor"] } }, "lora_target_modules must be among attn_qkv, attn_q"],
-    [{ loraConfig: { loraCkptSource: "nemo" } }, "lora_config.lora_ckpt_source nemo is not served yet"],
+    [{ loraConfig: { trtllmModulesToHfModules: { attn_q: ["q"] } } }, "lora_config.trtllm_modules_to_hf_modules is not served yet"],
   ])("is %p, a mistake of the settings", async (options, message) => {
     await expect(open(options)).rejects.toMatchObject({ errorCode: "config_invalid", message: expect.stringContaining(message) });
   });

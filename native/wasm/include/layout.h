@@ -46,6 +46,7 @@ enum {
   DELTA_WIDTH = 3,
   DELTA_SCALE = 4,
   DELTA_B = 5,
+  DELTA_BIAS = 6,
 };
 enum { DELTA_WORDS = 8 };
 enum { MAX_QUERY_HEADS = 3 };

@@ -1,7 +1,7 @@
 /**
  * An adapter as it will lie in device memory: panels, with offsets in place of addresses.
  *
- *   [SITE and DELTA records of every site][A of site 0][B of its deltas]...[A of site 1]...
+ *   [SITE and DELTA records of every site][A of site 0][B of its deltas, each with its bias]...[A of site 1]...
  */
 import type { AdapterImage } from "../backend.ts";
 import type { SiteId } from "../../model/program.ts";
@@ -34,6 +34,8 @@ export interface ImageDelta {
   readonly width: number;
   readonly scale: number;
   readonly b: number;
+  /** Float32 numbers; `null` for none. */
+  readonly bias: number | null;
 }
 
 export const siteRecordBytes = (numDeltas: number): number => (SITE_WORDS + numDeltas * DELTA_WORDS) * 4;
@@ -68,6 +70,7 @@ export function attachImage(
       words[to + DELTA.width] = delta.width;
       floats[to + DELTA.scale] = delta.scale;
       words[to + DELTA.b] = address + delta.b;
+      words[to + DELTA.bias] = delta.bias === null ? 0 : address + delta.bias;
     });
     siteTable[site.site] = at;
   }

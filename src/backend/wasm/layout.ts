@@ -133,5 +133,7 @@ export const DELTA = {
   /** Float bits. */
   scale: 4,
   b: 5,
+  /** f32[width], scaled like B's output, or 0. */
+  bias: 6,
 } as const;
 export const DELTA_WORDS = 8;

@@ -43,7 +43,9 @@ export class AdapterStager {
       const { inWidth } = this.#program.sites[site.site]!;
       this.#pack(site.format, site.totalRank, inWidth, deltas.map((delta) => delta.a), bytes, site.a);
       for (const [i, delta] of deltas.entries()) {
-        this.#pack(site.format, delta.width, delta.rank, [delta.b], bytes, site.deltas[i]!.b);
+        const { b, bias } = site.deltas[i]!;
+        this.#pack(site.format, delta.width, delta.rank, [delta.b], bytes, b);
+        if (bias !== null) new Float32Array(bytes.buffer, bias, delta.width).set(delta.bias!);
       }
       if (performance.now() > sliceEnds) {
         await Bun.sleep(0);
@@ -136,6 +138,7 @@ function planImage(program: Program, bySite: ReadonlyMap<SiteId, readonly LoraDe
           width: delta.width,
           scale: delta.scale,
           b: place(exports.matrix_bytes(format, delta.width, delta.rank) >>> 0),
+          bias: delta.bias === undefined ? null : place(delta.width * 4),
         };
         rankOffset += delta.rank;
         return placed;

@@ -214,6 +214,7 @@ class WasmBackend implements Backend {
     this.#room = new RunAllocator(Math.floor(options.adapterBytes / ADAPTER_UNIT_BYTES));
     const threads = options.numThreads === 1 ? "1 thread" : `${options.numThreads} threads`;
     this.info = {
+      adapterForms: ["lora_bias"],
       name: "wasm",
       description: `WebAssembly SIMD, ${threads}, ${options.format} weights`,
       pageTokens: PAGE_TOKENS,

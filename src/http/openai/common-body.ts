@@ -82,14 +82,14 @@ function readLoraRequest(fields: Fields | undefined): AdapterReference | null {
   const intId = fields.integer("lora_int_id", 0, Number.MAX_SAFE_INTEGER);
   const path = fields.string("lora_path");
   const source = fields.string("lora_ckpt_source");
-  if (source !== undefined && source !== "hf") {
-    const problem = source === "nemo" ? "is not served yet; convert the adapter to PEFT format" : 'must be "hf"';
-    throw badField("lora_request.lora_ckpt_source", `${shown(source)} ${problem}`);
+  if (source !== undefined && source !== "hf" && source !== "nemo") {
+    throw badField("lora_request.lora_ckpt_source", `${shown(source)} must be "hf" or "nemo"`);
   }
   return {
     name,
     ...(intId === undefined ? {} : { intId }),
     ...(path === undefined || path === "" ? {} : { path }),
+    ...(source === undefined ? {} : { source }),
   };
 }
 

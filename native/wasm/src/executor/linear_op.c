@@ -135,7 +135,7 @@ static void expand(step_t* step, const uint32_t* op, uint32_t segments) {
             .num_rows = run.num_rows,
             .matrix = address(delta[DELTA_B]),
             .packed = pack_rows(run.site[SITE_FORMAT], shrunk, stride, run.num_rows, rank, packed),
-            .bias = 0,
+            .bias = address(delta[DELTA_BIAS]),
             .y = output_row(op, run.row) + offset,
             .ldy = op[OPERATION_OUT_STRIDE],
             .mode = LINEAR_ADD,

@@ -1,0 +1,96 @@
+/** The last steps of every translation: limits, order, digest and report. */
+import { AdapterError } from "../core/errors.ts";
+import { quoted } from "../formats/format-error.ts";
+import type { Tensor } from "../formats/safetensors.ts";
+import type { Program, SiteModule } from "../model/program.ts";
+import type { AdapterForm, AdapterMatrix, AdapterReport, AdapterWeights, LoraDelta } from "./adapter-weights.ts";
+import { adapterDigest } from "./digest.ts";
+import { firstNonFinite } from "./finite.ts";
+import { isAllowed, type TargetModules } from "./target-modules.ts";
+
+export interface AdapterLimits {
+  /** Largest rank of any module; no limit when left out. */
+  readonly maxRank?: number | undefined;
+  /** The setting that the rank is limited by, for messages; default `max_lora_rank`. */
+  readonly maxRankSetting?: string;
+  /** Modules that may be changed; `null` or left out for all. */
+  readonly targetModules?: TargetModules | null;
+}
+
+export interface PlacedDelta extends LoraDelta {
+  readonly module: SiteModule;
+}
+
+/**
+ * @param placed in any order, shapes checked, at least one
+ * @throws {AdapterError} `adapter_unsupported` or `adapter_too_large` for what the server's settings leave out
+ */
+export function assembleAdapter(
+  placed: readonly PlacedDelta[],
+  program: Program,
+  limits: AdapterLimits,
+  about: Pick<AdapterReport, "format" | "scaleRule" | "warnings">,
+): AdapterWeights {
+  for (const delta of placed) checkLimits(delta, program, limits);
+  const deltas = placed
+    .map(({ site, offset, width, rank, scale, a, b, bias }): LoraDelta => ({ site, offset, width, rank, scale, a, b, ...(bias === undefined ? {} : { bias }) }))
+    .sort((x, y) => x.site - y.site || x.offset - y.offset || x.width - y.width);
+  const ranks = deltas.map((delta) => delta.rank);
+  const report: AdapterReport = {
+    ...about,
+    numModules: deltas.length,
+    maxRank: Math.max(...ranks),
+    minRank: Math.min(...ranks),
+    numBytes: deltas.reduce((sum, { a, b, bias }) => sum + a.bytes.length + b.bytes.length + (bias?.byteLength ?? 0), 0),
+  };
+  const forms: readonly AdapterForm[] = deltas.some(({ bias }) => bias !== undefined) ? ["lora_bias"] : [];
+  return { digest: adapterDigest(deltas, program), deltas, forms, report };
+}
+
+function checkLimits({ site, module, rank }: PlacedDelta, program: Program, limits: AdapterLimits): void {
+  if (limits.targetModules != null && !isAllowed(program.sites[site]!, module, limits.targetModules)) {
+    throw new AdapterError("adapter_unsupported", `module ${module.path} is changed, which lora_target_modules leaves out`, {
+      field: "lora_target_modules",
+    });
+  }
+  if (limits.maxRank !== undefined && rank > limits.maxRank) {
+    const field = limits.maxRankSetting ?? "max_lora_rank";
+    throw new AdapterError("adapter_too_large", `module ${module.path} has rank ${rank}, above the limit of ${limits.maxRank}; raise ${field}`, {
+      field,
+    });
+  }
+}
+
+/** @throws {AdapterError} `adapter_invalid` for what is not a matrix of finite numbers */
+export function matrixOf(name: string, { dtype, shape, bytes }: Tensor): AdapterMatrix {
+  if (shape.length !== 2 || shape[0] === 0 || shape[1] === 0) {
+    throw new AdapterError("adapter_invalid", `tensor ${quoted(name)} must be a matrix, got shape [${shape.join(", ")}]`);
+  }
+  const matrix = { dtype, rows: shape[0]!, cols: shape[1]!, bytes };
+  const bad = firstNonFinite(dtype, bytes);
+  if (bad !== null) {
+    throw new AdapterError(
+      "adapter_invalid",
+      `tensor ${quoted(name)} has a value that is not finite at row ${Math.floor(bad / matrix.cols)}, column ${bad % matrix.cols}`,
+    );
+  }
+  return matrix;
+}
+
+/** @throws {AdapterError} `adapter_invalid` for what is not a vector of finite numbers */
+export function vectorOf(name: string, { dtype, shape, bytes }: Tensor): Float32Array {
+  if (shape.length !== 1 || shape[0] === 0) {
+    throw new AdapterError("adapter_invalid", `tensor ${quoted(name)} must be a vector, got shape [${shape.join(", ")}]`);
+  }
+  const bad = firstNonFinite(dtype, bytes);
+  if (bad !== null) throw new AdapterError("adapter_invalid", `tensor ${quoted(name)} has a value that is not finite at ${bad}`);
+  const { buffer } = new Uint8Array(bytes);
+  switch (dtype) {
+    case "F32":
+      return new Float32Array(buffer);
+    case "F16":
+      return Float32Array.from(new Float16Array(buffer));
+    case "BF16":
+      return new Float32Array(Uint32Array.from(new Uint16Array(buffer), (bits) => bits << 16).buffer);
+  }
+}
