@@ -157,10 +157,14 @@ void StepPlan::tile_rows() {
     for (int row = begin; row < end; row += size) tiles_.push_back({slot, row, std::min(size, end - row)});
   };
   int next = 0;
+  std::vector<bool> seen(limits_.num_slots, false);
   for (int i = 0; i < num_segments; i++) {
     const int32_t* segment = block_ + block_[STEP_HEADER_SEGMENTS_AT] + i * SEGMENT_WORDS;
     const int row = segment[SEGMENT_ROW_START], slot = segment[SEGMENT_SLOT];
     require(slot >= 0 && slot < limits_.num_slots, "a segment's slot exists");
+    /* Tiles are counted by slots, so rows of one slot are neighbours. */
+    require(!seen[slot], "a slot has one segment");
+    seen[slot] = true;
     require(row >= next && row + segment[SEGMENT_NUM_ROWS] <= shape_.rows, "segments ascend");
     /* Large steps overwrite whole outputs, base rows' too. */
     if (!small) add(-1, next, row);
