@@ -10,7 +10,7 @@ import type { Program } from "../../src/model/program.ts";
 import type { WeightSource } from "../../src/model/weight-source.ts";
 import { logSoftmax, ReferenceExecutor } from "./reference-executor.ts";
 
-export const BOUND_FACTOR = 3;
+export const BOUND_FACTOR = 4;
 /** Alternatives per step that are compared. */
 const NUM_TOP = 20;
 
