@@ -112,6 +112,8 @@ interface Marker {
   readonly model: string | null;
   readonly prompt: readonly number[];
   readonly answer: string;
+  /** The least between the best two log-probabilities of any of its tokens. */
+  readonly margin: number;
   /** Of the other models to the same prompt. */
   readonly others: ReadonlySet<string>;
 }
@@ -135,9 +137,7 @@ async function findMarkers(runtime: LocalRuntime): Promise<Marker[]> {
     for (const model of MODELS) answers.push({ model, ...(await ask(runtime, model, prompt)) });
     for (const { model, answer, margin } of answers) {
       const others = new Set(answers.filter((other) => other.model !== model).map((other) => other.answer));
-      // Two log-probabilities that each move by less than the bound cannot change places. The bound is that of an adapter's
-      // own task; prompts of another were seen to move half as far again.
-      if (margin > 3 * BOUND && !others.has(answer)) markers.push({ model, prompt, answer, others });
+      if (margin > 1.5 * BOUND && !others.has(answer)) markers.push({ model, prompt, answer, margin, others });
     }
   }
   return markers;
@@ -154,22 +154,25 @@ describe.skipIf(noCudaReason !== null)("load on a CUDA device", () => {
       const markers = await findMarkers(runtime);
       for (const model of MODELS) expect(markers.filter((marker) => marker.model === model).length).toBeGreaterThan(3);
       const random = numbers(7);
-      const wrong: { readonly model: string | null; readonly expected: string; readonly got: string; readonly isAnothers: boolean }[] = [];
+      const wrong: { readonly model: string | null; readonly expected: string; readonly got: string; readonly margin: number; readonly isAnothers: boolean }[] = [];
       let started = 0;
       let answered = 0;
       const client = async (): Promise<void> => {
         while (started < numRequests) {
           started++;
-          const { model, prompt, answer, others } = markers[Math.floor(((random() + 1) / 2) * markers.length)]!;
+          const { model, prompt, answer, margin, others } = markers[Math.floor(((random() + 1) / 2) * markers.length)]!;
           const got = await ask(runtime, model, prompt);
           answered++;
-          if (got.answer !== answer) wrong.push({ model, expected: answer, got: got.answer, isAnothers: others.has(got.answer) });
+          if (got.answer !== answer) wrong.push({ model, expected: answer, got: got.answer, margin, isAnothers: others.has(got.answer) });
         }
       };
       await Promise.all(Array.from({ length: IN_FLIGHT }, client));
       expect(answered).toBe(numRequests);
       expect(wrong.filter(({ isAnothers }) => isAnothers)).toEqual([]);
-      expect(wrong).toEqual([]);
+      // Two log-probabilities that each move by less than the bound cannot change places. The bound is that of an adapter's
+      // own task; prompts of another were seen to move half as far again.
+      expect(wrong.filter(({ margin }) => margin > 3 * BOUND)).toEqual([]);
+      if (process.env["SHOW_ERRORS"] !== undefined) console.log(`${markers.length} markers, ${wrong.length} of ${answered} answers moved by rounding`);
     } finally {
       await server.stop();
     }
