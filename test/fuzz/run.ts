@@ -4,7 +4,7 @@
  * Inputs are spread over the targets by turns, so that a run that ends early has tried each of them. With `--record`
  * its result joins `test/fuzz/results.json`, the sum of all recorded runs.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { machine } from "../../bench/lib/record.ts";
@@ -17,7 +17,9 @@ const TURN_INPUTS = 100_000;
 
 export interface RecordedRun {
   readonly date: string;
-  readonly commit: string;
+  /** SHA-256 over the readers as they were when the run began: `src/formats`, and `src/lora/adapter-config.ts`. */
+  readonly formatsSha256: string;
+  readonly adapterConfigSha256?: string;
   readonly seed: number;
   readonly machine: Record<string, unknown>;
   readonly inputs: number;
@@ -33,6 +35,17 @@ const { values } = parseArgs({
 const seed = Number(values.seed);
 const wanted = Number(values.inputs);
 const maxMs = Number(values.seconds) * 1000;
+
+const SRC = join(import.meta.dir, "../../src");
+const digestOf = (paths: readonly string[]): string => {
+  const hash = new Bun.CryptoHasher("sha256");
+  for (const path of paths) hash.update(readFileSync(join(SRC, path)));
+  return hash.digest("hex");
+};
+const readers = {
+  formatsSha256: digestOf(readdirSync(join(SRC, "formats")).sort().map((name) => `formats/${name}`)),
+  adapterConfigSha256: digestOf(["lora/adapter-config.ts"]),
+};
 
 const started = performance.now();
 const left = (): number => maxMs - (performance.now() - started);
@@ -50,7 +63,7 @@ const growth = process.memoryUsage.rss() - startBytes;
 
 const run: RecordedRun = {
   date: new Date().toISOString(),
-  commit: Bun.spawnSync(["git", "rev-parse", "HEAD"]).stdout.toString().trim(),
+  ...readers,
   seed,
   machine: machine(),
   inputs: total,
