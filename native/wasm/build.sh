@@ -12,6 +12,7 @@ command -v emcc >/dev/null || { echo "emcc is not installed; on Debian: apt-get 
 
 sources=(
   src/linear/storage.c
+  src/linear/dora.c
   src/linear/activations.c
   src/linear/float_panels.c
   src/linear/int8_panels.c

@@ -8,6 +8,8 @@ export interface AdapterConfig {
   readonly useRslora: boolean;
   /** Every B has a bias behind it. */
   readonly loraBias: boolean;
+  /** Every module has a magnitude. */
+  readonly useDora: boolean;
   readonly targetModules: ModuleNames;
   readonly excludeModules: ModuleNames | null;
   /** In file order: the first pattern that matches a module's path decides. */
@@ -43,7 +45,7 @@ const HARMLESS = new Set([
 
 const USED = new Set([
   "r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern",
-  "layers_to_transform", "layers_pattern", "init_lora_weights", "lora_bias",
+  "layers_to_transform", "layers_pattern", "init_lora_weights", "lora_bias", "use_dora",
 ]);
 
 const isSet = (value: JsonValue | undefined): boolean =>
@@ -53,7 +55,6 @@ const isEmpty = (value: JsonValue): boolean =>
 
 /** What a set field would need, and the way out. */
 const UNSUPPORTED: Readonly<Record<string, string>> = {
-  use_dora: "DoRA is not served yet; merge the adapter, or retrain it without use_dora",
   modules_to_save: "replaced modules are not served yet; retrain without modules_to_save",
   trainable_token_indices: "trained token embeddings are not served yet; retrain without trainable_token_indices",
   target_parameters: "adapters on parameters (fused experts) are not served; target linear modules",
@@ -94,6 +95,7 @@ export function parseAdapterConfig(json: JsonObject): AdapterConfig {
         "(path_initial_model_for_weight_conversion of save_pretrained)",
     );
   }
+  if (json["use_dora"] === true && json["lora_bias"] === true) throw unsupported("lora_bias", "is set together with use_dora, which PEFT does not train");
   const layers = layerList(json["layers_to_transform"]);
   const targetModules = moduleNames(json["target_modules"], "target_modules");
   if (targetModules === null) throw invalid("target_modules", "is missing; it must be a list of names, a pattern, or \"all-linear\"");
@@ -105,6 +107,7 @@ export function parseAdapterConfig(json: JsonObject): AdapterConfig {
     alpha: positive(json["lora_alpha"] ?? 8, "lora_alpha"),
     useRslora: boolean(json["use_rslora"], "use_rslora"),
     loraBias: boolean(json["lora_bias"], "lora_bias"),
+    useDora: boolean(json["use_dora"], "use_dora"),
     targetModules,
     excludeModules: moduleNames(json["exclude_modules"], "exclude_modules"),
     rankPattern: patterns(json["rank_pattern"], "rank_pattern", (value, field) => integer(value, field, 1, MAX_RANK)),

@@ -10,7 +10,7 @@ export interface AdapterMatrix {
 }
 
 /** Forms beyond plain LoRA that a backend may or may not serve. */
-export type AdapterForm = "lora_bias";
+export type AdapterForm = "dora" | "lora_bias";
 
 /** `out[offset .. offset + width] += scale · (B · (A · x) [+ bias])` at one site. */
 export interface LoraDelta {
@@ -26,6 +26,11 @@ export interface LoraDelta {
   readonly b: AdapterMatrix;
   /** `[width]`, form `lora_bias`; left out where there is none. */
   readonly bias?: Float32Array;
+  /**
+   * `[width]`, form `dora`: each row of `W + scale · B · A` is brought to this length. With
+   * `gain = magnitude / |W + scale · B · A|` the output is `gain · (W · x + scale · B · (A · x))`, the base's bias aside.
+   */
+  readonly magnitude?: Float32Array;
 }
 
 export interface AdapterWeights {
@@ -47,7 +52,7 @@ export interface AdapterReport {
   readonly minRank: number;
   /** `1` for archives that state no alpha. */
   readonly scaleRule: "alpha/rank" | "alpha/sqrt(rank)" | "1";
-  /** Bytes of all A and B matrices as stored, and of their biases in float32. */
+  /** Bytes of all A and B matrices as stored, and of biases and magnitudes in float32. */
   readonly numBytes: number;
   /** Things worth telling that are not errors, a sentence each. */
   readonly warnings: readonly string[];

@@ -33,7 +33,7 @@ export function assembleAdapter(
 ): AdapterWeights {
   for (const delta of placed) checkLimits(delta, program, limits);
   const deltas = placed
-    .map(({ site, offset, width, rank, scale, a, b, bias }): LoraDelta => ({ site, offset, width, rank, scale, a, b, ...(bias === undefined ? {} : { bias }) }))
+    .map(({ module: _module, ...delta }): LoraDelta => delta)
     .sort((x, y) => x.site - y.site || x.offset - y.offset || x.width - y.width);
   const ranks = deltas.map((delta) => delta.rank);
   const report: AdapterReport = {
@@ -41,9 +41,11 @@ export function assembleAdapter(
     numModules: deltas.length,
     maxRank: Math.max(...ranks),
     minRank: Math.min(...ranks),
-    numBytes: deltas.reduce((sum, { a, b, bias }) => sum + a.bytes.length + b.bytes.length + (bias?.byteLength ?? 0), 0),
+    numBytes: deltas.reduce((sum, { a, b, bias, magnitude }) => sum + a.bytes.length + b.bytes.length + (bias?.byteLength ?? 0) + (magnitude?.byteLength ?? 0), 0),
   };
-  const forms: readonly AdapterForm[] = deltas.some(({ bias }) => bias !== undefined) ? ["lora_bias"] : [];
+  const forms: AdapterForm[] = [];
+  if (deltas.some(({ magnitude }) => magnitude !== undefined)) forms.push("dora");
+  if (deltas.some(({ bias }) => bias !== undefined)) forms.push("lora_bias");
   return { digest: adapterDigest(deltas, program), deltas, forms, report };
 }
 
@@ -79,7 +81,9 @@ export function matrixOf(name: string, { dtype, shape, bytes }: Tensor): Adapter
 
 /** @throws {AdapterError} `adapter_invalid` for what is not a vector of finite numbers */
 export function vectorOf(name: string, { dtype, shape, bytes }: Tensor): Float32Array {
-  if (shape.length !== 1 || shape[0] === 0) {
+  // Older versions kept vectors as a matrix of one row or column.
+  const length = shape.reduce((product, size) => product * size, 1);
+  if (length === 0 || shape.length === 0 || !shape.includes(length)) {
     throw new AdapterError("adapter_invalid", `tensor ${quoted(name)} must be a vector, got shape [${shape.join(", ")}]`);
   }
   const bad = firstNonFinite(dtype, bytes);

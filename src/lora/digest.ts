@@ -22,13 +22,17 @@ export function adapterDigest(deltas: readonly LoraDelta[], program: Program): s
     field(bytes);
   };
   field(FORM);
-  for (const { site, offset, width, rank, scale, a, b, bias } of deltas) {
+  for (const { site, offset, width, rank, scale, a, b, bias, magnitude } of deltas) {
     field(program.sites[site]!.name);
     field(`${offset} ${width} ${rank}`);
     field(new Uint8Array(Float64Array.of(scale).buffer));
     matrix(a);
     matrix(b);
-    if (bias !== undefined) field(new Uint8Array(bias.buffer, bias.byteOffset, bias.byteLength));
+    for (const [form, vector] of [["lora_bias", bias], ["dora", magnitude]] as const) {
+      if (vector === undefined) continue;
+      field(form);
+      field(new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength));
+    }
   }
   return hash.digest("hex");
 }

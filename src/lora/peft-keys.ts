@@ -1,11 +1,11 @@
-/** Names of tensors in a PEFT file: which module, and A, B or its bias. */
+/** Names of tensors in a PEFT file: which module, and A, B, its bias or magnitude. */
 import { AdapterError } from "../core/errors.ts";
 import { quoted } from "../formats/format-error.ts";
 
 export interface PeftKey {
   /** Path of the module in the base model, e.g. `model.layers.0.self_attn.q_proj`. */
   readonly module: string;
-  readonly part: "a" | "b" | "bias";
+  readonly part: "a" | "b" | "bias" | "magnitude";
 }
 
 /** Longest first. A checkpoint of a whole vision model nests the language model one level deeper. */
@@ -14,9 +14,11 @@ const PREFIXES = ["base_model.model.", "base_model.", ""] as const;
 /** `.weight`, or `.default.weight` where the adapter's name was not stripped. */
 const LORA_TENSOR = /^(.+)\.lora_(?:([AB])(?:\.[A-Za-z0-9_-]+)?\.weight|B(?:\.[A-Za-z0-9_-]+)?\.bias)$/;
 
+/** DoRA's magnitude, in the spellings of PEFT's versions. */
+const MAGNITUDE = /^(.+)\.(?:lora_magnitude_vector(?:\.(?!weight$)[A-Za-z0-9_-]+)?(?:\.weight)?|weight_m_wdecomp\.weight)$/;
+
 /** Tensors of forms that are not served, by what marks them. */
 const OTHER_FORMS: readonly (readonly [RegExp, string])[] = [
-  [/\.lora_magnitude_vector|\.weight_m_wdecomp/, "a DoRA magnitude; DoRA is not served yet"],
   [/\.lora_embedding_[AB]/, "an embedding adapter; adapters on embeddings are not served yet"],
   [/\.modules_to_save\./, "a replaced module; modules_to_save is not served yet"],
   [/trainable_tokens/, "trained token embeddings, which are not served yet"],
@@ -32,13 +34,13 @@ const OTHER_FORMS: readonly (readonly [RegExp, string])[] = [
  *   means nothing
  */
 export function parsePeftKey(name: string, knows: (module: string) => boolean): PeftKey {
-  const match = LORA_TENSOR.exec(name);
+  const match = LORA_TENSOR.exec(name) ?? MAGNITUDE.exec(name);
   if (match !== null) {
     const module = strip(match[1]!, knows);
     if (/(^|\.)(lm_head|embed_tokens)$/.test(module)) {
       throw new AdapterError("adapter_unsupported", `tensor ${quoted(name)} adapts ${module.split(".").at(-1)}, which is not served yet`);
     }
-    return { module, part: match[2] === "A" ? "a" : match[2] === "B" ? "b" : "bias" };
+    return { module, part: match[2] === "A" ? "a" : match[2] === "B" ? "b" : name.endsWith(".bias") ? "bias" : "magnitude" };
   }
   const form = OTHER_FORMS.find(([pattern]) => pattern.test(name));
   if (form !== undefined) throw new AdapterError("adapter_unsupported", `tensor ${quoted(name)} is ${form[1]}`);

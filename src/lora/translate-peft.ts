@@ -20,6 +20,7 @@ interface Pair {
   a?: AdapterMatrix;
   b?: AdapterMatrix;
   bias?: Float32Array;
+  magnitude?: Float32Array;
 }
 
 /**
@@ -44,11 +45,14 @@ export function translatePeft(
     const { a, b } = pair as Required<Pair>;
     const rank = rankOf(path) ?? config.rank;
     checkShapes(path, a, b, site, module, rank);
-    checkBias(path, pair.bias, module, config.loraBias);
+    const { bias, magnitude } = pair;
+    checkVector(path, bias, "lora_B.bias", "lora_bias", module, config.loraBias);
+    checkVector(path, magnitude, "lora_magnitude_vector", "use_dora", module, config.useDora);
     const alpha = alphaOf(path) ?? config.alpha;
     const scale = alpha / (config.useRslora ? Math.sqrt(rank) : rank);
-    return { module, site: id, offset: module.offset, width: module.width, rank, scale, a, b, ...(pair.bias === undefined ? {} : { bias: pair.bias }) };
+    return { module, site: id, offset: module.offset, width: module.width, rank, scale, a, b, ...(bias === undefined ? {} : { bias }), ...(magnitude === undefined ? {} : { magnitude }) };
   });
+  if (config.useDora) checkApart(deltas);
   return assembleAdapter(deltas, program, limits, {
     format: "peft",
     scaleRule: config.useRslora ? "alpha/sqrt(rank)" : "alpha/rank",
@@ -88,9 +92,9 @@ function pairTensors(
     }
     const pair: Pair = pairs.get(module) ?? { place };
     if (pair[part] !== undefined) {
-      throw new AdapterError("adapter_invalid", `${part === "bias" ? "the bias" : `matrix ${part.toUpperCase()}`} of module ${module} is there twice, the second time as ${quoted(name)}`);
+      throw new AdapterError("adapter_invalid", `${part.length > 1 ? `the ${part}` : `matrix ${part.toUpperCase()}`} of module ${module} is there twice, the second time as ${quoted(name)}`);
     }
-    if (part === "bias") pair.bias = vectorOf(name, tensor);
+    if (part === "bias" || part === "magnitude") pair[part] = vectorOf(name, tensor);
     else pair[part] = matrixOf(name, tensor);
     pairs.set(module, pair);
   }
@@ -104,13 +108,32 @@ function pairTensors(
   return pairs;
 }
 
-function checkBias(path: string, bias: Float32Array | undefined, { width }: SiteModule, isExpected: boolean): void {
-  if ((bias !== undefined) !== isExpected) {
-    const problem = isExpected ? "has no lora_B.bias, though lora_bias is set" : "has a lora_B.bias, though lora_bias is not set";
-    throw new AdapterError("adapter_invalid", `module ${path} ${problem} in adapter_config.json`, { field: "lora_bias" });
+function checkVector(
+  path: string,
+  vector: Float32Array | undefined,
+  tensor: string,
+  field: string,
+  { width }: SiteModule,
+  isExpected: boolean,
+): void {
+  if ((vector !== undefined) !== isExpected) {
+    const problem = isExpected ? `has no ${tensor}, though ${field} is set` : `has a ${tensor}, though ${field} is not set`;
+    throw new AdapterError("adapter_invalid", `module ${path} ${problem} in adapter_config.json`, { field });
   }
-  if (bias !== undefined && bias.length !== width) {
-    throw new AdapterError("adapter_invalid", `lora_B.bias of module ${path} has ${bias.length} numbers, but this base needs ${width}`);
+  if (vector !== undefined && vector.length !== width) {
+    throw new AdapterError("adapter_invalid", `${tensor} of module ${path} has ${vector.length} numbers, but this base needs ${width}`);
+  }
+}
+
+/** A gain multiplies all that is added to an output, so no other delta may write there. */
+function checkApart(deltas: readonly PlacedDelta[]): void {
+  const sites = Map.groupBy(deltas, ({ site }) => site);
+  for (const list of sites.values()) {
+    let end = 0;
+    for (const { module, offset, width } of list.toSorted((a, b) => a.offset - b.offset)) {
+      if (offset < end) throw new AdapterError("adapter_unsupported", `module ${module.path} overlaps another module of the adapter, which DoRA does not allow`);
+      end = offset + width;
+    }
   }
 }
 

@@ -76,7 +76,7 @@ describe("lorikeet", () => {
     [["generate", "models/demo", "word ".repeat(2000)], 2, expect.stringMatching(/^error: the prompt has \d+ tokens.*\n$/)],
     [["generate", "models/demo", "hi", "--lora", "nope"], 2, 'error: no adapter is named "nope"; none is known\n'],
     [["generate", "models/demo", "hi", "--lora", "sqll", "--lora-dir", "models/demo/adapters/sql"], 2, 'error: no adapter is named "sqll" (did you mean sql?); known are sql\n'],
-    [["generate", "models/demo", "hi", "--lora", "arithmetic", "--lora-dir", "models/demo/adapters"], 1, expect.stringMatching(/^error: adapter arithmetic cannot be served: .+\n$/)],
+    [["generate", "models/demo", "hi", "--lora", "tokens", "--lora-dir", "test/fixtures/peft/tokens"], 1, expect.stringMatching(/^error: adapter tokens cannot be served: .+\n$/)],
   ])("%p ends with one line and its exit code", async (argv, code, stderr) => {
     expect(await outcome(...argv)).toEqual({ code, stdout: "", stderr });
   });
@@ -118,7 +118,7 @@ describe("lorikeet serve", () => {
   let text: string;
 
   beforeAll(async () => {
-    child = spawn("serve", "models/demo", ...onWasm, "--lora-dir", "models/demo/adapters", "--port", "0");
+    child = spawn("serve", "models/demo", ...onWasm, "--lora-dir", "models/demo/adapters", "--lora-dir", "test/fixtures/peft/tokens", "--port", "0");
     text = await bannerOf(child);
   });
 
@@ -131,8 +131,8 @@ describe("lorikeet serve", () => {
     expect(text).toMatch(/backend {3}wasm: .*\(.+\)\n/);
     expect(text).toContain(`(${reason})\n`);
     expect(text).toMatch(/model {5}demo, up to 1024 tokens per request/);
-    expect(text).toMatch(/adapters {2}8: extract-json, pirate, roman, sentiment, sql, summarize, summarize-nemo, translate-fr/);
-    expect(text).toContain("not served: arithmetic: ");
+    expect(text).toMatch(/adapters {2}9: arithmetic, extract-json, pirate, roman, sentiment, sql, summarize, summarize-nemo, translate-fr/);
+    expect(text).toContain("not served: tokens: ");
     expect(text).toMatch(/address {3}http:\/\/127\.0\.0\.1:\d+\n/);
   });
 

@@ -1,7 +1,7 @@
 /** Each adapter answers its own evaluation set as well as transformers and PEFT do, by the same words. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { accuracyOf } from "../helpers/demo-eval.ts";
-import { DEMO_ADAPTERS, type DemoServer, startDemo } from "../helpers/demo-server.ts";
+import { ALL_ADAPTERS, type DemoServer, startDemo } from "../helpers/demo-server.ts";
 
 let server: DemoServer;
 beforeAll(async () => {
@@ -9,7 +9,7 @@ beforeAll(async () => {
 });
 afterAll(() => server.stop());
 
-test.each([...DEMO_ADAPTERS])(
+test.each([...ALL_ADAPTERS])(
   "%s",
   async (task) => {
     const { numRows, correct, reference, sameWords } = await accuracyOf(server, task);

@@ -1,8 +1,8 @@
 /** The demo model and its adapters through HTTP, against what transformers and PEFT answered in float32. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { type DemoServer, readDemoGolden, startDemo } from "../helpers/demo-server.ts";
+import { ALL_ADAPTERS, type DemoServer, readDemoGolden, startDemo } from "../helpers/demo-server.ts";
 
-const cases = readDemoGolden();
+const cases = readDemoGolden(ALL_ADAPTERS);
 
 /** Of log-probabilities, with bfloat16 weights and float32 arithmetic. */
 const TOLERANCE = 2e-2;
@@ -24,8 +24,8 @@ beforeAll(async () => {
 afterAll(() => server.stop());
 
 describe("golden continuations", () => {
-  test("cover the base and eight adapters", () => {
-    expect(cases.length).toBe(38);
+  test("cover the base and nine adapters", () => {
+    expect(cases.length).toBe(42);
     for (const { top10 } of cases) expect(top10.length).toBe(10);
   });
 

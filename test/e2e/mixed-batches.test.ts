@@ -3,11 +3,11 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from "bun:test
 import fc from "fast-check";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { DEMO, DEMO_ADAPTERS, type DemoServer, startDemo, taskOf } from "../helpers/demo-server.ts";
+import { DEMO, ALL_ADAPTERS, type DemoServer, startDemo, taskOf } from "../helpers/demo-server.ts";
 
 const NUM_REQUESTS = 64;
-const models = ["demo", ...DEMO_ADAPTERS];
-const prompts = DEMO_ADAPTERS.flatMap((task) =>
+const models = ["demo", ...ALL_ADAPTERS];
+const prompts = ALL_ADAPTERS.flatMap((task) =>
   readFileSync(join(DEMO, `eval/${taskOf(task)}.jsonl`), "utf8").trim().split("\n").slice(0, 12)
     .map((line) => (JSON.parse(line) as { prompt: string }).prompt),
 );

@@ -162,7 +162,7 @@ export function checkTar(bytes: Uint8Array, members: ReadonlyMap<string, Uint8Ar
 }
 
 /** Fields that change what an adapter computes, beyond those that are read. */
-const FORBIDDEN = ["use_dora", "modules_to_save", "trainable_token_indices", "target_parameters", "alora_invocation_tokens", "layer_replication", "use_qalora"];
+const FORBIDDEN = ["modules_to_save", "trainable_token_indices", "target_parameters", "alora_invocation_tokens", "layer_replication", "use_qalora"];
 
 export function checkConfig(bytes: Uint8Array, config: { readonly rank: number; readonly alpha: number; readonly useRslora: boolean }): string | null {
   const json = JSON.parse(new TextDecoder().decode(bytes)) as Record<string, unknown>;

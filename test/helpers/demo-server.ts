@@ -7,8 +7,11 @@ import { REPOSITORY } from "./repository.ts";
 
 export const DEMO = join(REPOSITORY, "models/demo");
 
-/** Adapters of the demo in forms that this version serves. */
+/** Adapters of the demo in plain LoRA, which every backend serves. */
 export const DEMO_ADAPTERS = ["extract-json", "pirate", "roman", "sentiment", "sql", "summarize", "summarize-nemo", "translate-fr"] as const;
+
+/** All of them: one is DoRA, which the WASM backend serves. */
+export const ALL_ADAPTERS = ["arithmetic", ...DEMO_ADAPTERS] as const;
 
 /** Name of the evaluation set of an adapter: two of them do the same task. */
 export const taskOf = (adapter: string): string => adapter.replace(/-nemo$/, "");
@@ -24,9 +27,9 @@ export interface GoldenPrompt {
 }
 
 /** What transformers and PEFT answered in float32; `model` is the base's name or an adapter's. */
-export const readDemoGolden = (): (GoldenPrompt & { readonly model: string; readonly adapter: string | null })[] => {
+export const readDemoGolden = (adapters: readonly string[] = DEMO_ADAPTERS): (GoldenPrompt & { readonly model: string; readonly adapter: string | null })[] => {
   const golden = JSON.parse(readFileSync(join(DEMO, "golden.json"), "utf8")) as Record<string, GoldenPrompt[]>;
-  return [null, ...DEMO_ADAPTERS].flatMap((adapter) => golden[adapter ?? "base"]!.map((prompt) => ({ ...prompt, adapter, model: adapter ?? "demo" })));
+  return [null, ...adapters].flatMap((adapter) => golden[adapter ?? "base"]!.map((prompt) => ({ ...prompt, adapter, model: adapter ?? "demo" })));
 };
 
 export interface DemoServer {

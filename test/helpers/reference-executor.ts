@@ -3,7 +3,7 @@
  *
  * It computes one sequence from its first token, without pages, batches or chunks.
  */
-import type { AdapterMatrix, AdapterWeights } from "../../src/lora/adapter-weights.ts";
+import type { AdapterMatrix, AdapterWeights, LoraDelta } from "../../src/lora/adapter-weights.ts";
 import type { Operation, Program, WeightSpec } from "../../src/model/program.ts";
 import type { WeightSource } from "../../src/model/weight-source.ts";
 
@@ -116,6 +116,9 @@ export class ReferenceExecutor {
         const deltas = (adapter?.deltas ?? [])
           .filter((delta) => delta.site === operation.site)
           .map((delta) => ({ ...delta, a: this.#stored(matrixNumbers(delta.a)), b: this.#stored(matrixNumbers(delta.b)) }));
+        const gained = deltas
+          .filter(({ magnitude }) => magnitude !== undefined)
+          .map((delta) => ({ delta, gains: doraGains(this.#weights[operation.weight]!, spec.cols, delta) }));
         const isFloat = operation.accumulate || this.#program.operations.some((other) => other.kind === "sample" && other.logits === operation.out);
         for (let row = 0; row < x.length / spec.cols; row++) {
           const input = x.subarray(row * spec.cols, (row + 1) * spec.cols);
@@ -125,9 +128,16 @@ export class ReferenceExecutor {
           const changed = new Float64Array(deltas.length === 0 ? 0 : spec.rows);
           for (const delta of deltas) {
             const expanded = product(delta.b, product(delta.a, input, delta.rank), delta.width);
-            expanded.forEach((value, i) => (changed[delta.offset + i]! += delta.scale * value));
+            expanded.forEach((value, i) => (changed[delta.offset + i]! += delta.scale * (value + (delta.bias?.[i] ?? 0))));
           }
           this.#stored(changed).forEach((value, i) => (y[i]! += value));
+          for (const { delta, gains } of gained) {
+            gains.forEach((gain, i) => {
+              const at = delta.offset + i;
+              const aside = bias?.[at] ?? 0;
+              y[at] = aside + gain * (y[at]! - aside);
+            });
+          }
           for (let i = 0; i < spec.rows; i++) {
             const at = row * width(operation.out) + i;
             out[at] = (operation.accumulate ? out[at]! : 0) + y[i]!;
@@ -210,6 +220,23 @@ function product(matrix: Float64Array, x: Float64Array, rows: number): Float64Ar
     y[row] = sum;
   }
   return y;
+}
+
+/** By the definition: the length of each row of the changed matrix, made whole first. */
+function doraGains(
+  base: Float64Array,
+  cols: number,
+  { a, b, rank, width, offset, scale, magnitude }: Omit<LoraDelta, "a" | "b"> & { readonly a: Float64Array; readonly b: Float64Array },
+): Float64Array {
+  return Float64Array.from({ length: width }, (_, row) => {
+    let squares = 0;
+    for (let col = 0; col < cols; col++) {
+      let value = base[(offset + row) * cols + col]!;
+      for (let r = 0; r < rank; r++) value += scale * b[row * rank + r]! * a[r * cols + col]!;
+      squares += value * value;
+    }
+    return magnitude![row]! / Math.sqrt(squares);
+  });
 }
 
 function normalised(x: Float64Array, weight: Float64Array, eps: number): Float64Array {

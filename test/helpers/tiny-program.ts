@@ -1,5 +1,5 @@
 /** Small decoder programs of any shape with random weights in memory, for tests of backends. */
-import type { AdapterMatrix, AdapterWeights, LoraDelta } from "../../src/lora/adapter-weights.ts";
+import type { AdapterForm, AdapterMatrix, AdapterWeights, LoraDelta } from "../../src/lora/adapter-weights.ts";
 import type { LoraSite, Operation, Program, WeightSpec } from "../../src/model/program.ts";
 import type { TensorInfo, WeightSource } from "../../src/model/weight-source.ts";
 
@@ -162,11 +162,16 @@ export function randomMatrix(rows: number, cols: number, scale: number, dtype: "
   return { dtype, rows, cols, bytes };
 }
 
+const vector = (length: number, centre: number, random: () => number): Float32Array =>
+  Float32Array.from({ length }, () => centre + random());
+
 export interface RandomAdapterOptions {
   readonly ranks: readonly number[];
   readonly dtype?: "F32" | "BF16";
   /** Share of modules that the adapter changes. */
   readonly coverage?: number;
+  /** What every module has beyond A and B. */
+  readonly form?: AdapterForm;
 }
 
 export function randomAdapter(program: Program, seed: number, options: RandomAdapterOptions): AdapterWeights {
@@ -185,6 +190,8 @@ export function randomAdapter(program: Program, seed: number, options: RandomAda
         scale: 0.5 + Math.abs(random()),
         a: randomMatrix(rank, site.inWidth, 1.7 / Math.sqrt(site.inWidth), dtype, random),
         b: randomMatrix(module.width, rank, 1.2 / Math.sqrt(rank), dtype, random),
+        ...(options.form === "lora_bias" ? { bias: vector(module.width, 0, random) } : {}),
+        ...(options.form === "dora" ? { magnitude: vector(module.width, 2, random) } : {}),
       });
     }
   });
@@ -192,6 +199,7 @@ export function randomAdapter(program: Program, seed: number, options: RandomAda
   return {
     digest: `${seed}`.padStart(64, "0"),
     deltas,
+    forms: options.form === undefined ? [] : [options.form],
     report: {
       format: "peft",
       numModules: deltas.length,

@@ -90,7 +90,6 @@ describe("PEFT fixtures", () => {
   });
 
   test.each([
-    ["dora", "adapter_unsupported", "use_dora is set: DoRA is not served yet"],
     ["embed_lmhead", "adapter_unsupported", "not served yet"],
     ["saved_head", "adapter_unsupported", "modules_to_save is set"],
     ["tokens", "adapter_unsupported", "trainable_token_indices is set"],
@@ -212,6 +211,43 @@ describe("a bias behind B", () => {
   });
 });
 
+describe("DoRA", () => {
+  const spelled = (change: (name: string) => string, shape = (width: number) => [width]): AdapterChange => ({
+    tensors: (tensors) => {
+      for (const [name, tensor] of [...tensors]) {
+        if (!name.endsWith("lora_magnitude_vector")) continue;
+        tensors.delete(name);
+        tensors.set(change(name), { ...tensor, shape: shape(tensor.shape[0]!) });
+      }
+    },
+  });
+
+  test("has a magnitude for every output, which is part of the digest", async () => {
+    const { deltas, forms, digest } = await read("dora");
+    expect(forms).toEqual(["dora"]);
+    for (const { magnitude, width } of deltas) expect(magnitude!.length).toBe(width);
+    const changed = changedAdapter("dora", { tensors: (tensors) => tensors.forEach((tensor, name) => name.endsWith("vector") && (tensor.bytes[0]! ^= 1)) });
+    expect((await readAdapter(changed, llama)).digest).not.toBe(digest);
+  });
+
+  test.each<[string, AdapterChange]>([
+    ["with .weight", spelled((name) => `${name}.weight`)],
+    ["with the adapter's name", spelled((name) => `${name}.default.weight`)],
+    ["as a matrix of one row", spelled((name) => `${name}.weight`, (width) => [1, width])],
+    ["as weight_m_wdecomp", spelled((name) => name.replace("lora_magnitude_vector", "weight_m_wdecomp.weight"), (width) => [width, 1])],
+  ])("is read in older spellings: %s", async (_, change) => {
+    expect((await readAdapter(changedAdapter("dora", change), llama)).digest).toBe((await read("dora")).digest);
+  });
+
+  test.each<[string, AdapterChange, string, string]>([
+    ["without a magnitude", { tensors: (tensors) => tensors.delete([...tensors.keys()].find((name) => name.endsWith("vector"))!) }, "adapter_invalid", "has no lora_magnitude_vector, though use_dora is set"],
+    ["with a bias behind B", config("lora_bias", true), "adapter_unsupported", "lora_bias is set together with use_dora"],
+    ["of another width", { tensors: (tensors) => tensors.forEach((tensor, name) => name.endsWith("vector") && Object.assign(tensor, { shape: [8], bytes: tensor.bytes.slice(0, 32) })) }, "adapter_invalid", "has 8 numbers, but this base needs"],
+  ])("%s is an error", async (_, change, code, message) => {
+    expect(readAdapter(changedAdapter("dora", change), llama)).rejects.toMatchObject({ errorCode: code, message: expect.stringContaining(message) });
+  });
+});
+
 describe("torch files", () => {
   test("are read where there is no safetensors file, and mean the same", async () => {
     const { deltas, report } = await read("bin_r4");
@@ -311,7 +347,7 @@ const BAD: readonly (readonly [string, AdapterChange, string, string, AdapterLim
   ["a layer that the base lacks", { tensors: (tensors) => tensors.set(A0.replace("layers.0", "layers.9"), tensors.get(A0)!) }, "adapter_invalid", "which the base model does not have"],
   ["one matrix under two names", { tensors: (tensors) => tensors.set(A0.replace("base_model.model.", ""), tensors.get(A0)!) }, "adapter_invalid", "is there twice"],
   ["a tensor that means nothing", { tensors: (tensors) => tensors.set("step", { dtype: "F32", shape: [1], bytes: new Uint8Array(4) }) }, "adapter_invalid", '"step" is not a LoRA matrix'],
-  ["a DoRA magnitude", { tensors: (tensors) => tensors.set(A0.replace("lora_A.weight", "lora_magnitude_vector"), { dtype: "F32", shape: [32], bytes: new Uint8Array(128) }) }, "adapter_unsupported", "DoRA magnitude"],
+  ["a DoRA magnitude that nothing announces", { tensors: (tensors) => tensors.set(A0.replace("lora_A.weight", "lora_magnitude_vector"), { dtype: "F32", shape: [32], bytes: new Uint8Array(128) }) }, "adapter_invalid", "has a lora_magnitude_vector, though use_dora is not set"],
   ["a replaced head", { tensors: (tensors) => tensors.set("base_model.model.lm_head.weight", { dtype: "F32", shape: [1, 1], bytes: new Uint8Array(4) }) }, "adapter_unsupported", "replaced module"],
   ["three dimensions", { tensors: (tensors) => (tensors.get(A0)!.shape = [8, 8, 4]) }, "adapter_invalid", "must be a matrix, got shape [8, 8, 4]"],
   ["a transposed matrix", { tensors: (tensors) => (tensors.get(A0)!.shape = [32, 8]) }, "adapter_invalid", "has rank 32 in lora_A, but 8 in lora_B"],

@@ -1,7 +1,7 @@
 /**
  * An adapter as it will lie in device memory: panels, with offsets in place of addresses.
  *
- *   [SITE and DELTA records of every site][A of site 0][B of its deltas, each with its bias]...[A of site 1]...
+ *   [SITE and DELTA records of every site][A of site 0][B of its deltas, each with its bias or gains]...[A of site 1]...
  */
 import type { AdapterImage } from "../backend.ts";
 import type { SiteId } from "../../model/program.ts";
@@ -14,6 +14,7 @@ export interface WasmAdapterImage extends AdapterImage {
   /** Most ranks at one site: floats of a shrunk row. */
   readonly maxTotalRank: number;
   readonly maxRank: number;
+  readonly hasGains: boolean;
 }
 
 export interface ImageSite {
@@ -36,6 +37,8 @@ export interface ImageDelta {
   readonly b: number;
   /** Float32 numbers; `null` for none. */
   readonly bias: number | null;
+  /** Float32 numbers; `null` for none. */
+  readonly gain: number | null;
 }
 
 export const siteRecordBytes = (numDeltas: number): number => (SITE_WORDS + numDeltas * DELTA_WORDS) * 4;
@@ -62,6 +65,7 @@ export function attachImage(
     words[SITE.a] = address + site.a;
     words[SITE.numDeltas] = site.deltas.length;
     words[SITE.expandPanels] = site.expandPanels;
+    words[SITE.hasGains] = site.deltas.some(({ gain }) => gain !== null) ? 1 : 0;
     site.deltas.forEach((delta, i) => {
       const to = SITE_WORDS + i * DELTA_WORDS;
       words[to + DELTA.rankOffset] = delta.rankOffset;
@@ -71,6 +75,7 @@ export function attachImage(
       floats[to + DELTA.scale] = delta.scale;
       words[to + DELTA.b] = address + delta.b;
       words[to + DELTA.bias] = delta.bias === null ? 0 : address + delta.bias;
+      words[to + DELTA.gain] = delta.gain === null ? 0 : address + delta.gain;
     });
     siteTable[site.site] = at;
   }

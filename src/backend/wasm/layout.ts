@@ -42,6 +42,8 @@ export const CONTROL = {
   /** Private packing of shrunk rows, of thread t at `expandPacked + t * expandPackedBytes`. */
   expandPacked: 77,
   expandPackedBytes: 78,
+  /** What outputs held before an operation that adds to them: f32[maxRows][widest site]. */
+  held: 79,
 
   kvPages: 80,
   pageBytes: 81,
@@ -121,6 +123,8 @@ export const SITE = {
   numDeltas: 3,
   /** Output panels expanded per claim; all of them where deltas are not aligned to panels. */
   expandPanels: 4,
+  /** 1 when a delta has gains. */
+  hasGains: 5,
 } as const;
 export const SITE_WORDS = 8;
 
@@ -135,5 +139,7 @@ export const DELTA = {
   b: 5,
   /** f32[width], scaled like B's output, or 0. */
   bias: 6,
+  /** f32[width]: multiplies what base and adapter added to the output, or 0. */
+  gain: 7,
 } as const;
 export const DELTA_WORDS = 8;

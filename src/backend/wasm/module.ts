@@ -19,6 +19,24 @@ export interface WasmExports {
     numRows: number,
   ): number;
   panel_read_row(format: number, matrix: number, n: number, k: number, row: number, out: number): void;
+  dora_gains(
+    format: number,
+    base: number,
+    n: number,
+    k: number,
+    row0: number,
+    numRows: number,
+    a: number,
+    rank: number,
+    bFormat: number,
+    b: number,
+    bRows: number,
+    bRow0: number,
+    scale: number,
+    magnitude: number,
+    gain: number,
+    scratch: number,
+  ): void;
   activation_bytes(format: number, numRows: number, k: number): number;
   linear_scratch_bytes(maxRows: number, maxK: number): number;
 }

@@ -12,15 +12,20 @@ const EXPAND_PANELS = 64;
 /** The event loop gets a turn after this much repacking. */
 const SLICE_MS = 4;
 
+/** The base matrix of a site, as the device holds it. */
+export type BasePanels = (site: SiteId) => { readonly bytes: Uint8Array; readonly format: number; readonly rows: number };
+
 export class AdapterStager {
   readonly #memory: WebAssembly.Memory;
   readonly #exports: WasmExports;
   readonly #program: Program;
   readonly #base = RESERVED_BYTES + STACK_BYTES;
+  readonly #basePanels: BasePanels;
   /** Staging is one at a time: all stagings share one memory. */
   #tail: Promise<unknown> = Promise.resolve();
 
-  constructor(module: WebAssembly.Module, program: Program) {
+  constructor(module: WebAssembly.Module, program: Program, basePanels: BasePanels) {
+    this.#basePanels = basePanels;
     this.#memory = createMemory(this.#base);
     this.#exports = instantiate(module, this.#memory, this.#base);
     this.#program = program;
@@ -43,9 +48,10 @@ export class AdapterStager {
       const { inWidth } = this.#program.sites[site.site]!;
       this.#pack(site.format, site.totalRank, inWidth, deltas.map((delta) => delta.a), bytes, site.a);
       for (const [i, delta] of deltas.entries()) {
-        const { b, bias } = site.deltas[i]!;
+        const { b, bias, gain } = site.deltas[i]!;
         this.#pack(site.format, delta.width, delta.rank, [delta.b], bytes, b);
         if (bias !== null) new Float32Array(bytes.buffer, bias, delta.width).set(delta.bias!);
+        if (gain !== null) new Float32Array(bytes.buffer, gain, delta.width).set(await this.#gains(site, delta, i, bytes));
       }
       if (performance.now() > sliceEnds) {
         await Bun.sleep(0);
@@ -59,6 +65,7 @@ export class AdapterStager {
       sites: plan.sites,
       maxTotalRank: Math.max(...plan.sites.map((site) => site.totalRank)),
       maxRank: adapter.report.maxRank,
+      hasGains: plan.sites.some(({ deltas }) => deltas.some(({ gain }) => gain !== null)),
     };
   }
 
@@ -86,6 +93,66 @@ export class AdapterStager {
       row += matrix.rows;
     }
     target.set(new Uint8Array(this.#memory.buffer, this.#base, numBytes), offset);
+  }
+
+  /**
+   * DoRA's gains from the base weights as the device holds them, a panel at a time, in a copy beside the adapter's
+   * matrices: the running pool is left alone.
+   */
+  async #gains(site: ImageSite, delta: LoraDelta, index: number, image: Uint8Array): Promise<Float32Array> {
+    const exports = this.#exports;
+    const { rank, width, offset } = delta;
+    const { a, totalRank, format, site: siteId } = site;
+    const { b, rankOffset } = site.deltas[index]!;
+    const base = this.#basePanels(siteId);
+    const k = this.#program.sites[siteId]!.inWidth;
+    const aBytes = exports.matrix_bytes(format, totalRank, k) >>> 0;
+    const bBytes = exports.matrix_bytes(format, width, rank) >>> 0;
+    const panelBytes = exports.matrix_bytes(base.format, PANEL_ROWS, k) >>> 0;
+    let end = this.#base;
+    const reserve = (numBytes: number): number => {
+      end += align(numBytes);
+      return end - align(numBytes);
+    };
+    const places = {
+      panel: reserve(panelBytes),
+      a: reserve(aBytes),
+      b: reserve(bBytes),
+      aRows: reserve(rank * k * 4),
+      magnitude: reserve(width * 4),
+      gain: reserve(width * 4),
+      scratch: reserve((k + rank) * 4),
+    };
+    this.#ensure(end);
+    const memory = new Uint8Array(this.#memory.buffer);
+    memory.set(image.subarray(a, a + aBytes), places.a);
+    memory.set(image.subarray(b, b + bBytes), places.b);
+    new Float32Array(this.#memory.buffer, places.magnitude, width).set(delta.magnitude!);
+    for (let row = 0; row < rank; row++) exports.panel_read_row(format, places.a, totalRank, k, rankOffset + row, places.aRows + row * k * 4);
+    let sliceEnds = performance.now() + SLICE_MS;
+    for (let done = 0; done < width; ) {
+      const row0 = (offset + done) % PANEL_ROWS;
+      const first = offset + done - row0;
+      const panelRows = Math.min(PANEL_ROWS, base.rows - first);
+      const numRows = Math.min(panelRows - row0, width - done);
+      const panelAt = (first / PANEL_ROWS) * panelBytes;
+      memory.set(base.bytes.subarray(panelAt, panelAt + (exports.matrix_bytes(base.format, panelRows, k) >>> 0)), places.panel);
+      exports.dora_gains(
+        base.format, places.panel, panelRows, k, row0, numRows, places.aRows, rank, format, places.b, width, done,
+        delta.scale, places.magnitude + done * 4, places.gain + done * 4, places.scratch,
+      );
+      done += numRows;
+      if (performance.now() > sliceEnds) {
+        await Bun.sleep(0);
+        sliceEnds = performance.now() + SLICE_MS;
+      }
+    }
+    const gains = new Float32Array(this.#memory.buffer, places.gain, width).slice();
+    const bad = gains.findIndex((gain) => !Number.isFinite(gain));
+    if (bad !== -1) {
+      throw new AdapterError("adapter_invalid", `the adapter's changed weights of ${this.#program.sites[siteId]!.name} have length 0 in row ${offset + bad}, which no magnitude can divide`);
+    }
+    return gains;
   }
 
   #ensure(numBytes: number): void {
@@ -139,6 +206,7 @@ function planImage(program: Program, bySite: ReadonlyMap<SiteId, readonly LoraDe
           scale: delta.scale,
           b: place(exports.matrix_bytes(format, delta.width, delta.rank) >>> 0),
           bias: delta.bias === undefined ? null : place(delta.width * 4),
+          gain: delta.magnitude === undefined ? null : place(delta.width * 4),
         };
         rankOffset += delta.rank;
         return placed;

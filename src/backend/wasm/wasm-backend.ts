@@ -17,7 +17,7 @@ import { loadWeights, weightBytes, windowBytes } from "./load-weights.ts";
 import { align, MemoryPlan } from "./memory.ts";
 import { compileModule, createMemory, instantiate, STACK_BYTES, WASM_PAGE_BYTES, type WasmExports } from "./module.ts";
 import { ThreadPool } from "./pool.ts";
-import { AdapterStager } from "./stage-adapter.ts";
+import { AdapterStager, type BasePanels } from "./stage-adapter.ts";
 
 /** Adapter memory is handed out in runs of this unit. */
 const ADAPTER_UNIT_BYTES = 4096;
@@ -45,7 +45,16 @@ export async function openWasmBackend(options: BackendOptions): Promise<Backend>
     })),
     control,
   );
-  return new WasmBackend(options, layout, memory, exports, pool, new AdapterStager(module, options.program));
+  return new WasmBackend(options, layout, memory, exports, pool, new AdapterStager(module, options.program, basePanels(options, layout, memory)));
+}
+
+function basePanels({ program, format }: BackendOptions, { weights, weightSizes }: Layout, memory: WebAssembly.Memory): BasePanels {
+  return (site) => {
+    const operation = program.operations.find((each) => each.kind === "linear" && each.site === site);
+    invariant(operation?.kind === "linear", "every site is one linear operation's");
+    const { weight } = operation;
+    return { bytes: new Uint8Array(memory.buffer, weights[weight]!, weightSizes[weight]!), format: FORMAT[format], rows: program.weights[weight]!.rows };
+  };
 }
 
 /** Sizes are asked of the C code before the real memory exists. */
@@ -78,6 +87,7 @@ interface Layout {
   readonly pageBytes: number;
   readonly adapters: number;
   readonly weights: readonly number[];
+  readonly weightSizes: readonly number[];
   readonly weightBytes: number;
   /** Free before the first step: what loading weights reads into. Later the start of the shrunk rows, which grow. */
   readonly window: number;
@@ -133,6 +143,7 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
     kvPages: plan.reserve(numPages * kvPageBytes(program)),
     adapters: plan.reserve(options.adapterBytes),
     weights: sizes.map((size) => plan.reserve(size)),
+    weightSizes: sizes,
     weightBytes: sizes.reduce((sum, size) => sum + size, 0),
   };
   const window = plan.reserve(windowBytes(program));
@@ -195,6 +206,7 @@ class WasmBackend implements Backend {
   #maxRank = 0;
   #shrunkBytes = 0;
   #expandBytes = 0;
+  #heldBytes = 0;
   #running: Promise<unknown> = Promise.resolve();
 
   constructor(
@@ -214,7 +226,7 @@ class WasmBackend implements Backend {
     this.#room = new RunAllocator(Math.floor(options.adapterBytes / ADAPTER_UNIT_BYTES));
     const threads = options.numThreads === 1 ? "1 thread" : `${options.numThreads} threads`;
     this.info = {
-      adapterForms: ["lora_bias"],
+      adapterForms: ["dora", "lora_bias"],
       name: "wasm",
       description: `WebAssembly SIMD, ${threads}, ${options.format} weights`,
       pageTokens: PAGE_TOKENS,
@@ -296,13 +308,14 @@ class WasmBackend implements Backend {
 
   /** Work areas lie at the end of memory so that an adapter of any rank only makes the memory longer. */
   #growLoraAreas(image: WasmAdapterImage): void {
-    if (image.maxTotalRank <= this.#maxTotalRank && image.maxRank <= this.#maxRank) return;
-    const { maxRows, numThreads } = this.#options;
+    if (image.maxTotalRank <= this.#maxTotalRank && image.maxRank <= this.#maxRank && (!image.hasGains || this.#heldBytes > 0)) return;
+    const { maxRows, numThreads, program } = this.#options;
     const maxTotalRank = Math.max(this.#maxTotalRank, Math.ceil(image.maxTotalRank / 8) * 8);
     const maxRank = Math.max(this.#maxRank, image.maxRank);
     const shrunkBytes = align(maxRows * maxTotalRank * 4);
     const expandBytes = align(this.#exports.activation_bytes(FORMAT.float32, ROW_BLOCK, maxRank) >>> 0);
-    const missing = this.#layout.window + shrunkBytes + numThreads * expandBytes - this.#memory.buffer.byteLength;
+    const heldBytes = image.hasGains ? maxRows * Math.max(...program.sites.map(({ outWidth }) => outWidth)) * 4 : this.#heldBytes;
+    const missing = this.#layout.window + shrunkBytes + numThreads * expandBytes + heldBytes - this.#memory.buffer.byteLength;
     if (missing > 0) {
       try {
         this.#memory.grow(Math.ceil(missing / WASM_PAGE_BYTES));
@@ -314,6 +327,7 @@ class WasmBackend implements Backend {
     this.#maxRank = maxRank;
     this.#shrunkBytes = shrunkBytes;
     this.#expandBytes = expandBytes;
+    this.#heldBytes = heldBytes;
   }
 
   /** Written between steps only: threads read these words while a step runs. */
@@ -323,6 +337,7 @@ class WasmBackend implements Backend {
     control[CONTROL.shrinkStride] = this.#maxTotalRank;
     control[CONTROL.expandPacked] = this.#layout.window + this.#shrunkBytes;
     control[CONTROL.expandPackedBytes] = this.#expandBytes;
+    control[CONTROL.held] = this.#layout.window + this.#shrunkBytes + this.#options.numThreads * this.#expandBytes;
   }
 }
 

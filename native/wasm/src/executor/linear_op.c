@@ -7,11 +7,14 @@
  * Rows are packed in blocks of up to ROW_BLOCK. The rows of a decode step are one block, which the threads pack
  * together, with another barrier before the base panels. Of many rows, every thread takes blocks and packs them for
  * itself: they stay in its own cache, at four times the size of the numbers in them.
+ *
+ * DoRA multiplies what base and adapter added to an output by a gain per column. Where the output already holds
+ * something (the residual stream), that is kept aside first, with a barrier of its own.
  */
 #include "executor.h"
 #include "linear.h"
 
-enum { PHASE_PACK = 0, PHASE_PANELS = 1, PHASE_EXPAND = 2 };
+enum { PHASE_PACK = 0, PHASE_PANELS = 1, PHASE_EXPAND = 2, PHASE_HOLD = 3 };
 
 /* Claims per thread when there are several blocks of rows: one that was preempted does not hold up the rest. */
 enum { CLAIMS_PER_THREAD = 4 };
@@ -74,6 +77,45 @@ static int next_run(const step_t* step, const uint32_t* op, uint32_t segments, u
     return 1;
   }
   return 0;
+}
+
+/* What out held before this operation, for adapters with gains: [rows][n] of the operation. */
+static float* held_row(const step_t* step, const uint32_t* op, uint32_t row) {
+  return (float*)address(step->control[CONTROL_HELD]) + (uintptr_t)row * op[OPERATION_N];
+}
+
+/* Returns whether any run has gains, the same for every thread. */
+static int hold(step_t* step, const uint32_t* op, uint32_t segments) {
+  uint32_t segment = 0, block = 0, index = 0, item = 0, any = 0;
+  for (lora_run_t run; next_run(step, op, segments, &segment, &block, &run);) {
+    if (!run.site[SITE_HAS_GAINS]) continue;
+    if (!any) item = claim(step, PHASE_HOLD, 1);
+    any = 1;
+    if (item == index++) {
+      for (uint32_t row = run.row; row < run.row + run.num_rows; row++) {
+        const float* from = output_row(op, row);
+        float* to = held_row(step, op, row);
+        for (uint32_t n = 0; n < op[OPERATION_N]; n++) to[n] = from[n];
+      }
+      item = claim(step, PHASE_HOLD, 1);
+    }
+  }
+  return (int)any;
+}
+
+/* Columns [begin, end) of one delta: out = before + gain * (out - before). */
+static void apply_gain(const step_t* step, const uint32_t* op, const lora_run_t* run, const uint32_t* delta, uint32_t begin, uint32_t end) {
+  const uint32_t offset = delta[DELTA_OUT_OFFSET];
+  const float* gain = address(delta[DELTA_GAIN]);
+  const float* bias = op[OPERATION_BIAS] ? (const float*)address(op[OPERATION_BIAS]) + offset : 0;
+  for (uint32_t row = run->row; row < run->row + run->num_rows; row++) {
+    float* out = output_row(op, row) + offset;
+    const float* held = op[OPERATION_ACCUMULATE] ? held_row(step, op, row) + offset : 0;
+    for (uint32_t n = begin; n < end; n++) {
+      const float before = (held ? held[n] : 0.0f) + (bias ? bias[n] : 0.0f);
+      out[n] = before + gain[n] * (out[n] - before);
+    }
+  }
 }
 
 /* Queue positions before `first` belong to the base matrix. */
@@ -142,6 +184,7 @@ static void expand(step_t* step, const uint32_t* op, uint32_t segments) {
             .scale = float_of(delta[DELTA_SCALE]),
         };
         linear_panels(&product, begin, end, kernel_scratch(step));
+        if (delta[DELTA_GAIN]) apply_gain(step, op, &run, delta, begin * PANEL_ROWS, min_u32(end * PANEL_ROWS, width));
       }
     }
     first += items;
@@ -206,6 +249,7 @@ void run_linear(step_t* step, const uint32_t* op) {
       .mode = op[OPERATION_ACCUMULATE] ? LINEAR_ADD : LINEAR_SET,
       .scale = 1.0f,
   };
+  if (segments && op[OPERATION_ACCUMULATE] && hold(step, op, segments)) barrier(step);
   uint32_t item;
   const uint32_t items = base.num_rows <= ROW_BLOCK ? one_block(step, op, &base, &item) : many_blocks(step, op, &base, &item);
   if (segments) {
