@@ -22,6 +22,7 @@ export type { GenerateOptions, PromptInput } from "./library/generator.ts";
 export type { GenerationResult } from "./library/generation-result.ts";
 export { LoRARequest } from "./library/lora-request.ts";
 export type { CompletionOutput, Logprob, RequestOutput } from "./library/outputs.ts";
+export type { ChatMessage } from "./runtime/chat.ts";
 export type { SamplingParams } from "./runtime/requests.ts";
 export type { AdapterListing, RuntimeStats } from "./runtime/runtime.ts";
 
@@ -60,7 +61,8 @@ export interface LLMOptions extends Partial<Omit<Config, ServerSetting>> {
  *
  * @example
  * await using llm = new LLM({ model: "models/demo", loraConfig: { loraDir: ["models/demo/adapters/sql"] } });
- * const output = await llm.generate("Write SQL: How many users?", { maxTokens: 64 }, { loraRequest: new LoRARequest("sql", 1) });
+ * const messages = [{ role: "user", content: "Write SQL: How many users?" }];
+ * const output = await llm.generate({ messages }, { maxTokens: 64 }, { loraRequest: new LoRARequest("sql", 1) });
  * console.log(output.text);
  */
 export class LLM extends Generator {

@@ -50,8 +50,9 @@ export class GenerationResult implements PromiseLike<RequestOutput>, AsyncIterab
    */
   async *[Symbol.asyncIterator](): AsyncIterator<RequestOutput> {
     const { prompt, tokens, generations, withLogprobs } = await this.#started;
-    const outputs = generations.map((_, i) => new CompletionOutput(i, withLogprobs));
-    const request = new RequestOutput(generations[0]!.id, prompt, tokens, outputs);
+    const [first, ...others] = generations.map((_, i) => new CompletionOutput(i, withLogprobs));
+    const outputs = [first!, ...others] as const;
+    const request = new RequestOutput(generations[0]!.id, prompt, tokens, [...outputs]);
     const iterators = generations.map((generation) => generation[Symbol.asyncIterator]());
     const next = (i: number) => iterators[i]!.next().then((result) => ({ i, result }));
     const pending = new Map(iterators.map((_, i) => [i, next(i)]));

@@ -1,6 +1,7 @@
 /** Lorikeet inside a Bun program. */
 import { RequestError } from "../core/errors.ts";
 import type { AdapterId } from "../core/ids.ts";
+import { chatEncoder, type ChatMessage } from "../runtime/chat.ts";
 import {
   checkTokenIds,
   generateAll,
@@ -14,11 +15,12 @@ import { GenerationResult } from "./generation-result.ts";
 import type { LoRARequest } from "./lora-request.ts";
 import type { RequestOutput } from "./outputs.ts";
 
-/** Text, token ids, or either one in an object. */
+/** Text as it is, token ids, either one in an object, or a conversation that the model's chat template writes. */
 export type PromptInput =
   | string
   | readonly number[]
   | { readonly prompt: string }
+  | { readonly messages: readonly ChatMessage[] }
   | { readonly promptTokenIds: readonly number[] };
 
 export interface GenerateOptions {
@@ -33,7 +35,8 @@ export interface GenerateOptions {
  *
  * @example
  * await using llm = new LLM({ model: "models/demo", loraConfig: { loraDir: ["models/demo/adapters"] } });
- * const output = await llm.generate("Write SQL: How many users?", { maxTokens: 64 }, { loraRequest: new LoRARequest("sql", 1) });
+ * const messages = [{ role: "user", content: "Write SQL: How many users?" }];
+ * const output = await llm.generate({ messages }, { maxTokens: 64 }, { loraRequest: new LoRARequest("sql", 1) });
  * console.log(output.text);
  */
 export class Generator implements AsyncDisposable {
@@ -159,11 +162,20 @@ function readPrompt({ model }: Runtime, input: PromptInput): { prompt: string | 
     if (typeof input.prompt !== "string") throw new RequestError("invalid_request", "prompt must be a string", { field: "prompt" });
     return { prompt: input.prompt, tokens: promptTokens(model, input.prompt) };
   }
+  if ("messages" in input) {
+    return { prompt: null, tokens: chatEncoder(model)(readMessages(input.messages), { addGenerationPrompt: true }) };
+  }
   const ids = "promptTokenIds" in input ? input.promptTokenIds : input;
   if (!Array.isArray(ids)) {
     throw new RequestError("invalid_request", "a prompt must be a string or a list of token ids", { field: "promptTokenIds" });
   }
   return { prompt: null, tokens: checkTokenIds(ids, model.program.vocabSize, "promptTokenIds") };
+}
+
+function readMessages(messages: readonly ChatMessage[]): readonly ChatMessage[] {
+  const isGood = (message: ChatMessage): boolean => typeof message?.role === "string" && typeof message.content === "string";
+  if (Array.isArray(messages) && messages.length > 0 && messages.every(isGood)) return messages;
+  throw new RequestError("invalid_request", "messages must be a list of at least one { role, content }, both strings", { field: "messages" });
 }
 
 /** Token ids are one prompt; a list of anything else is many. */

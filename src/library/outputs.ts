@@ -64,16 +64,16 @@ function alternatives(token: SampledToken): ReadonlyMap<number, Logprob> {
 /** One prompt and its `n` outputs. */
 export class RequestOutput {
   readonly requestId: string;
-  /** `null` when the prompt was given as token ids. */
+  /** `null` when the prompt was given as token ids or messages. */
   readonly prompt: string | null;
   readonly promptTokenIds: readonly number[];
-  readonly outputs: readonly CompletionOutput[];
+  readonly outputs: readonly [CompletionOutput, ...CompletionOutput[]];
 
   constructor(
     requestId: string,
     prompt: string | null,
     promptTokenIds: readonly number[],
-    outputs: readonly CompletionOutput[],
+    outputs: readonly [CompletionOutput, ...CompletionOutput[]],
   ) {
     this.requestId = requestId;
     this.prompt = prompt;
@@ -83,7 +83,7 @@ export class RequestOutput {
 
   /** Text of the first output. */
   get text(): string {
-    return this.outputs[0]!.text;
+    return this.outputs[0].text;
   }
 
   get finished(): boolean {
