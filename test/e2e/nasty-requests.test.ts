@@ -51,7 +51,7 @@ const COMPLETIONS: readonly Case[] = [
   ["only the colon of a base", 404, "is not served here", text({ model: "demo:" })],
   ["a base of a base", 404, "is not served here", text({ model: "demo:demo:sql" })],
   ["a path as a model", 404, "is not served here", text({ model: "../../etc/passwd" })],
-  ["an adapter that is not served, and why", 400, "DoRA is not served yet", text({ model: "arithmetic" })],
+  ["an adapter that is not served, and why", 400, "adapter_config.json: ", text({ model: "refused" })],
   ["a model in a list", 400, "model must be a string", text({ model: ["demo"] })],
   ["lists in lists in the prompt", 400, "prompt", text({ prompt: [[[1]]] })],
   ["true as a prompt", 400, "prompt must be", text({ prompt: true })],
@@ -147,7 +147,10 @@ beforeAll(async () => {
   writeFileSync(join(roots, "broken/adapter_config.json"), "{");
   writeFileSync(join(roots, "broken/adapter_model.safetensors"), "");
   symlinkSync("/etc", join(roots, "link"));
-  server = await startDemo({ adapterRoot: [roots] });
+  server = await startDemo({
+    adapterRoot: [roots],
+    loraConfig: { loraDir: [join(DEMO, "adapters"), `refused=${join(roots, "broken")}`] },
+  });
   before = await story();
 });
 afterAll(() => server.stop());

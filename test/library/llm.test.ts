@@ -1,6 +1,7 @@
 /** The package as a program uses it: the demo model through its public face alone. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { AdapterError, LLM, LoRARequest, type PromptInput, RequestError } from "../../src/index.ts";
 
@@ -94,6 +95,8 @@ describe("generateAsync", () => {
 
 test("an option that is no option is refused at once, an adapter that cannot be served at the first call", async () => {
   expect(() => new LLM({ model: DEMO, maxBatchSizes: 3 } as never)).toThrow("maxBatchSize");
-  await using broken = new LLM({ model: DEMO, loraConfig: { loraDir: [join(DEMO, "adapters/arithmetic")] } });
+  const directory = mkdtempSync(join(tmpdir(), "lorikeet-llm-"));
+  writeFileSync(join(directory, "adapter_config.json"), '{"peft_type": "IA3"}');
+  await using broken = new LLM({ model: DEMO, loraConfig: { loraDir: [`other=${directory}`] } });
   await expect(broken.generate("x")).rejects.toBeInstanceOf(AdapterError);
 });
