@@ -15,7 +15,7 @@ import { DTYPE, FORMAT, PANEL_ROWS } from "../../src/backend/wasm/formats.ts";
 import { compileModule, createMemory, instantiate, RESERVED_BYTES, STACK_BYTES } from "../../src/backend/wasm/module.ts";
 import { oneOf, parseFlags } from "../lib/flags.ts";
 import { readModule } from "../lib/read-loop.ts";
-import { mapSpread, printTable, type Spread, spreadOf, writeRecord } from "../lib/record.ts";
+import { mapSpread, Neighbours, printTable, type Spread, spreadOf, writeRecord } from "../lib/record.ts";
 import { CONTROL_WORDS, type LinearExports, OP_BYTES, type Task, WORD, WORK } from "./linear-worker.ts";
 
 type Format = keyof typeof FORMAT;
@@ -170,6 +170,7 @@ const ofTarget = (value: Spread, target: number | null, busy: Spread): string =>
   return busy.median < BUSY_ENOUGH ? "disturbed" : (value.median / target).toFixed(2);
 };
 const results: Record<string, unknown[]> = {};
+const neighbours = new Neighbours();
 
 const STREAM_TARGET: Partial<Record<Format, number>> = { bfloat16: 0.75, int8: 0.65 };
 const BATCH_TARGET = { bfloat16: 1.75, int8: 2 } as const;
@@ -277,5 +278,5 @@ if (wanted("lora")) {
   printTable(["adapter matrices, 1T", "ns/call", "spread", "busy", "GFLOP/s"], rows);
 }
 
-if (flags.json !== undefined) await writeRecord(flags.json, "wasm-linear", results);
+if (flags.json !== undefined) await writeRecord(flags.json, "kernels/wasm-linear", results, neighbours.cores());
 await Promise.all(workers.map((worker) => worker.terminate()));

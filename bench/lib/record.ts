@@ -24,6 +24,31 @@ export const mapSpread = (spread: Spread, to: (value: number) => number): Spread
 
 const git = (...args: string[]): string => Bun.spawnSync(["git", ...args]).stdout.toString().trim();
 
+/** Above this, threads of the bench had to share a core with someone, and its figures say little. */
+const QUIET_CORES = 0.1;
+
+/** Cores that other processes kept busy while a bench measured. */
+export class Neighbours {
+  readonly #startedMs = performance.now();
+  readonly #everyoneMs = Neighbours.#busyMs();
+  readonly #own = process.cpuUsage();
+
+  static #busyMs(): number {
+    return cpus().reduce((sum, { times: { user, nice, sys, irq } }) => sum + user + nice + sys + irq, 0);
+  }
+
+  /** Mean number of cores since this was made; says so when it is too many. */
+  cores(): number {
+    const own = process.cpuUsage(this.#own);
+    const othersMs = Neighbours.#busyMs() - this.#everyoneMs - (own.user + own.system) / 1000;
+    const cores = Math.max(0, othersMs / (performance.now() - this.#startedMs));
+    if (cores > QUIET_CORES) {
+      console.log(`\nDISTURBED: other processes kept ${cores.toFixed(2)} cores busy meanwhile; measure again on a quiet machine.`);
+    }
+    return Number(cores.toFixed(3));
+  }
+}
+
 /** What a figure is held to. The ratio is at least 1 where the limit is kept, whichever way it points. */
 export interface Limit {
   readonly figure: string;
@@ -66,7 +91,7 @@ export function machine(): Record<string, unknown> {
   };
 }
 
-export async function writeRecord(path: string, name: string, results: unknown): Promise<void> {
+export async function writeRecord(path: string, name: string, results: unknown, coresOfOthers?: number): Promise<void> {
   mkdirSync(dirname(path), { recursive: true });
   const record = {
     name,
@@ -74,6 +99,7 @@ export async function writeRecord(path: string, name: string, results: unknown):
     commit: git("rev-parse", "HEAD"),
     dirty: git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results") !== "",
     machine: machine(),
+    coresOfOthers,
     results,
   };
   await Bun.write(path, `${JSON.stringify(record, null, 1)}\n`);

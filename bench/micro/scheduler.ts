@@ -12,7 +12,7 @@ import { createLocalRuntime } from "../../src/runtime/local-runtime.ts";
 import { fakeModel, weightsOf } from "../../test/helpers/runtime.ts";
 import { samplingWith } from "../../test/helpers/sampling.ts";
 import { integerIn, parseFlags } from "../lib/flags.ts";
-import { printTable, type Spread, spreadOf, writeRecord } from "../lib/record.ts";
+import { Neighbours, printTable, type Spread, spreadOf, writeRecord } from "../lib/record.ts";
 
 const flags = parseFlags({ streams: "32", json: undefined });
 const numStreams = integerIn("streams", flags.streams, 1, 256);
@@ -99,6 +99,7 @@ const cases = [
   { name: "8 adapters, step encoded", encodes: true, numAdapters: 8, penalised: false },
   { name: "8 adapters, penalties, step encoded", encodes: true, numAdapters: 8, penalised: true },
 ];
+const neighbours = new Neighbours();
 const microseconds: Record<string, Spread> = {};
 for (const { name, encodes, numAdapters, penalised } of cases) {
   await microsPerStep(encodes, numAdapters, penalised);
@@ -111,4 +112,4 @@ printTable(
   [`µs per step of ${numStreams} streams`, "median", "min", "max"],
   Object.entries(microseconds).map(([name, { median, min, max }]) => [name, median.toFixed(1), min.toFixed(1), max.toFixed(1)]),
 );
-if (flags.json !== undefined) await writeRecord(flags.json, "micro/scheduler", { numStreams, microseconds });
+if (flags.json !== undefined) await writeRecord(flags.json, "micro/scheduler", { numStreams, microseconds }, neighbours.cores());

@@ -18,7 +18,7 @@ import { givenOptions, resolveConfig } from "../../src/config/resolve.ts";
 import { startServer } from "../../src/serve.ts";
 import { integerIn, oneOf, parseFlags } from "../lib/flags.ts";
 import { DEMO_SHAPE, LLAMA_135M, type ModelShape, randomAdapter, randomModel, randomSource } from "../lib/random-model.ts";
-import { atMost, printLimits, printTable, spreadOf, writeRecord } from "../lib/record.ts";
+import { atMost, Neighbours, printLimits, printTable, spreadOf, writeRecord } from "../lib/record.ts";
 import { threadClock } from "../lib/thread-clock.ts";
 
 const REPEATS = 5;
@@ -105,7 +105,9 @@ async function run(): Promise<Sample> {
 
 await run();
 const samples: Sample[] = [];
+const neighbours = new Neighbours();
 for (let i = 0; i < REPEATS; i++) samples.push(await run());
+const coresOfOthers = neighbours.cores();
 const figures = {
   share: spreadOf(samples.map(({ share }) => share)),
   threadShare: spreadOf(samples.map(({ threadShare }) => threadShare)),
@@ -119,6 +121,6 @@ printTable(
 );
 const limits = [atMost("share of a step without a kernel", figures.share, MOST_SHARE), atMost("serving thread, share of a step", figures.threadShare, MOST_SHARE)];
 printLimits(limits);
-if (flags.json !== undefined) await writeRecord(flags.json, "serving/overhead", { shape, numStreams, numAdapters, figures, limits });
+if (flags.json !== undefined) await writeRecord(flags.json, "serving/overhead", { shape, numStreams, numAdapters, figures, limits }, coresOfOthers);
 await server.stop();
 process.exit(0);

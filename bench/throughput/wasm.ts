@@ -20,7 +20,7 @@ import { samplingWith } from "../../test/helpers/sampling.ts";
 import { integerIn, oneOf, parseFlags } from "../lib/flags.ts";
 import { ReadLoop } from "../lib/read-loop.ts";
 import { DEMO_SHAPE, LLAMA_135M, type ModelShape, randomAdapter, randomModel, randomSource } from "../lib/random-model.ts";
-import { atLeast, atMost, mapSpread, printLimits, printTable, type Spread, spreadOf, writeRecord } from "../lib/record.ts";
+import { atLeast, atMost, mapSpread, Neighbours, printLimits, printTable, type Spread, spreadOf, writeRecord } from "../lib/record.ts";
 
 const REPEATS = 5;
 const CONTEXT = 64;
@@ -115,6 +115,7 @@ const readLoops = Math.max(24, Math.ceil(LEAST_SAMPLE_MS / (await reader.millise
 
 const samples = new Map<string, number[]>(cases.map(({ name }) => [name, []]));
 const reads: number[] = [];
+const neighbours = new Neighbours();
 for (let repeat = 0; repeat < REPEATS; repeat++) {
   // The read loop runs beside the case it is compared with, so that a busy neighbour slows both.
   for (const { name, step } of cases) {
@@ -122,6 +123,8 @@ for (let repeat = 0; repeat < REPEATS; repeat++) {
     samples.get(name)!.push(await time(backend, step, loopsOf.get(name)!));
   }
 }
+
+const coresOfOthers = neighbours.cores();
 
 const milliseconds = (name: string): Spread => spreadOf(samples.get(name)!);
 const read = mapSpread(spreadOf(reads), (ms) => backend.info.weightBytes / ms / 1e6);
@@ -188,14 +191,8 @@ printTable(
 );
 printLimits(limits);
 if (flags.json !== undefined) {
-  await writeRecord(flags.json, "throughput/wasm", {
-    shape,
-    format,
-    numThreads,
-    milliseconds: Object.fromEntries(cases.map(({ name }) => [name, milliseconds(name)])),
-    figures,
-    limits,
-  });
+  const results = { shape, format, numThreads, milliseconds: Object.fromEntries(cases.map(({ name }) => [name, milliseconds(name)])), figures, limits };
+  await writeRecord(flags.json, "throughput/wasm", results, coresOfOthers);
 }
 reader.close();
 await backend.close();
