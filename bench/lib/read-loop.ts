@@ -4,8 +4,6 @@
  * Its module is a few instructions, assembled here so that it needs no toolchain: four 16-byte loads and
  * four additions a round.
  */
-import { createMemory, RESERVED_BYTES, WASM_PAGE_BYTES } from "../../src/backend/wasm/module.ts";
-
 /** `(func (export "read") (param at, end) (result i32))` over an imported shared memory. */
 export function readModule(): Uint8Array<ArrayBuffer> {
   const text = (value: string): number[] => [value.length, ...new TextEncoder().encode(value)];
@@ -46,7 +44,7 @@ export function readModule(): Uint8Array<ArrayBuffer> {
 const WORKER = `
 self.onmessage = ({ data: { module, memory, at, end, control } }) => {
   const { read } = new WebAssembly.Instance(module, { env: { memory } }).exports;
-  const words = new Int32Array(memory.buffer, control, 64);
+  const words = new Int32Array(control);
   self.postMessage("ready");
   let seen = 0;
   setTimeout(() => {
@@ -68,12 +66,10 @@ export class ReadLoop {
     this.#workers = workers;
   }
 
-  static async open(numBytes: number, numThreads: number): Promise<ReadLoop> {
-    const memory = createMemory(RESERVED_BYTES + numBytes + WASM_PAGE_BYTES);
-    // Untouched pages would all be the one zero page of the system, which never leaves the cache.
-    new Uint32Array(memory.buffer, RESERVED_BYTES, numBytes >> 2).forEach((_, i, array) => (array[i] = i * 2654435761));
+  /** Over bytes that are there already: the very ones that a kernel reads. */
+  static async over(memory: WebAssembly.Memory, at: number, numBytes: number, numThreads: number): Promise<ReadLoop> {
     const module = new WebAssembly.Module(readModule());
-    const words = new Int32Array(memory.buffer, 0, 64);
+    const words = new Int32Array(new SharedArrayBuffer(256));
     words[17] = numThreads;
     const url = URL.createObjectURL(new Blob([WORKER], { type: "text/javascript" }));
     const share = Math.floor(numBytes / numThreads / 64) * 64;
@@ -81,8 +77,8 @@ export class ReadLoop {
       Array.from({ length: numThreads }, async (_, i) => {
         const worker = new Worker(url);
         const ready = new Promise((resolve) => (worker.onmessage = resolve));
-        const at = RESERVED_BYTES + i * share;
-        worker.postMessage({ module, memory, at, end: at + share, control: 0 });
+        const begin = at + i * share;
+        worker.postMessage({ module, memory, at: begin, end: begin + share, control: words.buffer });
         await ready;
         return worker;
       }),

@@ -3,7 +3,7 @@
  *
  *   bun bench/throughput/wasm.ts [--model demo|135m] [--format bfloat16|int8|float32] [--threads N] [--json FILE]
  *
- * Decode is compared with a plain SIMD read loop over the same number of bytes, with the same number of
+ * Decode is compared with a plain SIMD read loop over the same bytes where they lie, with the same number of
  * threads, between the same repetitions; prefill with the arithmetic of its linear layers, though its time is that of
  * the whole step, attention included. Random weights, random ids. Ratios are taken within a repetition.
  */
@@ -100,7 +100,8 @@ async function time(backend: Backend, step: () => Step, loops: number): Promise<
   return (performance.now() - started) / loops;
 }
 
-const reader = await ReadLoop.open(backend.info.weightBytes, numThreads);
+const { memory, at, numBytes } = backend.weights;
+const reader = await ReadLoop.over(memory, at, numBytes, numThreads);
 // Every sequence's pages hold real keys before decode reads them, and the compiler has seen every path.
 for (let i = 0; i < 32; i++) await backend.run({ sequences: [sequence(i, 0, ids(CONTEXT), NO_SLOT, false)] });
 for (const { step } of cases) for (let i = 0; i < 3; i++) await backend.run(step());
@@ -127,7 +128,7 @@ for (let repeat = 0; repeat < REPEATS; repeat++) {
 const coresOfOthers = neighbours.cores();
 
 const milliseconds = (name: string): Spread => spreadOf(samples.get(name)!);
-const read = mapSpread(spreadOf(reads), (ms) => backend.info.weightBytes / ms / 1e6);
+const read = mapSpread(spreadOf(reads), (ms) => numBytes / ms / 1e6);
 const linearParameters = program.weights
   .filter((weight) => weight.kind === "matrix" && weight.rows !== shape.vocabSize)
   .reduce((sum, weight) => sum + weight.rows * weight.cols, 0);

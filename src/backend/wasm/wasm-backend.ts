@@ -26,7 +26,7 @@ const ADAPTER_UNIT_BYTES = 4096;
 export const kvPageBytes = (program: Program): number => program.numLayers * layerPageBytes(program);
 
 /** @throws {NativeError} `backend_unavailable`; {ModelError} `model_invalid` for damaged weights */
-export async function openWasmBackend(options: BackendOptions): Promise<Backend> {
+export async function openWasmBackend(options: BackendOptions): Promise<WasmBackend> {
   const module = await compileModule();
   const layout = planMemory(options, instantiateProbe(module));
   const memory = createMemory(layout.end);
@@ -191,6 +191,8 @@ function writeConstants(options: BackendOptions, layout: Layout, memory: WebAsse
 
 class WasmBackend implements Backend {
   readonly info: BackendInfo;
+  /** Where the weights lie, side by side: benches read the same bytes. */
+  readonly weights: { readonly memory: WebAssembly.Memory; readonly at: number; readonly numBytes: number };
   readonly #options: BackendOptions;
   readonly #layout: Layout;
   readonly #memory: WebAssembly.Memory;
@@ -218,6 +220,7 @@ class WasmBackend implements Backend {
     stager: AdapterStager,
   ) {
     this.#options = options;
+    this.weights = { memory, at: layout.weights[0]!, numBytes: layout.window - layout.weights[0]! };
     this.#layout = layout;
     this.#memory = memory;
     this.#exports = exports;
