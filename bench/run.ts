@@ -1,5 +1,5 @@
 /**
- * The standing set of benches, one process each, results under bench/results. About six minutes on two cores; leave
+ * The standing set of benches, one process each, results under bench/results. About eight minutes on two cores; leave
  * the machine alone meanwhile.
  *
  *   npm run bench            (or: node scripts/bun.mjs bench/run.ts)
@@ -16,6 +16,7 @@ const SET: readonly (readonly [script: string, args: readonly string[], result: 
   ),
   ["bench/serving/overhead.ts", ["--model", "135m"], "serving-overhead-135m.json"],
   ["bench/micro/scheduler.ts", [], "scheduler.json"],
+  ["bench/kernels/wasm-linear.ts", [], "wasm-linear.json"],
 ];
 
 parseFlags({});
