@@ -1,14 +1,36 @@
 /** `lorikeet generate`: one prompt, its answer on standard output as it comes. */
 import type { GenerateAsk } from "./config/cli.ts";
 import { flagOf, type Config } from "./config/settings.ts";
+import { describeReport } from "./lora/adapter-report.ts";
 import { chatEncoder } from "./runtime/chat.ts";
 import { openRuntime } from "./runtime/open-runtime.ts";
 import { libraryDefaults, prepareRequests, promptTokens } from "./runtime/requests.ts";
 import { NativeError } from "./core/errors.ts";
 
+export interface GenerateOutput {
+  /** The answer, piece by piece. */
+  readonly write: (text: string) => void;
+  /** A line about the answer, where one was asked for. */
+  readonly tell: (line: string) => void;
+}
+
 /** @throws {LorikeetError} */
-export async function generate(config: Config, ask: GenerateAsk, write: (text: string) => void): Promise<void> {
-  const { runtime } = await openRuntime({ ...config, maxBatchSize: 1 });
+export async function generate(config: Config, ask: GenerateAsk, { write, tell }: GenerateOutput): Promise<void> {
+  const tellFact = (label: string, value: string): void => {
+    if (ask.isVerbose) tell(`${label.padEnd(9)} ${value}`);
+  };
+  const { runtime, backendReason } = await openRuntime({
+    ...config,
+    maxBatchSize: 1,
+    onAdapterLoad: (load) => {
+      if (load.error !== null) return;
+      tellFact("adapter", load.name);
+      tellFact("digest", load.digest);
+      for (const [label, value] of describeReport(load.report)) tellFact(label, value);
+    },
+  });
+  tellFact("model", runtime.model.name);
+  tellFact("backend", `${runtime.backend.name}: ${runtime.backend.description} (${backendReason})`);
   try {
     const adapter = ask.adapter === null ? null : await runtime.resolveAdapter({ name: ask.adapter });
     const tokens =
@@ -27,6 +49,7 @@ export async function generate(config: Config, ask: GenerateAsk, write: (text: s
     process.once("SIGINT", cancel).once("SIGTERM", cancel);
     for await (const { text, finish } of generation) {
       write(text);
+      if (finish !== null) tellFact("tokens", `${finish.usage.promptTokens} of the prompt, ${finish.usage.completionTokens} generated`);
       if (finish !== null && finish.reason !== "stop" && finish.reason !== "length") {
         throw finish.error ?? new NativeError("backend_failed", `the generation ended early: ${finish.reason}`);
       }

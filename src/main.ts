@@ -25,7 +25,10 @@ async function main(argv: readonly string[]): Promise<void> {
       return;
     case "generate":
       warn(command.resolved);
-      await generate(command.resolved.config, command.ask, (text) => process.stdout.write(text));
+      await generate(command.resolved.config, command.ask, {
+        write: (text) => process.stdout.write(text),
+        tell: (line) => process.stderr.write(`${line}\n`),
+      });
       process.exit(EXIT.ok);
       break;
     case "serve": {

@@ -6,6 +6,7 @@ import packageJson from "../package.json" with { type: "json" };
 import type { Config } from "./config/settings.ts";
 import { type HttpServer, listen } from "./http/server.ts";
 import { chatEncoder } from "./runtime/chat.ts";
+import type { AdapterLoad } from "./runtime/local-runtime.ts";
 import { type Opened, openRuntime } from "./runtime/open-runtime.ts";
 
 export interface RunningServer {
@@ -21,6 +22,7 @@ export async function startServer(config: Config): Promise<RunningServer> {
   let http: HttpServer | null = null;
   const opened = await openRuntime({
     ...config,
+    onAdapterLoad: (load) => logLoad(log, load),
     onFailure: (error) => {
       log.error({ err: error.cause ?? error, code: error.errorCode }, error.message);
       http?.fail();
@@ -54,6 +56,17 @@ export async function startServer(config: Config): Promise<RunningServer> {
       await listening.stop();
     },
   };
+}
+
+/** The load report: what an adapter has, and what will be applied of it. */
+function logLoad(log: pino.Logger, { name: adapter, ...load }: AdapterLoad): void {
+  if (load.error === null) {
+    const { report, digest, deviceBytes } = load;
+    log.info({ adapter, digest, deviceBytes, ...report }, "adapter loaded");
+    return;
+  }
+  const { errorCode: code, field, message, cause } = load.error;
+  log.warn({ adapter, code, field, err: cause }, `adapter not loaded: ${message}`);
 }
 
 /** What a person needs to know at the start, with commands that work when pasted. */

@@ -101,6 +101,8 @@ export function randomAdapter(program: Program, seed: number, rankOf: (module: n
     deltas,
     report: {
       format: "peft",
+      modules: [],
+      dtypes: ["BF16"],
       numModules: deltas.length,
       maxRank: Math.max(...ranks),
       minRank: Math.min(...ranks),

@@ -23,6 +23,8 @@ export interface GenerateAsk {
   readonly isRaw: boolean;
   readonly maxTokens: number;
   readonly temperature: number;
+  /** Tell on standard error what answers: model, backend, adapter and its load report. */
+  readonly isVerbose: boolean;
 }
 
 export interface CliEnvironment {
@@ -80,6 +82,7 @@ export function parseCommandLine(argv: readonly string[], environment: CliEnviro
     .option("--raw", "continue the prompt as it is, without the model's chat template")
     .option("--max-tokens <NUMBER>", MAX_TOKENS.doc, String(MAX_TOKENS.default))
     .option("--temperature <NUMBER>", TEMPERATURE.doc, String(TEMPERATURE.default))
+    .option("--verbose", "tell on standard error what answers: backend, adapter, digest and load report")
     .option("--config <FILE>", "YAML file of settings; its values win over flags")
     .action((model: string, prompt: string, options: Options) => {
       const resolved = resolve(model, options, GENERATE_FLAGS, environment);
@@ -152,6 +155,7 @@ function askOf(prompt: string, options: Options): GenerateAsk {
     prompt,
     adapter: typeof options["lora"] === "string" ? options["lora"] : null,
     isRaw: options["raw"] === true,
+    isVerbose: options["verbose"] === true,
     maxTokens: parseFlag("--max-tokens", MAX_TOKENS, [String(options["maxTokens"])]),
     temperature: parseFlag("--temperature", TEMPERATURE, [String(options["temperature"])]),
   };

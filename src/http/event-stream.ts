@@ -11,6 +11,8 @@ export interface EventStreamOptions {
   readonly live: LiveStreams;
   /** Longest wait for a first event before the headers leave without it. */
   readonly headersAfterMs: number;
+  /** Further headers, asked for when they leave. */
+  readonly headers: () => Readonly<Record<string, string>>;
   /** Called once, with the last byte or the failure. */
   readonly onEnd: () => void;
 }
@@ -40,6 +42,7 @@ export async function sendEvents(answer: Answer, options: EventStreamOptions): P
       "cache-control": "no-cache",
       // Proxies such as nginx would otherwise hold the events back.
       "x-accel-buffering": "no",
+      ...options.headers(),
     },
   });
 }

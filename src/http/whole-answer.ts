@@ -3,8 +3,11 @@ import type { SampledToken } from "../core/sampling.ts";
 import type { Answer } from "./answer.ts";
 import type { WholeChoice } from "./openai/answer-format.ts";
 
-/** @throws {LorikeetError} when a generation failed */
-export async function sendWhole(answer: Answer): Promise<Response> {
+/**
+ * @param headers asked for at the end
+ * @throws {LorikeetError} when a generation failed
+ */
+export async function sendWhole(answer: Answer, headers: () => Readonly<Record<string, string>>): Promise<Response> {
   const choices = answer.generations.map(() => ({
     text: "",
     tokens: [] as SampledToken[],
@@ -21,5 +24,5 @@ export async function sendWhole(answer: Answer): Promise<Response> {
       whole.stopReason = event.finish.stopReason;
     }
   }
-  return Response.json(answer.format.whole(choices, answer.usage));
+  return Response.json(answer.format.whole(choices, answer.usage), { headers: headers() });
 }

@@ -1,5 +1,6 @@
 /** The one form that every adapter file is translated to. */
 import type { SiteId } from "../model/program.ts";
+import type { AdapterReport } from "./adapter-report.ts";
 
 /** Row-major numbers as they lie in a file, little-endian. */
 export interface AdapterMatrix {
@@ -41,19 +42,4 @@ export interface AdapterWeights {
   /** Forms that the deltas use; left out for plain LoRA. A backend that does not name one of them is never given the adapter. */
   readonly forms?: readonly AdapterForm[];
   readonly report: AdapterReport;
-}
-
-/** What a load found and will do: the proof that the adapter is applied. */
-export interface AdapterReport {
-  readonly format: "peft" | "nemo";
-  /** Module paths that the adapter changes. */
-  readonly numModules: number;
-  readonly maxRank: number;
-  readonly minRank: number;
-  /** `1` for archives that state no alpha. */
-  readonly scaleRule: "alpha/rank" | "alpha/sqrt(rank)" | "1";
-  /** Bytes of all A and B matrices as stored, and of biases and magnitudes in float32. */
-  readonly numBytes: number;
-  /** Things worth telling that are not errors, a sentence each. */
-  readonly warnings: readonly string[];
 }

@@ -3,7 +3,8 @@ import { AdapterError } from "../core/errors.ts";
 import { quoted } from "../formats/format-error.ts";
 import type { Tensor } from "../formats/safetensors.ts";
 import type { Program, SiteModule } from "../model/program.ts";
-import type { AdapterForm, AdapterMatrix, AdapterReport, AdapterWeights, LoraDelta } from "./adapter-weights.ts";
+import { type AdapterReport, summarizeModules } from "./adapter-report.ts";
+import type { AdapterForm, AdapterMatrix, AdapterWeights, LoraDelta } from "./adapter-weights.ts";
 import { adapterDigest } from "./digest.ts";
 import { firstNonFinite } from "./finite.ts";
 import { isAllowed, type TargetModules } from "./target-modules.ts";
@@ -32,15 +33,16 @@ export function assembleAdapter(
   about: Pick<AdapterReport, "format" | "scaleRule" | "warnings">,
 ): AdapterWeights {
   for (const delta of placed) checkLimits(delta, program, limits);
-  const deltas = placed
-    .map(({ module: _module, ...delta }): LoraDelta => delta)
-    .sort((x, y) => x.site - y.site || x.offset - y.offset || x.width - y.width);
+  const ordered = placed.toSorted((x, y) => x.site - y.site || x.offset - y.offset || x.width - y.width);
+  const deltas = ordered.map(({ module: _module, ...delta }): LoraDelta => delta);
   const ranks = deltas.map((delta) => delta.rank);
   const report: AdapterReport = {
     ...about,
     numModules: deltas.length,
+    modules: summarizeModules(ordered.map(({ module, rank, scale }) => ({ path: module.path, rank, scale }))),
     maxRank: Math.max(...ranks),
     minRank: Math.min(...ranks),
+    dtypes: [...new Set(deltas.flatMap(({ a, b }) => [a.dtype, b.dtype]))].sort(),
     numBytes: deltas.reduce((sum, { a, b, bias, magnitude }) => sum + a.bytes.length + b.bytes.length + (bias?.byteLength ?? 0) + (magnitude?.byteLength ?? 0), 0),
   };
   const forms: AdapterForm[] = [];

@@ -15,6 +15,7 @@ import { TokenStream } from "../core/token-stream.ts";
 import { Engine } from "../engine/engine.ts";
 import { TextOutput } from "../engine/text-output.ts";
 import { resolveUnderRoots } from "../lora/adapter-paths.ts";
+import type { AdapterReport } from "../lora/adapter-report.ts";
 import type { AdapterWeights } from "../lora/adapter-weights.ts";
 import { HostLru } from "../lora/host-lru.ts";
 import { SlotPool } from "../lora/slot-pool.ts";
@@ -51,9 +52,22 @@ export interface LocalRuntimeInput {
   /** Timers and turns of the event loop, for simulations. */
   readonly timers?: Timers;
   readonly yieldTurn?: () => Promise<void>;
+  /** Hears of every load of an adapter, and of every one that failed. */
+  readonly onAdapterLoad?: (load: AdapterLoad) => void;
   /** Hears once that nothing can be served any more: the device is lost, or there is a bug. */
   readonly onFailure?: (error: LorikeetError) => void;
 }
+
+/** What became of one load. */
+export type AdapterLoad =
+  | {
+      readonly name: string;
+      readonly digest: string;
+      readonly report: AdapterReport;
+      readonly deviceBytes: number;
+      readonly error: null;
+    }
+  | { readonly name: string; readonly error: LorikeetError };
 
 export interface LocalRuntime extends Runtime {
   /** Why nothing is served any more; `null` while all is well. */
@@ -149,6 +163,10 @@ class InProcess implements LocalRuntime {
 
   adapters(): readonly AdapterListing[] {
     return listAdapters(this.#parts);
+  }
+
+  adapterDigest(adapter: AdapterId): string | null {
+    return this.#parts.registry.byId(adapter)?.digest ?? null;
   }
 
   stats(): RuntimeStats {
@@ -257,9 +275,14 @@ class InProcess implements LocalRuntime {
         return registry.noteReading(fact.adapterId);
       case "adapter.loaded":
         counters.adapterLoads++;
-        return registry.noteLoaded(fact.adapterId, fact.staged);
+        registry.noteLoaded(fact.adapterId, fact.staged);
+        return this.#tellLoad(fact.adapterId, ({ name }) => {
+          const { image, report } = fact.staged;
+          return { name, digest: image.digest, report, deviceBytes: this.#input.backend.deviceBytes(image), error: null };
+        });
       case "adapter.failed":
-        return registry.noteFailed(fact.adapterId, fact.error);
+        registry.noteFailed(fact.adapterId, fact.error);
+        return this.#tellLoad(fact.adapterId, ({ name }) => ({ name, error: fact.error }));
       case "slot.evicted":
         counters.adapterEvictions++;
         return;
@@ -271,6 +294,11 @@ class InProcess implements LocalRuntime {
       case "scheduler.drained":
         return this.#drained.resolve();
     }
+  }
+
+  #tellLoad(adapterId: AdapterId, loadOf: (record: AdapterRecord) => AdapterLoad): void {
+    const record = this.#parts.registry.byId(adapterId);
+    if (record !== undefined) this.#input.onAdapterLoad?.(loadOf(record));
   }
 
   /** Ends every request that is left; nothing is served from here on. */

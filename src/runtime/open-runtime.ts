@@ -10,7 +10,7 @@ import type { AdapterWeights } from "../lora/adapter-weights.ts";
 import { type CheckpointSource, readAdapter } from "../lora/read-adapter.ts";
 import { targetModules } from "../lora/target-modules.ts";
 import { loadModel } from "../model/load-model.ts";
-import { createLocalRuntime, type LocalRuntime } from "./local-runtime.ts";
+import { type AdapterLoad, createLocalRuntime, type LocalRuntime } from "./local-runtime.ts";
 import type { RefusedAdapter } from "./runtime-options.ts";
 import { type MemoryWish, sizeMemory } from "./size-memory.ts";
 
@@ -54,6 +54,7 @@ export interface OpenOptions {
     readonly maxAdapterSize: number | null;
   };
   readonly kvCacheConfig: { readonly maxTokens: number | null };
+  readonly onAdapterLoad?: (load: AdapterLoad) => void;
   /** Hears once that nothing can be served any more. */
   readonly onFailure?: (error: LorikeetError) => void;
 }
@@ -122,6 +123,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
       requestTimeoutMs: options.requestTimeoutS * 1000,
       hostCacheBytes: sizes.hostCacheBytes,
     },
+    ...(options.onAdapterLoad === undefined ? {} : { onAdapterLoad: options.onAdapterLoad }),
     ...(options.onFailure === undefined ? {} : { onFailure: options.onFailure }),
   });
   return { runtime, backendReason: chosen.reason, served, refused };

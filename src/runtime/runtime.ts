@@ -31,6 +31,10 @@ export interface Runtime {
   resolveAdapter(reference: AdapterReference): Promise<AdapterId>;
 
   adapters(): readonly AdapterListing[];
+
+  /** SHA-256 of an adapter's content, in hex; `null` until its files were read. */
+  adapterDigest(adapter: AdapterId): string | null;
+
   stats(): RuntimeStats;
 
   /** Refuses new requests, lets running ones end within `timeoutMs`, ends the rest with `shutdown`, and frees the backend. */

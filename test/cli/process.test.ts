@@ -111,6 +111,16 @@ describe("lorikeet", () => {
     expect(code).toBe(0);
     expect(stdout).toStartWith("SELECT COUNT(*) FROM products");
   });
+
+  test("tells with --verbose what answered, beside the answer", async () => {
+    const flags = ["--lora", "sql", "--lora-dir", "models/demo/adapters/sql", "--max-tokens", "1", "--verbose"];
+    const { code, stdout, stderr } = await outcome("generate", "models/demo", ...onWasm, ...flags, "Write SQL: How many users?");
+    expect({ code, stdout }).toEqual({ code: 0, stdout: expect.stringMatching(/^\S+\n$/) });
+    expect(stderr.split("\n").map((line) => line.slice(0, 10).trim())).toEqual([
+      "model", "backend", "adapter", "digest", "format", "modules", "rank", "scale", "numbers", "tokens", "",
+    ]);
+    expect(stderr).toMatch(/^digest +[0-9a-f]{64}$/m);
+  });
 });
 
 describe("lorikeet serve", () => {
@@ -161,6 +171,9 @@ describe("lorikeet serve", () => {
   test("ends in order on SIGTERM", async () => {
     child.kill("SIGTERM");
     expect(await child.exited).toBe(0);
-    expect(await child.stderr.text()).toBe("stopping: running requests have 30 s to end; signal again to stop now\n");
+    const [load, last, ...rest] = (await child.stderr.text()).split("\n");
+    // The answers before were of one adapter.
+    expect(JSON.parse(load!)).toMatchObject({ msg: "adapter loaded", adapter: "arithmetic", digest: expect.any(String), numModules: 42, dtypes: ["F16"], warnings: [] });
+    expect([last, ...rest]).toEqual(["stopping: running requests have 30 s to end; signal again to stop now", ""]);
   });
 });

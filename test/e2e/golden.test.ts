@@ -42,6 +42,8 @@ describe("golden continuations", () => {
     };
     const response = await server.post("/v1/completions", body);
     expect(response.status).toBe(200);
+    const listed = server.running.opened.runtime.adapters().find(({ name }) => name === one.adapter);
+    expect(response.headers.get("x-lorikeet-adapter-digest")).toBe(listed?.digest ?? null);
     const [choice] = ((await response.json()) as { choices: Choice[] }).choices;
     expect(choice!.token_ids).toEqual([...one.token_ids]);
     expect(choice!.text).toBe(one.text);

@@ -101,6 +101,8 @@ export class FakeRuntime implements Runtime {
   readonly maxContext: number;
   readonly sequences: FakeSequence[] = [];
   readonly references: AdapterReference[] = [];
+  /** Of adapters that were read. */
+  readonly digests = new Map<AdapterId, string>();
   script: Script;
   isClosed = false;
   readonly #names: string[];
@@ -174,6 +176,10 @@ export class FakeRuntime implements Runtime {
       lastError: null,
       created: 1_700_000_000,
     }));
+  }
+
+  adapterDigest(adapter: AdapterId): string | null {
+    return this.digests.get(adapter) ?? null;
   }
 
   stats(): RuntimeStats {

@@ -27,9 +27,11 @@ export const weightsOf = (digest: string, numBytes: number): AdapterWeights => (
   report: {
     format: "peft",
     numModules: 1,
+    modules: [{ name: "q_proj", numModules: 1, minRank: 8, maxRank: 8, minScale: 2, maxScale: 2 }],
     maxRank: 8,
     minRank: 8,
     scaleRule: "alpha/rank",
+    dtypes: ["F32"],
     numBytes,
     warnings: [],
   },

@@ -203,9 +203,11 @@ export function randomAdapter(program: Program, seed: number, options: RandomAda
     report: {
       format: "peft",
       numModules: deltas.length,
+      modules: [],
       maxRank: Math.max(...ranks),
       minRank: Math.min(...ranks),
       scaleRule: "alpha/rank",
+      dtypes: ["F32"],
       numBytes: deltas.reduce((sum, { a, b }) => sum + a.bytes.length + b.bytes.length, 0),
       warnings: [],
     },

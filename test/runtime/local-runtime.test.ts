@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { systemClock } from "../../src/core/clock.ts";
 import { AdapterError } from "../../src/core/errors.ts";
 import type { AdapterId } from "../../src/core/ids.ts";
+import type { AdapterLoad } from "../../src/runtime/local-runtime.ts";
 import { deviceLost, nextToken } from "../helpers/fake-backend.ts";
 import { letters } from "../helpers/letters.ts";
 import { collect, fakeModel, openBench, requestWith, weightsOf } from "../helpers/runtime.ts";
@@ -19,6 +20,27 @@ function expectedTokens(digest: string, seed: bigint, prompt: readonly number[],
 }
 
 const idle = { waitingRequests: 0, runningRequests: 0, usedPages: 0 };
+
+describe("what became of a load", () => {
+  test("is told with digest, report and device bytes, or with the error", async () => {
+    const loads: AdapterLoad[] = [];
+    const broken = new AdapterError("adapter_invalid", "no");
+    const { runtime } = openBench({
+      readAdapter: ({ name }) => (name === "a2" ? Promise.reject(broken) : Promise.resolve(weightsOf(`digest of ${name}`, 100))),
+      onAdapterLoad: (load) => loads.push(load),
+    });
+    const [good, bad] = [await runtime.resolveAdapter({ name: "a1" }), await runtime.resolveAdapter({ name: "a2" })];
+    expect(runtime.adapterDigest(good)).toBeNull();
+    for (const adapter of [good, bad]) await collect(runtime.generate(requestWith([1], { adapter, maxTokens: 1 })));
+    expect(loads).toEqual([
+      { name: "a1", digest: "digest of a1", report: weightsOf("", 100).report, deviceBytes: expect.any(Number), error: null },
+      { name: "a2", error: broken },
+    ]);
+    expect(runtime.adapterDigest(good)).toBe("digest of a1");
+    expect(runtime.adapterDigest(bad)).toBeNull();
+    await runtime.close();
+  });
+});
 
 describe("generate", () => {
   test("gives the model's tokens, then one finish with usage and timing", async () => {

@@ -1,7 +1,7 @@
 import type { AdapterImage } from "../../backend/backend.ts";
 import type { LorikeetError } from "../../core/errors.ts";
 import type { AdapterId } from "../../core/ids.ts";
-import type { AdapterReport } from "../../lora/adapter-weights.ts";
+import type { AdapterReport } from "../../lora/adapter-report.ts";
 
 /** An adapter read from its files and laid out for the device. */
 export interface StagedAdapter {

@@ -67,6 +67,18 @@ export async function answerRequest(deps: HttpDependencies, request: Request, as
   if (request.signal.aborted) answer.cancel();
   request.signal.addEventListener("abort", () => answer.cancel(), { once: true });
   const onEnd = deps.keepOpen(request);
-  if (!body.stream) return sendWhole(answer).finally(onEnd);
-  return sendEvents(answer, { ...body, ...deps, onEnd });
+  const digest = () => (adapter === null ? null : runtime.adapterDigest(adapter));
+  const headers = () => digestHeader(digest());
+  if (!body.stream) return sendWhole(answer, headers).finally(onEnd);
+  // Headers that leave before the adapter was read could not say which one it is.
+  const patience = adapter !== null && digest() === null ? LOAD_PATIENCE : 1;
+  return sendEvents(answer, { ...body, ...deps, headersAfterMs: deps.headersAfterMs * patience, headers, onEnd });
 }
+
+/** How much longer a stream's headers wait for an adapter that was not read yet. */
+const LOAD_PATIENCE = 10;
+
+/** Which content answered, whatever its name means by then. */
+export const DIGEST_HEADER = "x-lorikeet-adapter-digest";
+
+const digestHeader = (digest: string | null): Readonly<Record<string, string>> => (digest === null ? {} : { [DIGEST_HEADER]: digest });

@@ -1,0 +1,67 @@
+/** What a load found and will do: the proof that an adapter is applied, for logs, listings and people. */
+import type { AdapterMatrix } from "./adapter-weights.ts";
+
+/** All modules of one name, such as `q_proj`, over all layers. */
+export interface ModuleReport {
+  readonly name: string;
+  readonly numModules: number;
+  readonly minRank: number;
+  readonly maxRank: number;
+  readonly minScale: number;
+  readonly maxScale: number;
+}
+
+export interface AdapterReport {
+  readonly format: "peft" | "nemo";
+  /** Module paths that the adapter changes. */
+  readonly numModules: number;
+  readonly modules: readonly ModuleReport[];
+  readonly maxRank: number;
+  readonly minRank: number;
+  /** `1` for archives that state no alpha. */
+  readonly scaleRule: "alpha/rank" | "alpha/sqrt(rank)" | "1";
+  /** Formats of the matrices as stored, each once. */
+  readonly dtypes: readonly AdapterMatrix["dtype"][];
+  /** Bytes of all A and B matrices as stored, and of biases and magnitudes in float32. */
+  readonly numBytes: number;
+  /** What was rounded, ignored, or is worth telling otherwise, a sentence each. What cannot be served at all fails the load. */
+  readonly warnings: readonly string[];
+}
+
+export interface ReportedModule {
+  readonly path: string;
+  readonly rank: number;
+  readonly scale: number;
+}
+
+/** One entry per last part of the modules' paths, in the order of their first appearance. */
+export const summarizeModules = (modules: readonly ReportedModule[]): ModuleReport[] =>
+  [...Map.groupBy(modules, ({ path }) => path.slice(path.lastIndexOf(".") + 1))].map(([name, list]) => {
+    const ranks = list.map(({ rank }) => rank);
+    const scales = list.map(({ scale }) => scale);
+    return {
+      name,
+      numModules: list.length,
+      minRank: Math.min(...ranks),
+      maxRank: Math.max(...ranks),
+      minScale: Math.min(...scales),
+      maxScale: Math.max(...scales),
+    };
+  });
+
+/** A line per fact, for people: label and value. */
+export function describeReport(report: AdapterReport): (readonly [label: string, value: string])[] {
+  const { format, numModules, modules, minRank, maxRank, scaleRule, dtypes, numBytes, warnings } = report;
+  const scales = modules.flatMap(({ minScale, maxScale }) => [minScale, maxScale]);
+  return [
+    ["format", format === "peft" ? "PEFT" : "NeMo"],
+    ["modules", `${numModules}: ${modules.map((each) => `${each.name} in ${each.numModules}`).join(", ")}`],
+    ["rank", range(minRank, maxRank)],
+    ["scale", `${range(Math.min(...scales), Math.max(...scales))} (${scaleRule})`],
+    ["numbers", `${dtypes.join(", ")}, ${numBytes} bytes`],
+    ...warnings.map((warning) => ["note", warning] as const),
+  ];
+}
+
+const range = (min: number, max: number): string => (min === max ? shown(min) : `${shown(min)} to ${shown(max)}`);
+const shown = (value: number): string => String(Number(value.toPrecision(6)));

@@ -1,0 +1,62 @@
+import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
+import { describeReport } from "../../src/lora/adapter-report.ts";
+import { readAdapter } from "../../src/lora/read-adapter.ts";
+import { changedAdapter, fixtureAdapter, fixtureProgram } from "../helpers/adapter-files.ts";
+
+const llama = fixtureProgram("base_llama");
+const reportOf = async (path: string) => (await readAdapter(path, llama)).report;
+
+describe("a load report", () => {
+  test("says which modules are changed, by how much, and in which numbers", async () => {
+    expect(await reportOf(fixtureAdapter("patterns"))).toEqual({
+      format: "peft",
+      numModules: 14,
+      modules: [
+        { name: "q_proj", numModules: 2, minRank: 8, maxRank: 8, minScale: 4, maxScale: 4 },
+        { name: "k_proj", numModules: 2, minRank: 4, maxRank: 4, minScale: 2, maxScale: 2 },
+        { name: "v_proj", numModules: 2, minRank: 4, maxRank: 4, minScale: 2, maxScale: 2 },
+        { name: "o_proj", numModules: 2, minRank: 4, maxRank: 4, minScale: 2, maxScale: 2 },
+        { name: "gate_proj", numModules: 2, minRank: 4, maxRank: 4, minScale: 2, maxScale: 2 },
+        { name: "up_proj", numModules: 2, minRank: 4, maxRank: 4, minScale: 0.25, maxScale: 2 },
+        { name: "down_proj", numModules: 2, minRank: 2, maxRank: 4, minScale: 2, maxScale: 4 },
+      ],
+      minRank: 2,
+      maxRank: 8,
+      scaleRule: "alpha/rank",
+      dtypes: ["F32"],
+      numBytes: 16_256,
+      warnings: [],
+    });
+  });
+
+  test("names every format of numbers, once", async () => {
+    const directory = changedAdapter("attn_r8", {
+      tensors: (tensors) => {
+        const [first] = tensors.values();
+        first!.bytes = new Uint8Array(first!.bytes.length / 2);
+        first!.dtype = "BF16";
+      },
+    });
+    expect((await reportOf(directory)).dtypes).toEqual(["BF16", "F32"]);
+  });
+
+  test("reads well", async () => {
+    expect(describeReport(await reportOf(join(fixtureAdapter("nemo"), "megatron_alpha.nemo")))).toEqual([
+      ["format", "NeMo"],
+      ["modules", "2: qkv_proj in 2"],
+      ["rank", "4"],
+      ["scale", "2 (alpha/rank)"],
+      ["numbers", "BF16, 1536 bytes"],
+    ]);
+    const unknown = changedAdapter("attn_r8", { config: (config) => void (config["sparkle"] = 3) });
+    expect(describeReport(await reportOf(unknown))).toEqual([
+      ["format", "PEFT"],
+      ["modules", "6: q_proj in 2, k_proj in 2, v_proj in 2"],
+      ["rank", "8"],
+      ["scale", "2 (alpha/rank)"],
+      ["numbers", expect.stringMatching(/^F32, \d+ bytes$/)],
+      ["note", 'adapter_config.json has the unknown field "sparkle", which was ignored'],
+    ]);
+  });
+});
