@@ -7,6 +7,7 @@ import { EXIT, parseCommandLine } from "./config/cli.ts";
 import type { Resolved } from "./config/resolve.ts";
 import { AdapterError, ConfigError, InvariantError, LorikeetError, RequestError } from "./core/errors.ts";
 import { generate } from "./generate.ts";
+import { inspect } from "./inspect.ts";
 import { banner, type RunningServer, startServer } from "./serve.ts";
 
 /** One stop signal may arrive twice, from the terminal and from a parent process. */
@@ -31,6 +32,13 @@ async function main(argv: readonly string[]): Promise<void> {
       });
       process.exit(EXIT.ok);
       break;
+    case "inspect": {
+      warn(command.resolved);
+      const { text, isGood } = await inspect(command.resolved.config, command.ask);
+      process.stdout.write(text);
+      process.exitCode = isGood ? EXIT.ok : EXIT.failed;
+      return;
+    }
     case "serve": {
       warn(command.resolved);
       const { config } = command.resolved;

@@ -6,8 +6,8 @@ import packageJson from "../package.json" with { type: "json" };
 import type { Config } from "./config/settings.ts";
 import { type HttpServer, listen } from "./http/server.ts";
 import { chatEncoder } from "./runtime/chat.ts";
-import type { AdapterLoad } from "./runtime/local-runtime.ts";
 import { type Opened, openRuntime } from "./runtime/open-runtime.ts";
+import type { AdapterLoad } from "./runtime/runtime-parts.ts";
 
 export interface RunningServer {
   readonly http: HttpServer;

@@ -1,16 +1,20 @@
 /** Which backend computes, why, and what its device holds. */
 import { NativeError } from "../core/errors.ts";
 import type { Program } from "../model/program.ts";
-import type { Backend, BackendOptions, WeightFormat } from "./backend.ts";
+import type { AdapterForm } from "../lora/adapter-weights.ts";
+import type { Backend, BackendInfo, BackendOptions, WeightFormat } from "./backend.ts";
 import { type CudaAddon, type CudaDevice, loadAddon } from "./cuda/addon.ts";
 import { activationBytes, cudaPageBytes, openCudaBackend } from "./cuda/cuda-backend.ts";
 import { PAGE_TOKENS as CUDA_PAGE_TOKENS } from "./cuda/layout.ts";
 import { PAGE_TOKENS as WASM_PAGE_TOKENS } from "./wasm/layout.ts";
-import { kvPageBytes, openWasmBackend } from "./wasm/wasm-backend.ts";
+import { ADAPTER_FORMS as WASM_FORMS, kvPageBytes, openWasmBackend } from "./wasm/wasm-backend.ts";
 
 export interface ChosenBackend {
   /** Why this one, in a few words. */
   readonly reason: string;
+  readonly name: BackendInfo["name"];
+  /** Known without a device, so that an adapter can be judged before anything is opened. */
+  readonly adapterForms: readonly AdapterForm[];
   readonly device: DeviceMemory;
   open(options: BackendOptions): Promise<Backend>;
 }
@@ -60,6 +64,8 @@ const weightBytes = ({ weights }: Program, format: WeightFormat): number =>
 
 const wasm = (reason: string): ChosenBackend => ({
   reason,
+  name: "wasm",
+  adapterForms: WASM_FORMS,
   device: {
     pageTokens: WASM_PAGE_TOKENS,
     pageBytes: kvPageBytes,
@@ -80,6 +86,8 @@ const CUDA_SHARE = 0.94;
 
 const cuda = (addon: CudaAddon, device: CudaDevice, reason: string): ChosenBackend => ({
   reason,
+  name: "cuda",
+  adapterForms: [],
   device: {
     pageTokens: CUDA_PAGE_TOKENS,
     pageBytes: cudaPageBytes,

@@ -13,6 +13,7 @@ export const EXIT = { ok: 0, failed: 1, usage: 2, forced: 130 } as const;
 export type CliCommand =
   | { readonly kind: "serve"; readonly resolved: Resolved }
   | { readonly kind: "generate"; readonly resolved: Resolved; readonly ask: GenerateAsk }
+  | { readonly kind: "inspect"; readonly resolved: Resolved; readonly ask: InspectAsk }
   /** Help or version: `text` is the answer. */
   | { readonly kind: "print"; readonly text: string };
 
@@ -25,6 +26,12 @@ export interface GenerateAsk {
   readonly temperature: number;
   /** Tell on standard error what answers: model, backend, adapter and its load report. */
   readonly isVerbose: boolean;
+}
+
+export interface InspectAsk {
+  /** Of the adapter: its directory or archive. */
+  readonly path: string;
+  readonly isJson: boolean;
 }
 
 export interface CliEnvironment {
@@ -47,6 +54,7 @@ const SERVE_FLAGS = [
 /** How one prompt is answered. */
 const MAX_TOKENS = integer(256, 1, Number.MAX_SAFE_INTEGER, "most tokens of the answer");
 const TEMPERATURE = number(0, 0, 1e6, "0 for the most likely tokens");
+const INSPECT_FLAGS = ["backend", "loraConfig.maxLoraRank"] as const;
 const GENERATE_FLAGS = ["loraConfig.loraDir", "backend", "dtype", "threads", "maxSeqLen"] as const;
 
 /**
@@ -90,7 +98,22 @@ export function parseCommandLine(argv: readonly string[], environment: CliEnviro
     });
   addFlags(generate, GENERATE_FLAGS);
 
-  for (const command of [program, serve, generate]) {
+  const adapters = program.command("adapters").description("look at adapters without serving them");
+  const inspect = adapters
+    .command("inspect")
+    .description(`tell what an adapter's files hold and, with --model, what they would do on that base; exit code ${EXIT.failed} where they cannot be served`)
+    .argument("<path>", "directory of an adapter, or a .nemo file")
+    .option("--model <DIR>", "directory of the base model")
+    .option("--json", "as one JSON object")
+    .option("--config <FILE>", "YAML file of settings; its values win over flags")
+    .action((path: string, options: Options) => {
+      const model = options["model"];
+      const resolved = resolve(typeof model === "string" ? model : undefined, options, INSPECT_FLAGS, environment);
+      parsed = { kind: "inspect", resolved, ask: { path, isJson: options["json"] === true } };
+    });
+  addFlags(inspect, INSPECT_FLAGS);
+
+  for (const command of [program, serve, generate, adapters, inspect]) {
     command.exitOverride().configureOutput({ writeOut: (text) => (printed += text), writeErr: () => undefined });
   }
   try {
@@ -161,9 +184,12 @@ function askOf(prompt: string, options: Options): GenerateAsk {
   };
 }
 
+const commandNames = (command: Command): string[] =>
+  command.commands.length === 0 ? [command.name()] : command.commands.map((each) => `${command.name()} ${each.name()}`);
+
 /** Commander's own sentences are good; only the prefix and the line break are not ours. */
 function usageError({ code, message }: CommanderError, program: Command): ConfigError {
-  if (code === "commander.help") return new ConfigError("config_invalid", `name a command: ${program.commands.map((each) => each.name()).join(" or ")}`);
+  if (code === "commander.help") return new ConfigError("config_invalid", `name a command: ${program.commands.flatMap(commandNames).join(", ")}`);
   const [sentence = "", hint = code === "commander.excessArguments" ? "A flag with several values is repeated" : ""] = message
     .replace(/^error: /, "")
     .split("\n");

@@ -24,17 +24,33 @@ export interface ReadOptions extends AdapterLimits {
  *   through as the system's own error, which a caller may try again
  */
 export async function readAdapter(path: string, program: Program, options: ReadOptions = {}): Promise<AdapterWeights> {
+  const found = await locateAdapter(path, options.source);
+  return found.format === "peft"
+    ? await readPeft(found.directory, found.names, program, options)
+    : await readNemo(found.archive, program, options);
+}
+
+export type LocatedAdapter =
+  | { readonly format: "peft"; readonly directory: string; readonly names: ReadonlySet<string> }
+  | { readonly format: "nemo"; readonly archive: string };
+
+/**
+ * Which form lies at a path, by the names of its files alone.
+ *
+ * @throws {AdapterError} `adapter_invalid` or `adapter_unsupported`
+ */
+export async function locateAdapter(path: string, source?: CheckpointSource): Promise<LocatedAdapter> {
   const names = await listAdapter(path);
   if (names === null) {
-    if (path.endsWith(".nemo")) return await readNemo(path, program, options);
+    if (path.endsWith(".nemo")) return { format: "nemo", archive: path };
     throw new AdapterError("adapter_invalid", "the adapter's path is not a directory, nor a .nemo file", { details: { path } });
   }
   const archives = [...names].filter((name) => name.endsWith(".nemo"));
-  if (names.has(CONFIG_FILE) && options.source !== "nemo") {
-    if (names.has(WEIGHTS_FILE) || names.has(PICKLE_FILE)) return await readPeft(path, names, program, options);
+  if (names.has(CONFIG_FILE) && source !== "nemo") {
+    if (names.has(WEIGHTS_FILE) || names.has(PICKLE_FILE)) return { format: "peft", directory: path, names };
     throw missing(path, [WEIGHTS_FILE]);
   }
-  if (archives.length === 1) return await readNemo(join(path, archives[0]!), program, options);
+  if (archives.length === 1) return { format: "nemo", archive: join(path, archives[0]!) };
   if (archives.length > 1) {
     throw new AdapterError("adapter_invalid", `the adapter's directory holds ${archives.length} .nemo archives; name one of them`, { details: { path } });
   }
@@ -44,7 +60,7 @@ export async function readAdapter(path: string, program: Program, options: ReadO
       "a NeMo 2 checkpoint is not served; export it with llm.export_ckpt(target=\"hf-peft\")",
     );
   }
-  if (options.source === "nemo") {
+  if (source === "nemo") {
     const problem = names.has(CONFIG_FILE) ? "a PEFT adapter; leave lora_ckpt_source out to serve it" : "without a .nemo archive";
     throw new AdapterError("adapter_invalid", `lora_ckpt_source is nemo, but ${basename(path)} is a directory ${names.has(CONFIG_FILE) ? "of " : ""}${problem}`, {
       field: "lora_ckpt_source",

@@ -13,9 +13,9 @@ import { parseNemoConfig, type QkvLayout } from "./nemo-config.ts";
 import { isExtraState } from "./nemo-keys.ts";
 import { type NemoRank, translateNemo } from "./translate-nemo.ts";
 
-const CONFIG_MEMBER = "model_config.yaml";
+export const CONFIG_MEMBER = "model_config.yaml";
 const WEIGHTS_MEMBER = "model_weights.ckpt";
-const CONFIG_LIMITS = { maxBytes: 256 * 1024, maxDepth: 16 };
+export const NEMO_CONFIG_LIMITS = { maxBytes: 256 * 1024, maxDepth: 16 };
 
 /** `mp_rank_T` where layers are not divided among ranks, else `tp_rank_T_pp_rank_P`. */
 const RANK_MEMBER = /^(?:mp_rank_([0-9]{2,4})|tp_rank_([0-9]{2,4})_pp_rank_([0-9]{3,4}))\/model_weights\.ckpt$/;
@@ -31,7 +31,7 @@ export async function readNemo(
   const yaml = members.get(CONFIG_MEMBER);
   if (yaml === undefined) throw new AdapterError("adapter_invalid", `the .nemo archive has no ${CONFIG_MEMBER}`);
   const config = parseNemoConfig(
-    inFile(CONFIG_MEMBER, () => parseYaml(yaml, CONFIG_LIMITS)),
+    inFile(CONFIG_MEMBER, () => parseYaml(yaml, NEMO_CONFIG_LIMITS)),
     program,
     options.nemoQkvLayout ?? "auto",
   );

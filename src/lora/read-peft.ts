@@ -15,7 +15,7 @@ export const CONFIG_FILE = "adapter_config.json";
 export const WEIGHTS_FILE = "adapter_model.safetensors";
 /** What PEFT wrote before safetensors, and still writes when asked to. */
 export const PICKLE_FILE = "adapter_model.bin";
-const CONFIG_LIMITS = { maxBytes: 64 * 1024, maxDepth: 16 };
+export const CONFIG_LIMITS = { maxBytes: 64 * 1024, maxDepth: 16 };
 
 /** @param names of the files in the directory: the configuration, and one of the two kinds of weights */
 export async function readPeft(

@@ -15,7 +15,6 @@ import { TokenStream } from "../core/token-stream.ts";
 import { Engine } from "../engine/engine.ts";
 import { TextOutput } from "../engine/text-output.ts";
 import { resolveUnderRoots } from "../lora/adapter-paths.ts";
-import type { AdapterReport } from "../lora/adapter-report.ts";
 import type { AdapterWeights } from "../lora/adapter-weights.ts";
 import { HostLru } from "../lora/host-lru.ts";
 import { SlotPool } from "../lora/slot-pool.ts";
@@ -32,7 +31,7 @@ import {
 import { checkRequest } from "./check-request.ts";
 import { InFlight } from "./in-flight.ts";
 import { defaultRuntimeOptions, type RuntimeOptions } from "./runtime-options.ts";
-import { collectStats, listAdapters, type RuntimeParts } from "./runtime-parts.ts";
+import { type AdapterLoad, collectStats, listAdapters, type RuntimeParts } from "./runtime-parts.ts";
 import type {
   AdapterListing,
   AdapterReference,
@@ -57,17 +56,6 @@ export interface LocalRuntimeInput {
   /** Hears once that nothing can be served any more: the device is lost, or there is a bug. */
   readonly onFailure?: (error: LorikeetError) => void;
 }
-
-/** What became of one load. */
-export type AdapterLoad =
-  | {
-      readonly name: string;
-      readonly digest: string;
-      readonly report: AdapterReport;
-      readonly deviceBytes: number;
-      readonly error: null;
-    }
-  | { readonly name: string; readonly error: LorikeetError };
 
 export interface LocalRuntime extends Runtime {
   /** Why nothing is served any more; `null` while all is well. */

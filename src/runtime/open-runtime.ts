@@ -6,12 +6,14 @@ import { chooseBackend } from "../backend/choose-backend.ts";
 import { AdapterError, ConfigError, type LorikeetError } from "../core/errors.ts";
 import { checkForms } from "../lora/adapter-forms.ts";
 import { discoverAdapters, type NamedAdapter } from "../lora/adapter-paths.ts";
+import type { AdapterLimits } from "../lora/assemble-adapter.ts";
 import type { AdapterWeights } from "../lora/adapter-weights.ts";
 import { type CheckpointSource, readAdapter } from "../lora/read-adapter.ts";
 import { targetModules } from "../lora/target-modules.ts";
 import { loadModel } from "../model/load-model.ts";
-import { type AdapterLoad, createLocalRuntime, type LocalRuntime } from "./local-runtime.ts";
+import { createLocalRuntime, type LocalRuntime } from "./local-runtime.ts";
 import type { RefusedAdapter } from "./runtime-options.ts";
+import type { AdapterLoad } from "./runtime-parts.ts";
 import { type MemoryWish, sizeMemory } from "./size-memory.ts";
 
 /** The settings of the same names, in the units of the command line. */
@@ -145,8 +147,12 @@ async function modelDirectory(model: string | null): Promise<string> {
   throw wrong(`the model ${JSON.stringify(model)} is not a directory; give one that holds a model's files`);
 }
 
-/** @throws {ConfigError} `config_invalid` */
-function adapterLimits({ loraConfig, peftCacheConfig }: OpenOptions) {
+/**
+ * What the settings leave out.
+ *
+ * @throws {ConfigError} `config_invalid`
+ */
+export function adapterLimits({ loraConfig, peftCacheConfig }: Pick<OpenOptions, "loraConfig" | "peftCacheConfig">): AdapterLimits & { readonly maxRank: number } {
   const { maxLoraRank, loraTargetModules } = loraConfig;
   const { maxAdapterSize } = peftCacheConfig;
   const isCacheSmaller = maxAdapterSize !== null && maxAdapterSize < maxLoraRank;

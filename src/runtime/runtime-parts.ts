@@ -1,6 +1,8 @@
 /** The data that a running Lorikeet consists of, and what listings and statistics show of it. */
 import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.events.ts";
 import type { Engine } from "../engine/engine.ts";
+import type { LorikeetError } from "../core/errors.ts";
+import type { AdapterReport } from "../lora/adapter-report.ts";
 import type { HostLru } from "../lora/host-lru.ts";
 import type { SlotPool } from "../lora/slot-pool.ts";
 import type { ScheduleTable } from "../schedule/schedule-table.ts";
@@ -24,6 +26,17 @@ export interface RuntimeCounters {
   stepMs: number;
   readonly refused: Record<string, number>;
 }
+
+/** What became of one load. */
+export type AdapterLoad =
+  | {
+      readonly name: string;
+      readonly digest: string;
+      readonly report: AdapterReport;
+      readonly deviceBytes: number;
+      readonly error: null;
+    }
+  | { readonly name: string; readonly error: LorikeetError };
 
 export const listAdapters = (parts: RuntimeParts): readonly AdapterListing[] =>
   Array.from(parts.registry.records, (record) => {

@@ -107,7 +107,7 @@ describe("lorikeet", () => {
   });
 
   test.each([
-    [[], "name a command: serve or generate"],
+    [[], "name a command: serve, generate, adapters inspect"],
     [["srve"], "unknown command 'srve' (Did you mean serve?)"],
     [["serve", "--prt", "1"], "unknown option '--prt' (Did you mean --port?)"],
     [["serve", "--port"], "option '--port <NUMBER>' argument missing"],

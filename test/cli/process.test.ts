@@ -123,6 +123,22 @@ describe("lorikeet", () => {
   });
 });
 
+describe("lorikeet adapters inspect", () => {
+  test.each([
+    [["models/demo/adapters/sql", "--model", "models/demo", ...onWasm], 0, /^models\/demo\/adapters\/sql\n  format    PEFT\n[^]+\n  served    yes\n  digest    [0-9a-f]{64}\n/],
+    [["models/demo/adapters/summarize-nemo"], 0, /format    NeMo 1\.x\n[^]+problem   none of the files' own; --model DIR tells whether they fit a base\n$/],
+    [["models/demo/adapters/sql", "--model", "test/fixtures/peft/base_llama", ...onWasm], 1, /\n  served    no: .+\n$/],
+    [["test/fixtures/peft/torch/evil.ckpt", "--json"], 1, /"code": "adapter_invalid"/],
+  ])("%p prints and exits with what came of it", async (argv, code, stdout) => {
+    expect(await outcome("adapters", "inspect", ...argv)).toEqual({ code, stdout: expect.stringMatching(stdout), stderr: "" });
+  });
+
+  test("needs a path", async () => {
+    expect(await outcome("adapters", "inspect")).toMatchObject({ code: 2, stderr: "error: missing required argument 'path'; see lorikeet --help\n" });
+    expect(await outcome("adapters")).toMatchObject({ code: 2, stderr: "error: name a command: serve, generate, adapters inspect\n" });
+  });
+});
+
 describe("lorikeet serve", () => {
   let child: Child;
   let text: string;

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { systemClock } from "../../src/core/clock.ts";
 import { AdapterError } from "../../src/core/errors.ts";
 import type { AdapterId } from "../../src/core/ids.ts";
-import type { AdapterLoad } from "../../src/runtime/local-runtime.ts";
+import type { AdapterLoad } from "../../src/runtime/runtime-parts.ts";
 import { deviceLost, nextToken } from "../helpers/fake-backend.ts";
 import { letters } from "../helpers/letters.ts";
 import { collect, fakeModel, openBench, requestWith, weightsOf } from "../helpers/runtime.ts";

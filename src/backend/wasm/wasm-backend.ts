@@ -4,7 +4,7 @@ import type { SlotId } from "../../core/ids.ts";
 import { decodeResult, encodeStep, resultWords, StepBlock, stepWords } from "../../core/step-block.ts";
 import { RESULT_HEADER } from "../../core/step-layout.ts";
 import type { Step, StepResult } from "../../core/step.ts";
-import type { AdapterWeights } from "../../lora/adapter-weights.ts";
+import type { AdapterForm, AdapterWeights } from "../../lora/adapter-weights.ts";
 import { RunAllocator } from "../../lora/run-allocator.ts";
 import type { Program } from "../../model/program.ts";
 import type { AdapterImage, Backend, BackendInfo, BackendOptions } from "../backend.ts";
@@ -21,6 +21,9 @@ import { AdapterStager, type BasePanels } from "./stage-adapter.ts";
 
 /** Adapter memory is handed out in runs of this unit. */
 const ADAPTER_UNIT_BYTES = 4096;
+
+/** Forms of adapters served beyond plain LoRA. */
+export const ADAPTER_FORMS: readonly AdapterForm[] = ["dora", "lora_bias"];
 
 /** Bytes of KV memory that one page takes, for callers that size `numPages` by a budget. */
 export const kvPageBytes = (program: Program): number => program.numLayers * layerPageBytes(program);
@@ -229,7 +232,7 @@ class WasmBackend implements Backend {
     this.#room = new RunAllocator(Math.floor(options.adapterBytes / ADAPTER_UNIT_BYTES));
     const threads = options.numThreads === 1 ? "1 thread" : `${options.numThreads} threads`;
     this.info = {
-      adapterForms: ["dora", "lora_bias"],
+      adapterForms: ADAPTER_FORMS,
       name: "wasm",
       description: `WebAssembly SIMD, ${threads}, ${options.format} weights`,
       pageTokens: PAGE_TOKENS,
