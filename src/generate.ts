@@ -1,5 +1,6 @@
 /** `lorikeet generate`: one prompt, its answer on standard output as it comes. */
 import type { GenerateAsk } from "./config/cli.ts";
+import { downloadProgress } from "./download-progress.ts";
 import { flagOf, type Config } from "./config/settings.ts";
 import { describeReport } from "./lora/adapter-report.ts";
 import { chatEncoder } from "./runtime/chat.ts";
@@ -19,9 +20,10 @@ export async function generate(config: Config, ask: GenerateAsk, { write, tell }
   const tellFact = (label: string, value: string): void => {
     if (ask.isVerbose) tell(`${label.padEnd(9)} ${value}`);
   };
-  const { runtime, backendReason } = await openRuntime({
+  const { runtime, backendReason, modelOrigin, served } = await openRuntime({
     ...config,
     maxBatchSize: 1,
+    onSource: downloadProgress(process.stderr),
     onAdapterLoad: (load) => {
       if (load.error !== null) return;
       tellFact("adapter", load.name);
@@ -30,6 +32,9 @@ export async function generate(config: Config, ask: GenerateAsk, { write, tell }
     },
   });
   tellFact("model", runtime.model.name);
+  if (modelOrigin !== null) tellFact("origin", modelOrigin);
+  const adapterOrigin = served.find(({ name }) => name === ask.adapter)?.origin ?? null;
+  if (adapterOrigin !== null) tellFact("origin", adapterOrigin);
   tellFact("backend", `${runtime.backend.name}: ${runtime.backend.description} (${backendReason})`);
   try {
     const adapter = ask.adapter === null ? null : await runtime.resolveAdapter({ name: ask.adapter });

@@ -1,6 +1,7 @@
 /** `lorikeet adapters inspect`: what an adapter's files hold, and what they would do on a base. */
 import { chooseBackend } from "./backend/choose-backend.ts";
 import type { InspectAsk } from "./config/cli.ts";
+import { downloadProgress } from "./download-progress.ts";
 import type { Config } from "./config/settings.ts";
 import { ConfigError, LorikeetError } from "./core/errors.ts";
 import { checkForms } from "./lora/adapter-forms.ts";
@@ -10,6 +11,7 @@ import { inspectAdapter, type Inspection, type Problem, problemOf } from "./lora
 import { readAdapter } from "./lora/read-adapter.ts";
 import { buildDecoderProgram } from "./model/decoder-program.ts";
 import { readModelConfig } from "./model/model-config.ts";
+import { findModel, sourcesOf } from "./runtime/find-sources.ts";
 import { adapterLimits } from "./runtime/open-runtime.ts";
 
 /** What would come of it on one base. */
@@ -31,10 +33,12 @@ export interface Inspected extends Inspection {
 
 /** @returns what to print, and whether the adapter can be served as far as was asked */
 export async function inspect(config: Config, ask: InspectAsk): Promise<{ readonly text: string; readonly isGood: boolean }> {
-  const content = await inspectAdapter(ask.path).catch((cause: unknown) => {
+  const sources = sourcesOf({ ...config, onSource: downloadProgress(process.stderr) });
+  const { path } = await sources.fetch(ask.path, "adapter");
+  const content = await inspectAdapter(path).catch((cause: unknown) => {
     throw new ConfigError("config_invalid", `${ask.path} cannot be read: ${(cause as { readonly code?: string }).code ?? "unknown error"}`, { cause });
   });
-  const base = config.model === null ? null : await judge(config, config.model, ask.path);
+  const base = config.model === null ? null : await judge(config, (await findModel(sources, config.model)).path, path);
   const inspected: Inspected = { ...content, base };
   const isGood = base === null ? content.problem === null : base.isServed;
   return { text: ask.isJson ? `${JSON.stringify(inspected, null, 2)}\n` : describe(inspected), isGood };

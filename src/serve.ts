@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import pino from "pino";
 import packageJson from "../package.json" with { type: "json" };
+import { downloadProgress } from "./download-progress.ts";
 import type { Config } from "./config/settings.ts";
 import { type HttpServer, listen } from "./http/server.ts";
 import { chatEncoder } from "./runtime/chat.ts";
@@ -22,6 +23,7 @@ export async function startServer(config: Config): Promise<RunningServer> {
   let http: HttpServer | null = null;
   const opened = await openRuntime({
     ...config,
+    onSource: downloadProgress(process.stderr),
     onAdapterLoad: (load) => logLoad(log, load),
     onFailure: (error) => {
       log.error({ err: error.cause ?? error, code: error.errorCode }, error.message);
@@ -29,6 +31,7 @@ export async function startServer(config: Config): Promise<RunningServer> {
     },
   });
   const { runtime } = opened;
+  logOrigins(log, opened);
   try {
     http = listen({
       runtime,
@@ -58,6 +61,12 @@ export async function startServer(config: Config): Promise<RunningServer> {
   };
 }
 
+/** Which versions are served of what was downloaded. */
+function logOrigins(log: pino.Logger, { runtime, modelOrigin, served }: Opened): void {
+  if (modelOrigin !== null) log.info({ model: runtime.model.name, origin: modelOrigin }, "model downloaded or found in the cache");
+  for (const { name: adapter, origin } of served) if (origin !== null) log.info({ adapter, origin }, "adapter downloaded or found in the cache");
+}
+
 /** The load report: what an adapter has, and what will be applied of it. */
 function logLoad(log: pino.Logger, { name: adapter, ...load }: AdapterLoad): void {
   if (load.error === null) {
@@ -71,7 +80,7 @@ function logLoad(log: pino.Logger, { name: adapter, ...load }: AdapterLoad): voi
 
 /** What a person needs to know at the start, with commands that work when pasted. */
 export function banner(config: Config, { http, opened }: RunningServer): string {
-  const { runtime, backendReason, served, refused } = opened;
+  const { runtime, backendReason, modelOrigin, served, refused } = opened;
   const { model, backend } = runtime;
   const host = config.host.replaceAll(/[[\]]/g, "");
   const reachedAt = ALL_INTERFACES[host] ?? host;
@@ -81,7 +90,7 @@ export function banner(config: Config, { http, opened }: RunningServer): string 
   return [
     `Lorikeet ${packageJson.version}`,
     `  backend   ${backend.name}: ${backend.description} (${backendReason})`,
-    `  model     ${model.name}, up to ${runtime.maxContext} tokens per request`,
+    `  model     ${model.name}${modelOrigin === null ? "" : ` (${modelOrigin})`}, up to ${runtime.maxContext} tokens per request`,
     `  adapters  ${served.length === 0 ? "none" : `${served.length}: ${listed(names)}`}`,
     ...refused.map(({ name, error }) => `            not served: ${name}: ${error.message}`),
     `  address   ${address}${host === reachedAt ? "" : ` (listening on all interfaces, ${config.host})`}`,

@@ -47,15 +47,15 @@ export interface CliEnvironment {
 type Options = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
 
 const SERVE_FLAGS = [
-  "servedModelName", "host", "port", "allowedHost", "apiKey", "allowNoKey", "adapterRoot", "loraConfig.loraDir",
+  "servedModelName", "sourceHost", "downloadTimeoutS", "host", "port", "allowedHost", "apiKey", "allowNoKey", "adapterRoot", "loraConfig.loraDir",
   "loraConfig.maxLoraRank", "loraConfig.maxLoras", "loraConfig.maxCpuLoras", "backend", "dtype", "threads",
   "maxBatchSize", "maxNumTokens", "maxSeqLen", "maxQueue", "requestTimeoutS", "shutdownTimeoutS", "logLevel",
 ] as const;
 /** How one prompt is answered. */
 const MAX_TOKENS = integer(256, 1, Number.MAX_SAFE_INTEGER, "most tokens of the answer");
 const TEMPERATURE = number(0, 0, 1e6, "0 for the most likely tokens");
-const INSPECT_FLAGS = ["backend", "loraConfig.maxLoraRank"] as const;
-const GENERATE_FLAGS = ["loraConfig.loraDir", "backend", "dtype", "threads", "maxSeqLen"] as const;
+const INSPECT_FLAGS = ["sourceHost", "backend", "loraConfig.maxLoraRank"] as const;
+const GENERATE_FLAGS = ["loraConfig.loraDir", "sourceHost", "backend", "dtype", "threads", "maxSeqLen"] as const;
 
 /**
  * @param argv arguments after the program's own name
@@ -72,7 +72,7 @@ export function parseCommandLine(argv: readonly string[], environment: CliEnviro
   const serve = program
     .command("serve")
     .description("serve a model and its adapters over HTTP; the demo with its adapters when neither MODEL nor --config is given")
-    .argument("[model]", "directory of the base model")
+    .argument("[model]", "the base model: a directory, or OWNER/NAME[@REVISION] of a Hugging Face hub, s3://, https://")
     .option("--config <FILE>", "YAML file of settings; its values win over flags")
     .action((model: string | undefined, options: Options) => {
       const isDemo = model === undefined && options["config"] === undefined;
@@ -84,7 +84,7 @@ export function parseCommandLine(argv: readonly string[], environment: CliEnviro
   const generate = program
     .command("generate")
     .description("answer one prompt on standard output")
-    .argument("<model>", "directory of the base model")
+    .argument("<model>", "the base model: a directory, or OWNER/NAME[@REVISION] of a Hugging Face hub, s3://, https://")
     .argument("<prompt>", "a user's message where the model has a chat template, text to continue otherwise")
     .option("--lora <NAME>", "adapter to answer with")
     .option("--raw", "continue the prompt as it is, without the model's chat template")
@@ -102,8 +102,8 @@ export function parseCommandLine(argv: readonly string[], environment: CliEnviro
   const inspect = adapters
     .command("inspect")
     .description(`tell what an adapter's files hold and, with --model, what they would do on that base; exit code ${EXIT.failed} where they cannot be served`)
-    .argument("<path>", "directory of an adapter, or a .nemo file")
-    .option("--model <DIR>", "directory of the base model")
+    .argument("<path>", "directory of an adapter, a .nemo file, or a source as for --lora-dir")
+    .option("--model <MODEL>", "the base model, as for serve")
     .option("--json", "as one JSON object")
     .option("--config <FILE>", "YAML file of settings; its values win over flags")
     .action((path: string, options: Options) => {

@@ -23,7 +23,9 @@ export const SERVER_SETTINGS = {
 
 export const TOP_SETTINGS = {
   ...SERVER_SETTINGS,
-  model: text(null, "DIR", "directory of the base model"),
+  model: text(null, "MODEL", "the base model: a directory, OWNER/NAME[@REVISION] of a Hugging Face hub, s3://BUCKET/FOLDER or https://HOST/FOLDER"),
+  sourceHost: texts("HOST", "a host that models and adapters may be downloaded from by https, as HOST, HOST:PORT or http://HOST:PORT; none besides the hub by default"),
+  downloadTimeoutS: integer(21_600, 1, 604_800, "longest download of one model or adapter in seconds"),
   adapterRoot: texts("DIR", "a directory under which requests may name adapters by path; none by default"),
   backend: choice("auto", ["auto", "wasm", "cuda"], "what computes; auto takes cuda where a device answers"),
   dtype: choice("bfloat16", ["bfloat16", "float32", "int8", "auto"], "format of the weights in memory; auto is bfloat16"),
@@ -36,7 +38,7 @@ export const TOP_SETTINGS = {
 } as const;
 
 export const LORA_SETTINGS = {
-  loraDir: texts("DIR", "adapters: a directory of one, a directory of many, a .nemo file, or name=DIR"),
+  loraDir: texts("DIR", "adapters: a directory of one, a directory of many, a .nemo file, OWNER/NAME[@REVISION] of a hub, s3:// or https://, each also as name=DIR"),
   loraTargetModules: texts("NAME", "modules that adapters may change, by TensorRT-LLM's names, such as attn_q; an adapter that changes another is refused; all by default"),
   maxLoraRank: integer(64, 1, 4096, "largest rank that is served"),
   maxLoras: integer(null, 1, 100_000, "most adapters on the device at once"),

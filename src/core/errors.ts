@@ -28,9 +28,11 @@ export type ErrorCode =
   | "model_unsupported"
   // ConfigError
   | "config_invalid"
+  | "source_refused"
   // CapacityError
   | "queue_full"
   | "shutting_down"
+  | "source_unavailable"
   | "request_timeout"
   // NativeError
   | "backend_unavailable"

@@ -20,8 +20,10 @@ const STATUS: Readonly<Record<ErrorCode, number>> = {
   model_invalid: 500,
   model_unsupported: 500,
   config_invalid: 500,
+  source_refused: 400,
   queue_full: 429,
   shutting_down: 503,
+  source_unavailable: 503,
   request_timeout: 504,
   backend_unavailable: 503,
   backend_failed: 500,
@@ -30,7 +32,7 @@ const STATUS: Readonly<Record<ErrorCode, number>> = {
 };
 
 /** Seconds a client should wait before it tries again. */
-const RETRY_AFTER: Partial<Record<ErrorCode, number>> = { queue_full: 1, shutting_down: 5 };
+const RETRY_AFTER: Partial<Record<ErrorCode, number>> = { queue_full: 1, shutting_down: 5, source_unavailable: 30 };
 
 export interface ErrorBody {
   readonly error: {

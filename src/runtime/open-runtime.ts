@@ -1,5 +1,4 @@
 /** A running Lorikeet from a model's directory: the one composition that the command and the library share. */
-import { stat } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import type { WeightFormat } from "../backend/backend.ts";
 import { chooseBackend } from "../backend/choose-backend.ts";
@@ -11,14 +10,15 @@ import type { AdapterWeights } from "../lora/adapter-weights.ts";
 import { type CheckpointSource, readAdapter } from "../lora/read-adapter.ts";
 import { targetModules } from "../lora/target-modules.ts";
 import { loadModel } from "../model/load-model.ts";
+import { type AdapterSource, findAdapterSources, findModel, type SourceOptions, sourcesOf } from "./find-sources.ts";
 import { createLocalRuntime, type LocalRuntime } from "./local-runtime.ts";
 import type { RefusedAdapter } from "./runtime-options.ts";
 import type { AdapterLoad } from "./runtime-parts.ts";
 import { type MemoryWish, sizeMemory } from "./size-memory.ts";
 
 /** The settings of the same names, in the units of the command line. */
-export interface OpenOptions {
-  /** Directory of the base model; refused where it is `null`. */
+export interface OpenOptions extends SourceOptions {
+  /** Directory or other source of the base model; refused where it is `null`. */
   readonly model: string | null;
   /** `null` for the directory's name. */
   readonly servedModelName: string | null;
@@ -65,9 +65,16 @@ export interface Opened {
   readonly runtime: LocalRuntime;
   /** Why this backend, in a few words. */
   readonly backendReason: string;
-  readonly served: readonly NamedAdapter[];
+  /** Source and version of the model where it was downloaded; `null` for a directory of this machine. */
+  readonly modelOrigin: string | null;
+  readonly served: readonly ServedAdapter[];
   /** Adapters that were found and cannot be served. */
   readonly refused: readonly RefusedAdapter[];
+}
+
+export interface ServedAdapter extends NamedAdapter {
+  /** Source and version, for one that was downloaded. */
+  readonly origin: string | null;
 }
 
 /** More adapters than this are not read before they are used. */
@@ -82,10 +89,11 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
   refuseUnserved(options);
   const chosen = chooseBackend(options.backend);
   const format = options.dtype === "auto" ? "bfloat16" : options.dtype;
-  const name = options.servedModelName;
-  const directory = await modelDirectory(options.model);
   const limits = adapterLimits(options);
-  const model = await loadModel(directory, name === null ? {} : { name });
+  const sources = sourcesOf(options);
+  const base = await findModel(sources, options.model);
+  const adapterSources = await findAdapterSources(sources, options.loraConfig.loraDir);
+  const model = await loadModel(base.path, { name: options.servedModelName ?? base.name });
   const { program } = model;
   const maxRows = Math.max(options.maxNumTokens, options.maxBatchSize);
   const sizes = sizeMemory(program, memoryWish(options, limits.maxRank), {
@@ -108,7 +116,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
   });
   const readServed = async (path: string, source: CheckpointSource): Promise<AdapterWeights> =>
     checkForms(await readAdapter(path, program, { ...limits, nemoQkvLayout, source }), backend.info);
-  const { served, refused } = await findAdapters(options.loraConfig.loraDir, (path) => readServed(path, loraCkptSource)).catch(async (thrown: unknown) => {
+  const { served, refused } = await findAdapters(adapterSources, (path) => readServed(path, loraCkptSource)).catch(async (thrown: unknown) => {
     await backend.close();
     throw thrown;
   });
@@ -128,7 +136,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     ...(options.onAdapterLoad === undefined ? {} : { onAdapterLoad: options.onAdapterLoad }),
     ...(options.onFailure === undefined ? {} : { onFailure: options.onFailure }),
   });
-  return { runtime, backendReason: chosen.reason, served, refused };
+  return { runtime, backendReason: chosen.reason, modelOrigin: base.origin, served, refused };
 }
 
 /** Adapters that need these would be answered wrongly without them. */
@@ -138,13 +146,6 @@ function refuseUnserved({ loraConfig }: OpenOptions): void {
   if (Object.keys(loraConfig.trtllmModulesToHfModules).length > 0) {
     throw unserved("trtllm_modules_to_hf_modules", "is not served yet; adapters are matched by the model's own module names");
   }
-}
-
-async function modelDirectory(model: string | null): Promise<string> {
-  const wrong = (message: string): ConfigError => new ConfigError("config_invalid", message, { field: "model" });
-  if (model === null) throw wrong("model is missing; give the directory of the base model");
-  if ((await stat(model).catch(() => null))?.isDirectory() === true) return model;
-  throw wrong(`the model ${JSON.stringify(model)} is not a directory; give one that holds a model's files`);
 }
 
 /**
@@ -180,17 +181,17 @@ const memoryWish = (
 });
 
 async function findAdapters(
-  directories: readonly string[],
+  directories: readonly AdapterSource[],
   read: (path: string) => Promise<unknown>,
 ): Promise<Pick<Opened, "served" | "refused">> {
-  const found = new Map<string, NamedAdapter>();
-  for (const directory of directories) {
-    for (const adapter of await discoverAdapters(directory)) {
+  const found = new Map<string, ServedAdapter>();
+  for (const { value, origin } of directories) {
+    for (const adapter of await discoverAdapters(value)) {
       if ((found.get(adapter.name) ?? adapter).path !== adapter.path) throw twice(adapter.name);
-      found.set(adapter.name, adapter);
+      found.set(adapter.name, { ...adapter, origin });
     }
   }
-  const served: NamedAdapter[] = [];
+  const served: ServedAdapter[] = [];
   const refused: RefusedAdapter[] = [];
   for (const [i, adapter] of [...found.values()].entries()) {
     const error = i < MAX_CHECKED_ADAPTERS ? await errorOf(read(adapter.path)) : null;

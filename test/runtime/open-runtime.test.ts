@@ -94,7 +94,7 @@ describe("lora_ckpt_source nemo", () => {
 describe("what cannot be opened", () => {
   test.each([
     [{ model: null }, "model is missing; give the directory of the base model"],
-    [{ model: "no/such" }, 'the model "no/such" is not a directory'],
+    [{ model: "no/such/model" }, 'the model "no/such/model" is not a directory'],
     [{ loraConfig: { loraTargetModules: ["attn_p"] } }, 'got "attn_p" (did you mean attn_q?)'],
     [{ loraConfig: { loraTargetModules: ["constructor"] } }, "lora_target_modules must be among attn_qkv, attn_q"],
     [{ loraConfig: { trtllmModulesToHfModules: { attn_q: ["q"] } } }, "lora_config.trtllm_modules_to_hf_modules is not served yet"],
