@@ -35,7 +35,7 @@ export async function resolveUnderRoots(path: string, roots: readonly string[]):
   throw refused;
 }
 
-function isInside(path: string, root: string): boolean {
+export function isInside(path: string, root: string): boolean {
   const way = relative(root, path);
   return way === "" || (way !== ".." && !way.startsWith(`..${sep}`) && !isAbsolute(way));
 }

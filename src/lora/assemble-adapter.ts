@@ -10,6 +10,8 @@ import { firstNonFinite } from "./finite.ts";
 import { isAllowed, type TargetModules } from "./target-modules.ts";
 
 export interface AdapterLimits {
+  /** Directories of which one must hold every file after all links; left out for adapters that the operator named. */
+  readonly within?: readonly string[] | undefined;
   /** Largest rank of any module; no limit when left out. */
   readonly maxRank?: number | undefined;
   /** The setting that the rank is limited by, for messages; default `max_lora_rank`. */

@@ -26,7 +26,7 @@ export async function readNemo(
   program: Program,
   options: AdapterLimits & { readonly nemoQkvLayout?: QkvLayout | "auto" | undefined },
 ): Promise<AdapterWeights> {
-  const bytes = await readBounded(path, "the .nemo archive", MAX_WEIGHTS_BYTES);
+  const bytes = await readBounded(path, "the .nemo archive", MAX_WEIGHTS_BYTES, options.within);
   const members = inFile("the .nemo archive", () => parseTar(bytes));
   const yaml = members.get(CONFIG_MEMBER);
   if (yaml === undefined) throw new AdapterError("adapter_invalid", `the .nemo archive has no ${CONFIG_MEMBER}`);

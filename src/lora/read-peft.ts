@@ -24,11 +24,11 @@ export async function readPeft(
   program: Program,
   limits: AdapterLimits,
 ): Promise<AdapterWeights> {
-  const json = await readBounded(join(directory, CONFIG_FILE), CONFIG_FILE, CONFIG_LIMITS.maxBytes);
+  const json = await readBounded(join(directory, CONFIG_FILE), CONFIG_FILE, CONFIG_LIMITS.maxBytes, limits.within);
   const config = parseAdapterConfig(inFile(CONFIG_FILE, () => parseJsonObject(json, CONFIG_LIMITS)));
   // As PEFT does where both are there.
   const name = names.has(WEIGHTS_FILE) ? WEIGHTS_FILE : PICKLE_FILE;
-  const bytes = await readBounded(join(directory, name), name, MAX_WEIGHTS_BYTES);
+  const bytes = await readBounded(join(directory, name), name, MAX_WEIGHTS_BYTES, limits.within);
   const { tensors, warnings } = inFile(name, () => (name === WEIGHTS_FILE ? { tensors: parseSafetensors(bytes), warnings: [] } : readPickled(bytes)));
   return translatePeft({ ...config, warnings: [...config.warnings, ...warnings] }, tensors, program, limits);
 }

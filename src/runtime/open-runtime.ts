@@ -114,8 +114,8 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     numSlots: sizes.numSlots,
     adapterBytes: sizes.adapterBytes,
   });
-  const readServed = async (path: string, source: CheckpointSource): Promise<AdapterWeights> =>
-    checkForms(await readAdapter(path, program, { ...limits, nemoQkvLayout, source }), backend.info);
+  const readServed = async (path: string, source: CheckpointSource, within?: readonly string[]): Promise<AdapterWeights> =>
+    checkForms(await readAdapter(path, program, { ...limits, nemoQkvLayout, source, within }), backend.info);
   const { served, refused } = await findAdapters(adapterSources, (path) => readServed(path, loraCkptSource)).catch(async (thrown: unknown) => {
     await backend.close();
     throw thrown;
@@ -123,7 +123,8 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
   const runtime = createLocalRuntime({
     model,
     backend,
-    readAdapter: ({ path, source }) => readServed(path, source ?? loraCkptSource),
+    // What the operator listed may be links to anywhere, as a hub's cache is made of them; what a request named may not.
+    readAdapter: ({ path, source }) => readServed(path, source ?? loraCkptSource, served.some((each) => each.path === path) ? undefined : options.adapterRoot),
     options: {
       adapters: served,
       refusedAdapters: refused,
