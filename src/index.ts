@@ -24,7 +24,7 @@ export { LoRARequest } from "./library/lora-request.ts";
 export type { CompletionOutput, Logprob, RequestOutput } from "./library/outputs.ts";
 export type { ChatMessage } from "./runtime/chat.ts";
 export type { SamplingParams } from "./runtime/requests.ts";
-export type { AdapterListing, RuntimeStats } from "./runtime/runtime.ts";
+export type { AdapterListing, AdapterState, AdapterTier, AdapterToLoad, AdapterToUnload, RuntimeStats } from "./runtime/runtime.ts";
 
 /** Where adapters are, and their limits: TensorRT-LLM's `LoraConfig` in camelCase. */
 export type LoraConfig = Partial<LoraSettings>;
@@ -38,6 +38,7 @@ type ServerSetting =
   | "port"
   | "allowedHost"
   | "apiKey"
+  | "adminKey"
   | "allowNoKey"
   | "shutdownTimeoutS"
   | "logLevel"

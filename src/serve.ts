@@ -39,6 +39,7 @@ export async function startServer(config: Config): Promise<RunningServer> {
       host: config.host,
       port: config.port,
       apiKeys: config.apiKey,
+      adminKeys: config.adminKey,
       allowNoKey: config.allowNoKey,
       allowedHosts: config.allowedHost,
       baseNames: [runtime.model.name],

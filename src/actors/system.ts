@@ -44,6 +44,7 @@ export interface SystemInput {
   readonly maxLoads: number;
   readonly maxLoadAttempts: number;
   readonly loadBackoffMs: number;
+  readonly loadTimeoutMs: number;
   readonly loadFailureMs: number;
   readonly clock: Clock;
   readonly timers: Timers | null;
@@ -58,6 +59,12 @@ export interface SystemInput {
 export interface ActorSystem {
   submit(sequence: Sequence): void;
   cancel(requestId: RequestId): void;
+  /** Reads an adapter into host memory ahead of its first request; `adapter.loaded` or `adapter.failed` tells. */
+  load(adapterId: AdapterId): void;
+  /** Keeps an adapter in host memory and, from its first use on, on the device. */
+  pin(adapterId: AdapterId): void;
+  /** Frees what an adapter takes, at once or when its last request has ended; no new ones may come. */
+  forget(adapterId: AdapterId): void;
   /** Lets everything queued end; `scheduler.drained` tells when. */
   drain(): void;
   /** Ends everything with `shutdown`; `scheduler.drained` tells when. */
@@ -89,6 +96,7 @@ export function startSystem(input: SystemInput): ActorSystem {
       maxLoads: input.maxLoads,
       maxAttempts: input.maxLoadAttempts,
       backoffMs: input.loadBackoffMs,
+      timeoutMs: input.loadTimeoutMs,
       failureMs: input.loadFailureMs,
     },
   });
@@ -122,6 +130,16 @@ export function startSystem(input: SystemInput): ActorSystem {
   return {
     submit: (sequence) => scheduler.send({ type: "request.submit", sequence }),
     cancel: (requestId) => scheduler.send({ type: "request.cancel", requestId }),
+    load: (adapterId) => loader.send({ type: "adapter.load", adapterId }),
+    pin: (adapterId) => {
+      cache.send({ type: "image.pin", adapterId });
+      slots.send({ type: "slot.pin", adapterId });
+    },
+    forget: (adapterId) => {
+      loader.send({ type: "adapter.forget", adapterId });
+      cache.send({ type: "image.forget", adapterId });
+      slots.send({ type: "slot.forget", adapterId });
+    },
     drain: () => scheduler.send({ type: "scheduler.drain" }),
     stopRequests: () => scheduler.send({ type: "scheduler.stop" }),
     stop: () => {

@@ -73,10 +73,12 @@ const nearestTo = (name: string): string => didYouMean(name, [...SETTINGS.keys()
 
 /** From the environment: keys stay out of process lists that way. */
 export function givenEnvironment(env: Readonly<Record<string, string | undefined>>): Given[] {
-  const keys = env["LORIKEET_API_KEY"];
-  if (keys === undefined || keys === "") return [];
-  const list = keys.split(",").map((key) => key.trim()).filter((key) => key !== "");
-  return [{ setting: "apiKey", value: list, source: "LORIKEET_API_KEY" }];
+  return [givenKeys(env, "LORIKEET_API_KEY", "apiKey"), givenKeys(env, "LORIKEET_ADMIN_KEY", "adminKey")].flat();
+}
+
+function givenKeys(env: Readonly<Record<string, string | undefined>>, source: string, setting: string): Given[] {
+  const list = (env[source] ?? "").split(",").map((key) => key.trim()).filter((key) => key !== "");
+  return list.length === 0 ? [] : [{ setting, value: list, source }];
 }
 
 /** From a flag's texts, of which only lists take several. @throws {ConfigError} `config_invalid` */

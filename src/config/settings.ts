@@ -16,6 +16,7 @@ export const SERVER_SETTINGS = {
   port: integer(8000, 0, 65_535, "port to listen on, 0 for any free one"),
   allowedHost: texts("NAME", "a host name to answer to besides localhost, when there is no API key"),
   apiKey: texts("KEY", "an API key; every request must send one of them; also LORIKEET_API_KEY"),
+  adminKey: texts("KEY", "a key that may load and unload adapters, and do all that an API key may; also LORIKEET_ADMIN_KEY"),
   allowNoKey: boolean(false, "listen on a public address without an API key"),
   shutdownTimeoutS: integer(30, 0, 3_600, "seconds that running requests get to end after a stop signal"),
   logLevel: choice("info", ["debug", "info", "warning", "error"], "least level that is logged"),

@@ -13,6 +13,7 @@ export type ErrorCode =
   | "model_not_found"
   | "unauthorized"
   | "forbidden_path"
+  | "admin_only"
   | "payload_too_large"
   | "misdirected_request"
   | "route_not_found"
@@ -20,6 +21,7 @@ export type ErrorCode =
   | "unsupported_media_type"
   // AdapterError
   | "adapter_not_found"
+  | "adapter_exists"
   | "adapter_invalid"
   | "adapter_unsupported"
   | "adapter_too_large"

@@ -4,6 +4,7 @@ import { RequestError } from "../core/errors.ts";
 import { logFault } from "./log-fault.ts";
 import type { HttpDependencies } from "./dependencies.ts";
 import { errorResponse } from "./error-response.ts";
+import { adapterRoutes } from "./routes/adapters.ts";
 import { chatCompletionRoutes } from "./routes/chat-completions.ts";
 import { completionRoutes } from "./routes/completions.ts";
 import { healthRoutes } from "./routes/health.ts";
@@ -18,6 +19,7 @@ export const createApp = (deps: HttpDependencies) =>
   createBase(deps)
     .use(healthRoutes(deps))
     .use(modelRoutes(deps))
+    .use(adapterRoutes(deps))
     .use(completionRoutes(deps))
     .use(chatCompletionRoutes(deps))
     .use(metricsRoutes(deps));

@@ -19,6 +19,8 @@ export interface HttpServerOptions {
   /** 0 for any free one. */
   readonly port: number;
   readonly apiKeys: readonly string[];
+  /** Whoever has one may load and unload adapters; none: nobody may. */
+  readonly adminKeys: readonly string[];
   /** Takes requests from other machines without a key. */
   readonly allowNoKey: boolean;
   /** Host names to answer to besides the machine's loopback names; only checked when there are no keys. */
@@ -108,7 +110,7 @@ export function dependenciesOf(options: HttpServerOptions, keepOpen: KeepOpen): 
     encodeChat: options.encodeChat,
     clock,
     log: options.log,
-    access: createAccess(options.apiKeys),
+    access: createAccess(options.apiKeys, options.adminKeys),
     live: new LiveStreams(clock, options.streamLimits),
     metrics: new RequestMetrics(clock),
     health: new Health(),

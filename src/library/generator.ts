@@ -10,7 +10,7 @@ import {
   promptTokens,
   type SamplingParams,
 } from "../runtime/requests.ts";
-import type { AdapterListing, Runtime, RuntimeStats } from "../runtime/runtime.ts";
+import type { AdapterListing, AdapterToLoad, AdapterToUnload, Runtime, RuntimeStats } from "../runtime/runtime.ts";
 import { GenerationResult } from "./generation-result.ts";
 import type { LoRARequest } from "./lora-request.ts";
 import type { RequestOutput } from "./outputs.ts";
@@ -104,6 +104,21 @@ export class Generator implements AsyncDisposable {
   /** State, digest and use of every adapter. */
   async adapters(): Promise<readonly AdapterListing[]> {
     return (await this.#runtime).adapters();
+  }
+
+  /**
+   * Reads and checks an adapter now, so that its first request need not wait, and keeps it with `pin`.
+   *
+   * @throws {AdapterError | RequestError | CapacityError} as `Runtime.loadAdapter`; then nothing has changed
+   * @example await llm.loadAdapter({ name: "sql", path: "adapters/sql-v2", replace: true });
+   */
+  async loadAdapter(adapter: AdapterToLoad): Promise<AdapterListing> {
+    return (await this.#runtime).loadAdapter(adapter);
+  }
+
+  /** Takes an adapter's name away; requests under way end on it. @throws {AdapterError} `adapter_not_found` */
+  async unloadAdapter(adapter: AdapterToUnload): Promise<AdapterListing> {
+    return (await this.#runtime).unloadAdapter(adapter);
   }
 
   async stats(): Promise<RuntimeStats> {

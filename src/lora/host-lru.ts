@@ -1,4 +1,4 @@
-/** Staged adapters in host memory: bounded in bytes, the longest unused goes first. */
+/** Staged adapters in host memory: bounded in bytes, the longest unused goes first, pinned ones stay. */
 import type { AdapterId } from "../core/ids.ts";
 
 interface Kept<T> {
@@ -10,6 +10,7 @@ export class HostLru<T> {
   readonly maxBytes: number;
   /** In order of last use, the longest ago first. */
   readonly #kept = new Map<AdapterId, Kept<T>>();
+  readonly #pinned = new Set<AdapterId>();
   #usedBytes = 0;
 
   constructor(maxBytes: number) {
@@ -28,6 +29,11 @@ export class HostLru<T> {
     return this.#kept.has(adapterId);
   }
 
+  /** The adapter's value, without using it. */
+  peek(adapterId: AdapterId): T | undefined {
+    return this.#kept.get(adapterId)?.value;
+  }
+
   /** The adapter's value, which becomes the most recently used. */
   get(adapterId: AdapterId): T | undefined {
     const kept = this.#kept.get(adapterId);
@@ -40,20 +46,40 @@ export class HostLru<T> {
   /**
    * Keeps a value, dropping others until it fits.
    *
-   * @returns the adapters dropped, in order; the adapter itself, and no other, when it is larger than the cache
+   * @returns the adapters dropped, in order; the adapter itself, and no other, when it is larger than what
+   *   pinned ones leave
    */
   put(adapterId: AdapterId, value: T, numBytes: number): AdapterId[] {
     this.#drop(adapterId);
-    if (numBytes > this.maxBytes) return [adapterId];
+    if (numBytes > this.maxBytes - this.pinnedBytes) return [adapterId];
     const dropped: AdapterId[] = [];
     for (const oldest of this.#kept.keys()) {
       if (this.#usedBytes + numBytes <= this.maxBytes) break;
+      if (this.#pinned.has(oldest)) continue;
       this.#drop(oldest);
       dropped.push(oldest);
     }
     this.#kept.set(adapterId, { value, numBytes });
     this.#usedBytes += numBytes;
     return dropped;
+  }
+
+  /** Keeps the adapter's value, now or once it is put. */
+  pin(adapterId: AdapterId): void {
+    this.#pinned.add(adapterId);
+  }
+
+  /** Of the values kept for good. */
+  get pinnedBytes(): number {
+    let total = 0;
+    for (const adapterId of this.#pinned) total += this.#kept.get(adapterId)?.numBytes ?? 0;
+    return total;
+  }
+
+  /** Drops the adapter's value and its pin, if there are any. */
+  forget(adapterId: AdapterId): void {
+    this.#pinned.delete(adapterId);
+    this.#drop(adapterId);
   }
 
   #drop(adapterId: AdapterId): void {

@@ -23,6 +23,8 @@ export class SlotPool {
   readonly #seats = new Map<AdapterId, Seat>();
   /** The last entry is taken first, the lowest slot at the start. */
   readonly #freeSlots: SlotId[];
+  /** Seated or not. */
+  readonly #pinned = new Set<AdapterId>();
   #usedBytes = 0;
 
   /** @param numSlots at least 0 */
@@ -36,6 +38,13 @@ export class SlotPool {
 
   get numUsed(): number {
     return this.#seats.size;
+  }
+
+  /** Of those seated. */
+  get numPinned(): number {
+    let count = 0;
+    for (const adapterId of this.#pinned) if (this.#seats.has(adapterId)) count++;
+    return count;
   }
 
   get numFree(): number {
@@ -74,6 +83,23 @@ export class SlotPool {
     this.#touch(adapterId).isLeased = false;
   }
 
+  /** Lets an adapter that is or will be seated stay without a lease. */
+  pin(adapterId: AdapterId): void {
+    this.#pinned.add(adapterId);
+  }
+
+  unpin(adapterId: AdapterId): void {
+    this.#pinned.delete(adapterId);
+  }
+
+  isPinned(adapterId: AdapterId): boolean {
+    return this.#pinned.has(adapterId);
+  }
+
+  isLeased(adapterId: AdapterId): boolean {
+    return this.#seats.get(adapterId)?.isLeased ?? false;
+  }
+
   /** Frees the slot of an adapter that nobody leases. */
   evict(adapterId: AdapterId): SlotId {
     const seat = this.#seats.get(adapterId);
@@ -88,7 +114,7 @@ export class SlotPool {
   unleased(): Unleased[] {
     const found: Unleased[] = [];
     for (const [adapterId, { slot, numBytes, isLeased }] of this.#seats) {
-      if (!isLeased) found.push({ adapterId, slot, numBytes });
+      if (!isLeased && !this.#pinned.has(adapterId)) found.push({ adapterId, slot, numBytes });
     }
     return found;
   }

@@ -1,30 +1,14 @@
-/** Every adapter that the runtime knows by name: where its files are, and what became of it. */
-import { AdapterError, CapacityError, RequestError, type LorikeetError } from "../core/errors.ts";
+/**
+ * Every adapter that the runtime knows: names, and what each of them means now.
+ *
+ * A name that gets new content gets a new record with an id of its own. The earlier one is retired: requests
+ * that hold its id end on what they began with.
+ */
+import { AdapterError, CapacityError, RequestError } from "../core/errors.ts";
 import { asAdapterId, type AdapterId } from "../core/ids.ts";
 import { didYouMean } from "../core/nearest.ts";
-import type { Usage } from "../core/request.ts";
 import { isAdapterName } from "../lora/adapter-paths.ts";
-import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.events.ts";
-
-export interface AdapterRecord {
-  readonly id: AdapterId;
-  readonly name: string;
-  /** Directory of its files, or a `.nemo` file. */
-  readonly path: string;
-  /** Format that whoever named the path asked for; `null` for the server's. */
-  readonly source: "hf" | "nemo" | null;
-  /** Unix seconds. */
-  readonly created: number;
-  isLoading: boolean;
-  digest: string | null;
-  rank: number | null;
-  numBytes: number | null;
-  numRequests: number;
-  promptTokens: number;
-  generatedTokens: number;
-  numLoads: number;
-  lastError: string | null;
-}
+import { AdapterRecord, type AdapterSource } from "./adapter-record.ts";
 
 /** Most names in a message. */
 const MAX_LISTED = 8;
@@ -33,20 +17,35 @@ export class AdapterRegistry {
   readonly #maxAdapters: number;
   readonly #byName = new Map<string, AdapterRecord>();
   readonly #byId = new Map<AdapterId, AdapterRecord>();
-  readonly #byIntId = new Map<number, AdapterRecord>();
+  /** Callers' numbers, each for one name. */
+  readonly #byIntId = new Map<number, string>();
   readonly #refused = new Map<string, AdapterError>();
+  #nextId = 1;
 
   /** @param maxAdapters most names known at once */
   constructor(maxAdapters: number) {
     this.#maxAdapters = maxAdapters;
   }
 
-  get records(): Iterable<AdapterRecord> {
-    return this.#byName.values();
+  /** Of every name, then the retired ones that still have requests. */
+  *records(): Iterable<AdapterRecord> {
+    yield* this.#byName.values();
+    for (const record of this.#byId.values()) if (record.isRetired) yield record;
   }
 
   byName(name: string): AdapterRecord | undefined {
     return this.#byName.get(name);
+  }
+
+  byId(id: AdapterId): AdapterRecord | undefined {
+    return this.#byId.get(id);
+  }
+
+  /** Of an id that has not been removed. @throws {AdapterError} `adapter_not_found` */
+  get(id: AdapterId): AdapterRecord {
+    const record = this.#byId.get(id);
+    if (record !== undefined) return record;
+    throw new AdapterError("adapter_not_found", "the adapter has been unloaded", { field: "lora_name" });
   }
 
   /** @throws {AdapterError} `adapter_not_found`, or why an adapter of that name is not served */
@@ -60,10 +59,6 @@ export class AdapterRegistry {
   refuse(name: string, error: AdapterError): void {
     const message = `adapter ${name} cannot be served: ${error.message}`;
     this.#refused.set(name, new AdapterError(error.errorCode, message, { field: "lora_name", cause: error }));
-  }
-
-  byId(id: AdapterId): AdapterRecord | undefined {
-    return this.#byId.get(id);
   }
 
   /**
@@ -83,32 +78,45 @@ export class AdapterRegistry {
         { field: "lora_path" },
       );
     }
-    if (this.#byName.size >= this.#maxAdapters) {
-      throw new CapacityError(
-        "queue_full",
-        `${this.#byName.size} adapters are known and at most ${this.#maxAdapters} may be; ` +
-          "restart the server with fewer or a higher limit",
-      );
-    }
-    const record: AdapterRecord = {
-      id: asAdapterId(this.#byId.size + 1),
-      name,
-      path,
-      source,
-      created,
-      isLoading: false,
-      digest: null,
-      rank: null,
-      numBytes: null,
-      numRequests: 0,
-      promptTokens: 0,
-      generatedTokens: 0,
-      numLoads: 0,
-      lastError: null,
-    };
-    this.#byName.set(name, record);
+    const record = this.propose(name, { path, source }, created);
+    this.commit(record);
+    return record;
+  }
+
+  /**
+   * A record with an id, which its name does not mean yet: `commit` or `remove` follows.
+   *
+   * @throws {CapacityError} `queue_full` when `maxAdapters` names are known and this is a further one
+   */
+  propose(name: string, source: AdapterSource, created: number): AdapterRecord {
+    if (!this.#byName.has(name)) this.#checkRoom();
+    const record = new AdapterRecord(asAdapterId(this.#nextId++), name, source, created);
     this.#byId.set(record.id, record);
     return record;
+  }
+
+  /** @returns the record that the name meant before, retired from here on */
+  commit(record: AdapterRecord): AdapterRecord | null {
+    if (!this.#byName.has(record.name)) this.#checkRoom();
+    const earlier = this.#byName.get(record.name) ?? null;
+    if (earlier !== null) earlier.isRetired = true;
+    this.#refused.delete(record.name);
+    this.#byName.set(record.name, record);
+    return earlier;
+  }
+
+  /** The name means nothing from here on. @throws what `find` throws */
+  retire(name: string): AdapterRecord {
+    const record = this.find(name);
+    record.isRetired = true;
+    this.#byName.delete(name);
+    for (const [intId, holder] of this.#byIntId) if (holder === name) this.#byIntId.delete(intId);
+    return record;
+  }
+
+  /** Forgets a record that no name means. */
+  remove(record: AdapterRecord): void {
+    this.#byId.delete(record.id);
   }
 
   /**
@@ -118,7 +126,7 @@ export class AdapterRegistry {
    */
   claimIntId(intId: number, record: AdapterRecord): void {
     this.checkIntId(intId, record.name);
-    this.#byIntId.set(intId, record);
+    this.#byIntId.set(intId, record.name);
   }
 
   checkIntId(intId: number, name: string): void {
@@ -130,11 +138,19 @@ export class AdapterRegistry {
       );
     }
     const holder = this.#byIntId.get(intId);
-    if (holder === undefined || holder.name === name) return;
+    if (holder === undefined || holder === name) return;
     throw new RequestError(
       "invalid_request",
-      `lora_int_id ${intId} stands for adapter ${holder.name} and cannot stand for ${name} as well`,
+      `lora_int_id ${intId} stands for adapter ${holder} and cannot stand for ${name} as well`,
       { field: "lora_int_id" },
+    );
+  }
+
+  #checkRoom(): void {
+    if (this.#byName.size < this.#maxAdapters) return;
+    throw new CapacityError(
+      "queue_full",
+      `${this.#byName.size} adapters are known and at most ${this.#maxAdapters} may be; unload one first`,
     );
   }
 
@@ -144,41 +160,6 @@ export class AdapterRegistry {
     const known = names.length === 0 ? "none is known" : `known are ${names.slice(0, MAX_LISTED).join(", ")}${more}`;
     const shown = JSON.stringify(name.slice(0, 100));
     return new AdapterError("adapter_not_found", `no adapter is named ${shown}${didYouMean(name, names)}; ${known}`, { field: "lora_name" });
-  }
-
-  noteSubmitted(id: AdapterId): void {
-    const record = this.#byId.get(id);
-    if (record !== undefined) record.numRequests++;
-  }
-
-  noteReading(id: AdapterId): void {
-    const record = this.#byId.get(id);
-    if (record !== undefined) record.isLoading = true;
-  }
-
-  noteLoaded(id: AdapterId, { image, report }: StagedAdapter): void {
-    const record = this.#byId.get(id);
-    if (record === undefined) return;
-    record.isLoading = false;
-    record.digest = image.digest;
-    record.rank = report.maxRank;
-    record.numBytes = report.numBytes;
-    record.lastError = null;
-    record.numLoads++;
-  }
-
-  noteFailed(id: AdapterId, error: LorikeetError): void {
-    const record = this.#byId.get(id);
-    if (record === undefined) return;
-    record.isLoading = false;
-    record.lastError = error.message;
-  }
-
-  noteEnded(id: AdapterId, usage: Usage): void {
-    const record = this.#byId.get(id);
-    if (record === undefined) return;
-    record.promptTokens += usage.promptTokens;
-    record.generatedTokens += usage.completionTokens;
   }
 }
 

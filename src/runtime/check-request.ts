@@ -37,11 +37,7 @@ export function checkRequest(
     });
   }
   if (adapter === null) return;
-  if (registry.byId(adapter) === undefined) {
-    throw new AdapterError("adapter_not_found", `no adapter has the id ${adapter}`, {
-      field: "model",
-    });
-  }
+  registry.get(adapter);
   if (numSlots === 0) {
     throw new AdapterError(
       "adapter_unsupported",

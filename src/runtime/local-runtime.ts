@@ -1,21 +1,13 @@
 /** A running Lorikeet in this process. */
-import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.events.ts";
 import { startSystem, type ActorSystem, type SystemFact, type Timers } from "../actors/system.ts";
 import type { Backend } from "../backend/backend.ts";
 import { systemClock, type Clock } from "../core/clock.ts";
-import {
-  AdapterError,
-  CapacityError,
-  toLorikeetError,
-  type LorikeetError,
-} from "../core/errors.ts";
+import { CapacityError, toLorikeetError, type LorikeetError } from "../core/errors.ts";
 import { asRequestId, type AdapterId } from "../core/ids.ts";
 import type { GenerationRequest } from "../core/request.ts";
 import { TokenStream } from "../core/token-stream.ts";
 import { Engine } from "../engine/engine.ts";
 import { TextOutput } from "../engine/text-output.ts";
-import { resolveUnderRoots } from "../lora/adapter-paths.ts";
-import type { AdapterWeights } from "../lora/adapter-weights.ts";
 import { HostLru } from "../lora/host-lru.ts";
 import { SlotPool } from "../lora/slot-pool.ts";
 import type { LoadedModel } from "../model/load-model.ts";
@@ -23,18 +15,18 @@ import { checkContext, checkQueueRoom } from "../schedule/admission.ts";
 import { endingOf, failure, retire } from "../schedule/retire.ts";
 import { createScheduleTable } from "../schedule/schedule-table.ts";
 import { createSequence, finishOf, type Ending } from "../schedule/sequence.ts";
-import {
-  AdapterRegistry,
-  checkAdapterName,
-  type AdapterRecord,
-} from "./adapter-registry.ts";
+import { AdapterControl } from "./adapter-control.ts";
+import { AdapterRegistry } from "./adapter-registry.ts";
 import { checkRequest } from "./check-request.ts";
 import { InFlight } from "./in-flight.ts";
 import { defaultRuntimeOptions, type RuntimeOptions } from "./runtime-options.ts";
-import { type AdapterLoad, collectStats, listAdapters, type RuntimeParts } from "./runtime-parts.ts";
+import { type AdapterLoad, collectStats, listAdapters, listingOf, type RuntimeParts } from "./runtime-parts.ts";
+import { AdapterStager, type ReadAdapter } from "./stage-adapter.ts";
 import type {
   AdapterListing,
   AdapterReference,
+  AdapterToLoad,
+  AdapterToUnload,
   Generation,
   Runtime,
   RuntimeStats,
@@ -44,8 +36,7 @@ export interface LocalRuntimeInput {
   readonly model: LoadedModel;
   /** Owned by the runtime from here on: `close` closes it. */
   readonly backend: Backend;
-  /** Reads and checks an adapter's files. */
-  readonly readAdapter: (adapter: AdapterRecord) => Promise<AdapterWeights>;
+  readonly readAdapter: ReadAdapter;
   readonly options?: Partial<RuntimeOptions>;
   readonly clock?: Clock;
   /** Timers and turns of the event loop, for simulations. */
@@ -70,6 +61,8 @@ const CLOSE_GRACE_MS = 5_000;
 const nextTurn = (): Promise<void> => new Promise((resolve) => void setImmediate(resolve));
 const systemTimers: Timers = { setTimeout, clearTimeout: (id) => clearTimeout(id as Timer) };
 
+const shuttingDown = (): CapacityError => new CapacityError("shutting_down", "the server is shutting down; try another one");
+
 export const createLocalRuntime = (input: LocalRuntimeInput): LocalRuntime => new InProcess(input);
 
 class InProcess implements LocalRuntime {
@@ -81,6 +74,7 @@ class InProcess implements LocalRuntime {
   readonly #clock: Clock;
   readonly #parts: RuntimeParts;
   readonly #system: ActorSystem;
+  readonly #control: AdapterControl;
   readonly #inFlight = new InFlight();
   readonly #drained = Promise.withResolvers<void>();
   /** Two runtimes never give the same id. */
@@ -120,6 +114,15 @@ class InProcess implements LocalRuntime {
     for (const { name, path } of this.#options.adapters) this.registerAdapter(name, path);
     for (const { name, error } of this.#options.refusedAdapters) this.#parts.registry.refuse(name, error);
     this.#system = this.#startSystem();
+    this.#control = new AdapterControl({
+      ...this.#parts,
+      system: this.#system,
+      clock: this.#clock,
+      adapterRoots: this.#options.adapterRoots,
+      deviceBytes: (image) => input.backend.deviceBytes(image),
+      yieldTurn: input.yieldTurn ?? nextTurn,
+      onLoad: input.onAdapterLoad ?? (() => undefined),
+    });
   }
 
   get failure(): LorikeetError | null {
@@ -141,12 +144,16 @@ class InProcess implements LocalRuntime {
     return this.#parts.registry.register(name, path, this.#clock.unixSeconds()).id;
   }
 
-  async resolveAdapter({ name, intId, path, source }: AdapterReference): Promise<AdapterId> {
-    const { registry } = this.#parts;
-    if (intId !== undefined) registry.checkIntId(intId, name);
-    const record = path === undefined ? registry.find(name) : await this.#adapterAt(name, path, source ?? null);
-    if (intId !== undefined) registry.claimIntId(intId, record);
-    return record.id;
+  async resolveAdapter(reference: AdapterReference): Promise<AdapterId> {
+    return (await this.#control.resolve(reference)).id;
+  }
+
+  async loadAdapter(adapter: AdapterToLoad): Promise<AdapterListing> {
+    return listingOf(this.#parts, await this.#control.load(adapter));
+  }
+
+  async unloadAdapter(adapter: AdapterToUnload): Promise<AdapterListing> {
+    return listingOf(this.#parts, this.#control.unload(adapter));
   }
 
   adapters(): readonly AdapterListing[] {
@@ -166,20 +173,11 @@ class InProcess implements LocalRuntime {
     return this.#closing;
   }
 
-  async #adapterAt(name: string, path: string, source: AdapterRecord["source"]): Promise<AdapterRecord> {
-    const { registry } = this.#parts;
-    const known = registry.byName(name);
-    if (known?.path === path) return known;
-    checkAdapterName(name);
-    const directory = await resolveUnderRoots(path, this.#options.adapterRoots);
-    return registry.register(name, directory, this.#clock.unixSeconds(), source);
-  }
-
   #admit(request: GenerationRequest): Generation {
     const { table, registry, pool } = this.#parts;
     if (this.#failure !== null) throw this.#failure;
     if (this.#closing !== null) {
-      throw new CapacityError("shutting_down", "the server is shutting down; try another one");
+      throw shuttingDown();
     }
     const { promptTokens, adapter, sampling, timeoutMs } = request;
     checkRequest(request, this.model.program.vocabSize, pool.numSlots, registry);
@@ -207,14 +205,15 @@ class InProcess implements LocalRuntime {
       submittedMs,
       deadlineMs,
     });
-    if (adapter !== null) registry.noteSubmitted(adapter);
+    if (adapter !== null) registry.byId(adapter)?.noteSubmitted(this.#clock.unixSeconds());
     this.#system.submit(sequence);
     return { id, cancel, [Symbol.asyncIterator]: () => stream[Symbol.asyncIterator]() };
   }
 
   #startSystem(): ActorSystem {
     const { backend, timers, yieldTurn } = this.#input;
-    const { table, engine, pool, lru, counters } = this.#parts;
+    const { table, engine, pool, lru, counters, registry } = this.#parts;
+    const stager = new AdapterStager(this.#input.readAdapter, backend);
     return startSystem({
       ...this.#options,
       table,
@@ -226,7 +225,7 @@ class InProcess implements LocalRuntime {
         detach: (slot) => backend.detach(slot),
         deviceBytes: (image) => backend.deviceBytes(image),
       },
-      readAdapter: (adapterId) => this.#inFlight.track(this.#readAdapter(adapterId)),
+      readAdapter: async (adapterId) => this.#inFlight.track(stager.stage(registry.get(adapterId))),
       clock: this.#clock,
       timers: timers ?? null,
       yieldTurn: yieldTurn ?? nextTurn,
@@ -236,46 +235,15 @@ class InProcess implements LocalRuntime {
     });
   }
 
-  async #readAdapter(adapterId: AdapterId): Promise<StagedAdapter> {
-    const record = this.#parts.registry.byId(adapterId);
-    if (record === undefined) {
-      throw new AdapterError("adapter_not_found", `no adapter has the id ${adapterId}`);
-    }
-    const { backend } = this.#input;
-    const weights = await this.#input.readAdapter(record);
-    const image = await backend.stage(weights);
-    const neededBytes = backend.deviceBytes(image);
-    const { adapterBytes } = backend.info;
-    if (neededBytes > adapterBytes) {
-      throw new AdapterError(
-        "adapter_too_large",
-        `adapter ${record.name} needs ${neededBytes} bytes on the device, which has ${adapterBytes} for all ` +
-          "adapters; give adapters more memory",
-      );
-    }
-    return { image, report: weights.report };
-  }
-
   #note(fact: SystemFact): void {
-    const { registry, counters } = this.#parts;
+    const { counters } = this.#parts;
+    this.#control.note(fact);
     switch (fact.type) {
-      case "adapter.reading":
-        return registry.noteReading(fact.adapterId);
       case "adapter.loaded":
         counters.adapterLoads++;
-        registry.noteLoaded(fact.adapterId, fact.staged);
-        return this.#tellLoad(fact.adapterId, ({ name }) => {
-          const { image, report } = fact.staged;
-          return { name, digest: image.digest, report, deviceBytes: this.#input.backend.deviceBytes(image), error: null };
-        });
-      case "adapter.failed":
-        registry.noteFailed(fact.adapterId, fact.error);
-        return this.#tellLoad(fact.adapterId, ({ name }) => ({ name, error: fact.error }));
+        return;
       case "slot.evicted":
         counters.adapterEvictions++;
-        return;
-      case "request.ended":
-        if (fact.adapterId !== null) registry.noteEnded(fact.adapterId, fact.finish.usage);
         return;
       case "engine.failed":
         return this.#fail(fact.error);
@@ -284,15 +252,11 @@ class InProcess implements LocalRuntime {
     }
   }
 
-  #tellLoad(adapterId: AdapterId, loadOf: (record: AdapterRecord) => AdapterLoad): void {
-    const record = this.#parts.registry.byId(adapterId);
-    if (record !== undefined) this.#input.onAdapterLoad?.(loadOf(record));
-  }
-
   /** Ends every request that is left; nothing is served from here on. */
   #fail(error: LorikeetError): void {
     if (this.#failure !== null) return;
     this.#failure = error;
+    this.#control.end(error);
     this.#endAllNow(failure(error));
     this.#input.onFailure?.(error);
   }
@@ -315,6 +279,7 @@ class InProcess implements LocalRuntime {
   }
 
   async #close(timeoutMs: number): Promise<void> {
+    this.#control.end(shuttingDown());
     this.#system.drain();
     if (!(await this.#within(timeoutMs, this.#drained.promise))) {
       this.#system.stopRequests();

@@ -38,6 +38,8 @@ export interface RuntimeOptions {
   readonly maxLoadAttempts: number;
   /** Wait before the second read, doubled before each further one. */
   readonly loadBackoffMs: number;
+  /** Longest read of an adapter; the load of one that hangs fails then. */
+  readonly loadTimeoutMs: number;
   /** For how long an adapter that failed is refused without being read again. */
   readonly loadFailureMs: number;
   /** Most tokens, and characters, that a reader may leave unread before its request is cancelled. */
@@ -61,6 +63,7 @@ export const defaultRuntimeOptions: RuntimeOptions = {
   maxLoads: 2,
   maxLoadAttempts: 3,
   loadBackoffMs: 200,
+  loadTimeoutMs: 300_000,
   loadFailureMs: 30_000,
   maxUnreadTokens: 65_536,
   maxUnreadChars: 262_144,

@@ -6,8 +6,9 @@ import type { AdapterReport } from "../lora/adapter-report.ts";
 import type { HostLru } from "../lora/host-lru.ts";
 import type { SlotPool } from "../lora/slot-pool.ts";
 import type { ScheduleTable } from "../schedule/schedule-table.ts";
-import type { AdapterRecord, AdapterRegistry } from "./adapter-registry.ts";
-import type { AdapterListing, AdapterState, RuntimeStats } from "./runtime.ts";
+import type { AdapterRecord } from "./adapter-record.ts";
+import type { AdapterRegistry } from "./adapter-registry.ts";
+import type { AdapterListing, AdapterState, AdapterTier, RuntimeStats } from "./runtime.ts";
 
 export interface RuntimeParts {
   readonly table: ScheduleTable;
@@ -39,16 +40,19 @@ export type AdapterLoad =
   | { readonly name: string; readonly error: LorikeetError };
 
 export const listAdapters = (parts: RuntimeParts): readonly AdapterListing[] =>
-  Array.from(parts.registry.records, (record) => {
-    const { path: _path, source: _source, isLoading: _isLoading, ...listing } = record;
-    return { ...listing, state: stateOf(parts, record) };
-  });
+  Array.from(parts.registry.records(), (record) => listingOf(parts, record));
 
-function stateOf({ pool, lru }: RuntimeParts, record: AdapterRecord): AdapterState {
-  if (pool.slotOf(record.id) !== null) return "device";
-  if (lru.has(record.id)) return "host";
-  if (record.isLoading) return "loading";
-  return record.lastError === null ? "registered" : "failed";
+export function listingOf({ pool, lru }: RuntimeParts, record: AdapterRecord): AdapterListing {
+  const { source: _source, isLoading: _isLoading, isRetired: _isRetired, ...rest } = record;
+  const tier = pool.slotOf(record.id) !== null ? "device" : lru.has(record.id) ? "host" : "disk";
+  return { ...rest, tier, state: stateOf(tier, record) };
+}
+
+function stateOf(tier: AdapterTier, { isRetired, isLoading, lastError }: AdapterRecord): AdapterState {
+  if (isRetired) return "draining";
+  if (tier !== "disk") return tier;
+  if (isLoading) return "loading";
+  return lastError === null ? "registered" : "failed";
 }
 
 export function collectStats({ table, engine, pool, lru, counters }: RuntimeParts): RuntimeStats {

@@ -30,6 +30,25 @@ export interface Runtime {
    */
   resolveAdapter(reference: AdapterReference): Promise<AdapterId>;
 
+  /**
+   * Reads and checks an adapter, then gives it its name. Other requests go on; where it fails nothing changes.
+   *
+   * @throws {AdapterError} `adapter_invalid`, `adapter_unsupported`, `adapter_too_large`
+   * @throws {RequestError} `adapter_exists`, `forbidden_path`, `invalid_request`
+   * @throws {CapacityError} `queue_full` for too many names, loads or pins; `shutting_down`
+   */
+  loadAdapter(adapter: AdapterToLoad): Promise<AdapterListing>;
+
+  /**
+   * Takes an adapter's name away at once. Requests under way end on it; then its memory is free.
+   *
+   * @returns what it was
+   * @throws {AdapterError} `adapter_not_found`
+   * @throws {RequestError} `invalid_request` when the number is another adapter's
+   */
+  unloadAdapter(adapter: AdapterToUnload): Promise<AdapterListing>;
+
+  /** By name, each once; after them those that drain. */
   adapters(): readonly AdapterListing[];
 
   /** SHA-256 of an adapter's content, in hex; `null` until its files were read. */
@@ -58,24 +77,55 @@ export interface AdapterReference {
   readonly source?: "hf" | "nemo";
 }
 
-export type AdapterState = "registered" | "loading" | "host" | "device" | "failed";
+/** An adapter to read now, under a name that it has from then on. */
+export interface AdapterToLoad {
+  readonly name: string;
+  /** Directory of the adapter's files, or a `.nemo` file, under a configured root. */
+  readonly path: string;
+  readonly intId?: number;
+  readonly source?: "hf" | "nemo";
+  /** Keeps it in host memory and, from its first use on, on the device; left out for no. */
+  readonly pin?: boolean;
+  /** Takes a name that is in use: requests under way end on what they began with. Left out for no. */
+  readonly replace?: boolean;
+}
+
+export interface AdapterToUnload {
+  readonly name: string;
+  /** Must be the adapter's number, where it is given. */
+  readonly intId?: number;
+}
+
+/** `draining`: its name means something else by now, or nothing, and its last requests are under way. */
+export type AdapterState = "registered" | "loading" | "host" | "device" | "failed" | "draining";
+
+/** The fastest place that holds it. */
+export type AdapterTier = "disk" | "host" | "device";
 
 export interface AdapterListing {
   readonly id: AdapterId;
   readonly name: string;
+  /** Where it is read from: for whoever may configure the server, not for its clients. */
+  readonly path: string;
   readonly state: AdapterState;
+  readonly tier: AdapterTier;
+  readonly isPinned: boolean;
   /** Known once the files were read. */
   readonly digest: string | null;
   readonly rank: number | null;
+  readonly numModules: number | null;
   readonly numBytes: number | null;
+  /** Sequences that have not ended, and all so far. */
+  readonly numLive: number;
   readonly numRequests: number;
   readonly promptTokens: number;
   readonly generatedTokens: number;
   readonly numLoads: number;
   /** Message of the last failed load. */
   readonly lastError: string | null;
-  /** Unix seconds of its registration. */
+  /** Unix seconds of its registration, and of its latest request. */
   readonly created: number;
+  readonly lastUsed: number | null;
 }
 
 /** Gauges are of this moment; counters only grow. */

@@ -37,6 +37,7 @@ function open(changes: { maxLoads?: number; maxAttempts?: number } = {}) {
       maxLoads: changes.maxLoads ?? 2,
       maxAttempts: changes.maxAttempts ?? 3,
       backoffMs: 100,
+      timeoutMs: 60_000,
       failureMs: 1000,
     },
   });

@@ -240,14 +240,14 @@ describe("placement", () => {
   ];
 
   test.each([
-    ["room as it is", { numAttached: 2, numFreeSlots: 1, freeBytes: 50, unleased }, []],
-    ["a slot too few", { numAttached: 2, numFreeSlots: 0, freeBytes: 50, unleased }, [B]],
-    ["bytes too few", { numAttached: 2, numFreeSlots: 2, freeBytes: 20, unleased }, [B, C]],
-    ["the device to itself", { numAttached: 0, numFreeSlots: 1, freeBytes: 20, unleased: [] }, []],
-    ["nothing to take", { numAttached: 2, numFreeSlots: 0, freeBytes: 90, unleased: [] }, null],
+    ["room as it is", { numAttached: 2, numPinned: 0, numFreeSlots: 1, freeBytes: 50, unleased }, []],
+    ["a slot too few", { numAttached: 2, numPinned: 0, numFreeSlots: 0, freeBytes: 50, unleased }, [B]],
+    ["bytes too few", { numAttached: 2, numPinned: 0, numFreeSlots: 2, freeBytes: 20, unleased }, [B, C]],
+    ["the device to itself", { numAttached: 0, numPinned: 0, numFreeSlots: 1, freeBytes: 20, unleased: [] }, []],
+    ["nothing to take", { numAttached: 2, numPinned: 0, numFreeSlots: 0, freeBytes: 90, unleased: [] }, null],
     [
       "too few bytes in all",
-      { numAttached: 2, numFreeSlots: 1, freeBytes: 20, unleased: [] },
+      { numAttached: 2, numPinned: 0, numFreeSlots: 1, freeBytes: 20, unleased: [] },
       null,
     ],
   ])("with %s", (_, room, evicted) => {
@@ -256,7 +256,7 @@ describe("placement", () => {
 
   test("nobody passes the first whose image is there", () => {
     const small = waiter({ adapterId: B, image: image("b", 1) });
-    const room = { numAttached: 1, numFreeSlots: 1, freeBytes: 20, unleased: [] };
+    const room = { numAttached: 1, numPinned: 0, numFreeSlots: 1, freeBytes: 20, unleased: [] };
     expect(nextPlacement([waiter({}), small], room, bytes)).toBeNull();
     expect(nextPlacement([waiter({ image: null }), small], room, bytes)?.waiter).toBe(small);
   });

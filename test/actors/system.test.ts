@@ -38,6 +38,7 @@ function open() {
     maxLoads: 2,
     maxLoadAttempts: 1,
     loadBackoffMs: 1,
+    loadTimeoutMs: 60_000,
     loadFailureMs: 1,
     clock,
     timers: time.timers,

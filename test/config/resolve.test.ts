@@ -42,6 +42,7 @@ describe("several sources", () => {
   test("of API keys come from the environment, a comma between them, and no warning shows one", () => {
     const environment = givenEnvironment({ LORIKEET_API_KEY: "sk-a, sk-b" });
     expect(resolveConfig(environment).config.apiKey).toEqual(["sk-a", "sk-b"]);
+    expect(resolveConfig(givenEnvironment({ LORIKEET_ADMIN_KEY: "sk-a" })).config).toMatchObject({ apiKey: [], adminKey: ["sk-a"] });
     const { config, warnings } = resolveConfig(environment, [givenFlag("apiKey", ["sk-c"])]);
     expect(config.apiKey).toEqual(["sk-c"]);
     expect(warnings).toEqual(["--api-key overrides LORIKEET_API_KEY"]);

@@ -8,6 +8,8 @@ import type { LoadedModel } from "../../src/model/load-model.ts";
 import type {
   AdapterListing,
   AdapterReference,
+  AdapterToLoad,
+  AdapterToUnload,
   Generation,
   Runtime,
   RuntimeStats,
@@ -101,6 +103,7 @@ export class FakeRuntime implements Runtime {
   readonly maxContext: number;
   readonly sequences: FakeSequence[] = [];
   readonly references: AdapterReference[] = [];
+  readonly loads: AdapterToLoad[] = [];
   /** Of adapters that were read. */
   readonly digests = new Map<AdapterId, string>();
   script: Script;
@@ -165,17 +168,38 @@ export class FakeRuntime implements Runtime {
     return this.#names.map((name, i) => ({
       id: asAdapterId(i),
       name,
+      path: `/adapters/${name}`,
       state: "registered",
+      tier: "disk",
+      isPinned: false,
       digest: null,
       rank: null,
+      numModules: null,
       numBytes: null,
+      numLive: this.live.filter(({ request }) => request.adapter === i).length,
       numRequests: this.sequences.filter(({ request }) => request.adapter === i).length,
       promptTokens: 0,
       generatedTokens: 0,
       numLoads: 0,
       lastError: null,
       created: 1_700_000_000,
+      lastUsed: null,
     }));
+  }
+
+  async loadAdapter(adapter: AdapterToLoad): Promise<AdapterListing> {
+    this.loads.push(adapter);
+    const refused = this.#refused[adapter.name];
+    if (refused !== undefined) throw refused;
+    if (!this.#names.includes(adapter.name)) this.#names.push(adapter.name);
+    return this.adapters().find(({ name }) => name === adapter.name)!;
+  }
+
+  async unloadAdapter({ name }: AdapterToUnload): Promise<AdapterListing> {
+    const listing = this.adapters().find((each) => each.name === name);
+    if (listing === undefined) throw new AdapterError("adapter_not_found", `no adapter is named "${name}"`, { field: "lora_name" });
+    this.#names.splice(this.#names.indexOf(name), 1);
+    return listing;
   }
 
   adapterDigest(adapter: AdapterId): string | null {

@@ -27,6 +27,7 @@ export const serverOptions = (runtime: FakeRuntime, options: Partial<HttpServerO
   host: "127.0.0.1",
   port: 0,
   apiKeys: [],
+  adminKeys: [],
   allowNoKey: false,
   allowedHosts: [],
   baseNames: ["demo"],

@@ -289,16 +289,22 @@ describe("adapters", () => {
     expect(runtime.adapters()[0]).toEqual({
       id: adapter,
       name: "a1",
+      path: "/adapters/a1",
       state: "device",
+      tier: "device",
+      isPinned: false,
       digest: "digest of a1",
       rank: 8,
+      numModules: 1,
       numBytes: 100,
+      numLive: 0,
       numRequests: 2,
       promptTokens: 2,
       generatedTokens: 16,
       numLoads: 1,
       lastError: null,
       created: expect.any(Number),
+      lastUsed: expect.any(Number),
     });
     await runtime.close();
   });

@@ -11,7 +11,9 @@ export interface StagedAdapter {
 
 export type AdapterLoaderCommand =
   /** Reads an adapter; one that is being read already is not read twice. */
-  { readonly type: "adapter.load"; readonly adapterId: AdapterId };
+  | { readonly type: "adapter.load"; readonly adapterId: AdapterId }
+  /** Nobody wants it any more: a read under way is not told of, nor is a failure remembered. */
+  | { readonly type: "adapter.forget"; readonly adapterId: AdapterId };
 
 export type AdapterLoaderFact =
   | { readonly type: "adapter.reading"; readonly adapterId: AdapterId }

@@ -3,6 +3,7 @@
  *
  *   open ── adapter.load ──▶ failed lately: adapter.failed │ being read: nothing │ else queued
  *        ── load.finished ─▶ adapter.loaded or adapter.failed, next of the queue
+ *        ── adapter.forget ▶ its load is stopped, next of the queue
  *
  * The loader has one state, since loads are independent of each other; what waits and retries is the
  * child machine of each load.
@@ -28,6 +29,8 @@ export interface AdapterLoaderInput {
   /** Reads per load, where I/O fails; at least 1. */
   readonly maxAttempts: number;
   readonly backoffMs: number;
+  /** Longest read; one that hangs would hold its place among `maxLoads` for ever. */
+  readonly timeoutMs: number;
   /** For how long a failed adapter is refused without being read again. */
   readonly failureMs: number;
 }
@@ -86,10 +89,10 @@ export const adapterLoaderMachine = setup({
       queue: ({ context }, { adapterId }: AdapterParam) => [...context.queue, adapterId],
     }),
     startLoads: enqueueActions(({ context, enqueue }) => {
-      const { read, maxAttempts, backoffMs } = context;
+      const { read, maxAttempts, backoffMs, timeoutMs } = context;
       const started = context.queue.slice(0, context.maxLoads - context.active.length);
       for (const adapterId of started) {
-        const input = { adapterId, read, maxAttempts, backoffMs };
+        const input = { adapterId, read, maxAttempts, backoffMs, timeoutMs };
         enqueue.spawnChild("load", { id: `load-${adapterId}`, input });
         enqueue.emit({ type: "adapter.reading", adapterId });
       }
@@ -98,6 +101,11 @@ export const adapterLoaderMachine = setup({
         active: [...context.active, ...started],
       });
     }),
+    forget: assign(({ context }, { adapterId }: AdapterParam) => ({
+      active: context.active.filter((id) => id !== adapterId),
+      queue: context.queue.filter((id) => id !== adapterId),
+      failures: new Map([...context.failures].filter(([id]) => id !== adapterId)),
+    })),
     stopLoad: stopChild((_, { adapterId }: AdapterParam) => `load-${adapterId}`),
     tellOutcome: enqueueActions(
       ({ context, enqueue }, params: AdapterParam & { readonly outcome: LoadOutcome }) => {
@@ -129,6 +137,13 @@ export const adapterLoaderMachine = setup({
           { guard: { type: "isUnderWay", params: ({ event }) => event } },
           { actions: [{ type: "enqueue", params: ({ event }) => event }, "startLoads"] },
         ],
+        "adapter.forget": {
+          actions: [
+            { type: "stopLoad", params: ({ event }) => event },
+            { type: "forget", params: ({ event }) => event },
+            "startLoads",
+          ],
+        },
         "load.finished": {
           actions: [
             { type: "stopLoad", params: ({ event }) => event },

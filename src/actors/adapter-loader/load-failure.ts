@@ -42,3 +42,9 @@ export function toLoadError(thrown: unknown, numAttempts: number): LorikeetError
     { cause: thrown },
   );
 }
+
+export const timeoutError = (timeoutMs: number): LorikeetError =>
+  new AdapterError(
+    "adapter_invalid",
+    `the adapter's files could not be read within ${timeoutMs / 1000} seconds; try again later`,
+  );

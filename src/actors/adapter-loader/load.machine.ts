@@ -4,13 +4,14 @@
  *   reading ── done ──────────────────────────▶ finished
  *     ▲  └── error ──▶ transient, attempts left: backoff ── after delay ──▶ reading
  *     │                otherwise: finished
+ *     └── nothing for `timeoutMs` ────────────▶ finished
  *
  * Only failing I/O is tried again: a bad file is as bad the second time.
  */
 import { assign, sendParent, setup } from "xstate";
 import type { AdapterId } from "../../core/ids.ts";
 import type { LoadFinished, LoadOutcome } from "./adapter-loader.events.ts";
-import { toLoadError, transientCode } from "./load-failure.ts";
+import { timeoutError, toLoadError, transientCode } from "./load-failure.ts";
 import { readAdapter, type ReadAdapterInput } from "./read-adapter.ts";
 
 export interface LoadInput extends ReadAdapterInput {
@@ -18,6 +19,8 @@ export interface LoadInput extends ReadAdapterInput {
   readonly maxAttempts: number;
   /** Wait after the first failed read; doubles with every further one. */
   readonly backoffMs: number;
+  /** Longest read. */
+  readonly timeoutMs: number;
 }
 
 interface LoadContext extends LoadInput {
@@ -27,7 +30,10 @@ interface LoadContext extends LoadInput {
 export const loadMachine = setup({
   types: { context: {} as LoadContext, input: {} as LoadInput },
   actors: { readAdapter },
-  delays: { backoff: ({ context }) => context.backoffMs * 2 ** (context.numAttempts - 1) },
+  delays: {
+    timeout: ({ context }) => context.timeoutMs,
+    backoff: ({ context }) => context.backoffMs * 2 ** (context.numAttempts - 1),
+  },
   guards: {
     mayTryAgain: ({ context }, params: { readonly thrown: unknown }) =>
       context.numAttempts < context.maxAttempts && transientCode(params.thrown) !== null,
@@ -52,6 +58,18 @@ export const loadMachine = setup({
   states: {
     reading: {
       entry: "countAttempt",
+      after: {
+        timeout: {
+          target: "finished",
+          actions: {
+            type: "tellParent",
+            params: ({ context }) => ({
+              adapterId: context.adapterId,
+              outcome: { staged: null, error: timeoutError(context.timeoutMs) },
+            }),
+          },
+        },
+      },
       invoke: {
         src: "readAdapter",
         input: ({ context: { adapterId, read } }) => ({ adapterId, read }),

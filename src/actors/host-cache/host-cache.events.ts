@@ -8,7 +8,11 @@ export type HostCacheCommand =
       readonly type: "image.put";
       readonly adapterId: AdapterId;
       readonly staged: StagedAdapter;
-    };
+    }
+  /** Keeps its image, now or once there is one, whatever else is put. */
+  | { readonly type: "image.pin"; readonly adapterId: AdapterId }
+  /** Its image is not wanted any more, pinned or not. */
+  | { readonly type: "image.forget"; readonly adapterId: AdapterId };
 
 export type HostCacheFact =
   | {

@@ -3,6 +3,7 @@
  *
  *   open ── image.get ──▶ image.found │ image.missed
  *        ── image.put ──▶ image.kept, image.dropped for each that had to go
+ *        ── image.pin, image.forget
  *
  * One state: nothing waits here. An adapter larger than the whole cache is used once from the loader's
  * hand and not kept: refusing it would make a small cache change which adapters can be served at all.
@@ -26,6 +27,10 @@ export const hostCacheMachine = setup({
     input: {} as HostCacheInput,
   },
   actions: {
+    pin: ({ context }, params: { readonly adapterId: AdapterId }) =>
+      context.lru.pin(params.adapterId),
+    forget: ({ context }, params: { readonly adapterId: AdapterId }) =>
+      context.lru.forget(params.adapterId),
     find: enqueueActions(({ context, enqueue }, params: { readonly adapterId: AdapterId }) => {
       const { adapterId } = params;
       const staged = context.lru.get(adapterId);
@@ -53,6 +58,8 @@ export const hostCacheMachine = setup({
       on: {
         "image.get": { actions: { type: "find", params: ({ event }) => event } },
         "image.put": { actions: { type: "keep", params: ({ event }) => event } },
+        "image.pin": { actions: { type: "pin", params: ({ event }) => event } },
+        "image.forget": { actions: { type: "forget", params: ({ event }) => event } },
       },
     },
   },

@@ -24,6 +24,8 @@ export interface Placement {
 
 export interface Room {
   readonly numAttached: number;
+  /** Of those, they stay whoever waits. */
+  readonly numPinned: number;
   readonly numFreeSlots: number;
   readonly freeBytes: number;
   /** Unleased adapters, least recently used first, with their bytes on the device. */
@@ -55,8 +57,8 @@ export function nextPlacement(
       freeBytes += numBytes;
     }
     if (numFreeSlots === 0) return null;
-    // Alone on the device it is tried in any case: only the device can say that it never fits.
-    const isAlone = room.numAttached === evicted.length;
+    // Alone beside those that stay it is tried in any case: only the device can say that it never fits.
+    const isAlone = room.numAttached - room.numPinned === evicted.length;
     if (evicted.length === 0 && !isAlone && (lacksMemory || freeBytes < needed)) return null;
     return { waiter, image, evicted };
   }

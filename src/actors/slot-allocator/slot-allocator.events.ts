@@ -7,6 +7,10 @@ export type SlotAllocatorCommand =
   | { readonly type: "slot.lease"; readonly adapterId: AdapterId; readonly leaseNumber: number }
   /** Gives a lease back, granted or not. No step names the slot any more. */
   | { readonly type: "slot.release"; readonly adapterId: AdapterId; readonly leaseNumber: number }
+  /** Once on the device, it stays there. */
+  | { readonly type: "slot.pin"; readonly adapterId: AdapterId }
+  /** It leaves the device as soon as nobody leases it, and is not asked for again. */
+  | { readonly type: "slot.forget"; readonly adapterId: AdapterId }
   | {
       readonly type: "image.deliver";
       readonly adapterId: AdapterId;

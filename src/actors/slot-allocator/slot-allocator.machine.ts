@@ -5,6 +5,8 @@
  *     ▲                                                                        │
  *     └──────────── done: slot.granted │ error: slot.refused or wait ──────────┘
  *
+ * A forgotten adapter is detached in `ready`, once its last lease is given back.
+ *
  * Waiters are served first come, first served among those whose image is there. Images are asked for ahead
  * of time for the first `maxImages` of them, so that an upload does not wait for a file; those are held
  * here, beside the host cache's own bytes. One upload at a time: they share the way to the device.
@@ -30,13 +32,22 @@ interface SlotAllocatorContext extends SlotAllocatorInput {
   /** First come, first served; the one being uploaded among them. At most one per adapter. */
   readonly waiters: readonly Waiter[];
   readonly upload: Upload | null;
+  /** Forgotten, and leased or being uploaded still. */
+  readonly leaving: readonly AdapterId[];
 }
+
+/** Neither leased, waited for, nor being uploaded. */
+const isFree = ({ waiters, upload, pool }: SlotAllocatorContext, adapterId: AdapterId): boolean =>
+  !pool.isLeased(adapterId) &&
+  upload?.adapterId !== adapterId &&
+  waiters.every((waiter) => waiter.adapterId !== adapterId);
 
 const placementOf = ({ waiters, pool, backend }: SlotAllocatorContext): Placement | null =>
   nextPlacement(
     waiters,
     {
       numAttached: pool.numUsed,
+      numPinned: pool.numPinned,
       numFreeSlots: pool.numFree,
       freeBytes: pool.freeBytes,
       unleased: pool.unleased(),
@@ -54,9 +65,12 @@ const changed = (
 ): readonly Waiter[] =>
   waiters.map((waiter) => (waiter.adapterId === adapterId ? { ...waiter, ...change } : waiter));
 
-/** An adapter that the device refused alone cannot fit; beside others it may, once they are gone. */
-const mayFitLater = (pool: SlotPool, error: unknown): boolean =>
-  error instanceof LorikeetError && error.errorCode === "adapter_too_large" && pool.numUsed > 1;
+/** An adapter that the device refused alone cannot fit; beside others that may go it may, once they are gone. */
+const mayFitLater = ({ pool, upload }: SlotAllocatorContext, error: unknown): boolean => {
+  if (!(error instanceof LorikeetError) || error.errorCode !== "adapter_too_large") return false;
+  const numOthers = pool.numUsed - pool.numPinned - (upload !== null && pool.isPinned(upload.adapterId) ? 0 : 1);
+  return numOthers > 0;
+};
 
 interface AdapterParam {
   readonly adapterId: AdapterId;
@@ -80,7 +94,8 @@ export const slotAllocatorMachine = setup({
       context.waiters.some((waiter) => waiter.adapterId === adapterId),
     canPlace: ({ context }) => placementOf(context) !== null,
     mayFitLater: ({ context }, params: { readonly error: unknown }) =>
-      mayFitLater(context.pool, params.error),
+      mayFitLater(context, params.error),
+    canLeave: ({ context }) => context.leaving.some((adapterId) => isFree(context, adapterId)),
   },
   actions: {
     grantAgain: enqueueActions(({ context, enqueue }, params: LeaseParam) => {
@@ -110,6 +125,24 @@ export const slotAllocatorMachine = setup({
       const isSeated = context.pool.slotOf(adapterId) !== null;
       if (isSeated && context.upload?.adapterId !== adapterId) context.pool.release(adapterId);
     },
+    pin: ({ context }, { adapterId }: AdapterParam) => context.pool.pin(adapterId),
+    startLeaving: assign({
+      leaving: ({ context }, { adapterId }: AdapterParam) => {
+        context.pool.unpin(adapterId);
+        return [...context.leaving, adapterId];
+      },
+    }),
+    leave: enqueueActions(({ context, enqueue }) => {
+      const { leaving, pool, backend } = context;
+      const gone = leaving.filter((adapterId) => isFree(context, adapterId));
+      for (const adapterId of gone) {
+        if (pool.slotOf(adapterId) === null) continue;
+        const slot = pool.evict(adapterId);
+        backend.detach(slot);
+        enqueue.emit({ type: "slot.evicted", adapterId, slot });
+      }
+      enqueue.assign({ leaving: leaving.filter((adapterId) => !gone.includes(adapterId)) });
+    }),
     forgetBlocked: assign({
       waiters: ({ context }) =>
         context.waiters.map((waiter) => ({ ...waiter, isToldBlocked: false })),
@@ -198,7 +231,7 @@ export const slotAllocatorMachine = setup({
   },
 }).createMachine({
   id: "slotAllocator",
-  context: ({ input }) => ({ ...input, waiters: [], upload: null }),
+  context: ({ input }) => ({ ...input, waiters: [], upload: null, leaving: [] }),
   initial: "ready",
   on: {
     "slot.lease": [
@@ -226,6 +259,8 @@ export const slotAllocatorMachine = setup({
         ],
       },
     ],
+    "slot.pin": { actions: { type: "pin", params: ({ event }) => event } },
+    "slot.forget": { actions: { type: "startLeaving", params: ({ event }) => event } },
     "image.deliver": {
       actions: [{ type: "takeImage", params: ({ event }) => event }, "tellBlocked"],
     },
@@ -236,7 +271,11 @@ export const slotAllocatorMachine = setup({
   states: {
     ready: {
       entry: ["wantImages", "tellBlocked"],
-      always: { guard: "canPlace", target: "uploading", actions: "place" },
+      // Only here: an upload may be using the device's memory.
+      always: [
+        { guard: "canLeave", actions: "leave" },
+        { guard: "canPlace", target: "uploading", actions: "place" },
+      ],
     },
     uploading: {
       invoke: {

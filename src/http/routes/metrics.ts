@@ -52,7 +52,7 @@ function writeEngine(out: Exposition, { runtime }: HttpDependencies): void {
 
 function writeAdapters(out: Exposition, { runtime, metrics, clock }: HttpDependencies): void {
   const stats = runtime.stats();
-  const adapters = runtime.adapters();
+  const adapters = runtime.adapters().filter(({ state }) => state !== "draining");
   out.gauge("vllm:lora_requests_info", "Adapters with sequences now; the value is the time of this scrape.", [
     {
       labels: {

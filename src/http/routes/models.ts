@@ -26,7 +26,7 @@ export function modelRoutes({ runtime, baseNames, created }: HttpDependencies) {
     max_model_len: runtime.maxContext,
     adapter: { state, rank, digest, error: lastError },
   });
-  const cards = () => [...baseNames.map(baseCard), ...runtime.adapters().map(adapterCard)];
+  const cards = () => [...baseNames.map(baseCard), ...runtime.adapters().filter(({ state }) => state !== "draining").map(adapterCard)];
 
   return new Elysia()
     .get("/v1/models", () => Response.json({ object: "list", data: cards() }))

@@ -1,0 +1,73 @@
+/** What the runtime keeps of one content of one adapter name. */
+import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.events.ts";
+import type { LorikeetError } from "../core/errors.ts";
+import { type AdapterId } from "../core/ids.ts";
+import type { Usage } from "../core/request.ts";
+
+export interface AdapterSource {
+  /** Directory of its files, or a `.nemo` file. */
+  readonly path: string;
+  /** Format that whoever named the path asked for; `null` for the server's. */
+  readonly source: "hf" | "nemo" | null;
+}
+
+export class AdapterRecord implements AdapterSource {
+  readonly id: AdapterId;
+  readonly name: string;
+  readonly path: string;
+  readonly source: "hf" | "nemo" | null;
+  /** Unix seconds. */
+  readonly created: number;
+  /** Its name means another content by now, or nothing: it serves the requests that it has, and goes. */
+  isRetired = false;
+  isPinned = false;
+  isLoading = false;
+  digest: string | null = null;
+  rank: number | null = null;
+  numModules: number | null = null;
+  numBytes: number | null = null;
+  /** Sequences that have not ended. */
+  numLive = 0;
+  numRequests = 0;
+  promptTokens = 0;
+  generatedTokens = 0;
+  numLoads = 0;
+  lastError: string | null = null;
+  /** Unix seconds. */
+  lastUsed: number | null = null;
+
+  constructor(id: AdapterId, name: string, { path, source }: AdapterSource, created: number) {
+    this.id = id;
+    this.name = name;
+    this.path = path;
+    this.source = source;
+    this.created = created;
+  }
+
+  noteSubmitted(unixSeconds: number): void {
+    this.numLive++;
+    this.numRequests++;
+    this.lastUsed = unixSeconds;
+  }
+
+  noteEnded(usage: Usage): void {
+    this.numLive--;
+    this.promptTokens += usage.promptTokens;
+    this.generatedTokens += usage.completionTokens;
+  }
+
+  noteLoaded({ image, report }: StagedAdapter): void {
+    this.isLoading = false;
+    this.digest = image.digest;
+    this.rank = report.maxRank;
+    this.numModules = report.numModules;
+    this.numBytes = report.numBytes;
+    this.lastError = null;
+    this.numLoads++;
+  }
+
+  noteFailed(error: LorikeetError): void {
+    this.isLoading = false;
+    this.lastError = error.message;
+  }
+}
