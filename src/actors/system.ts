@@ -26,6 +26,13 @@ import { slotAllocatorMachine } from "./slot-allocator/slot-allocator.machine.ts
 export type SystemFact =
   RequestSchedulerFact | SlotAllocatorFact | HostCacheFact | AdapterLoaderFact;
 
+type Wires<F extends SystemFact> = { readonly [T in F["type"]]?: (fact: Extract<F, { readonly type: T }>) => void };
+interface Emitter<F extends SystemFact> {
+  on(type: "*", listener: (fact: F) => void): unknown;
+}
+
+export type ActorName = "requestScheduler" | "slotAllocator" | "hostCache" | "adapterLoader";
+
 /** Timers of the actors, so that simulations own them too. */
 export interface Timers {
   setTimeout(callback: () => void, delayMs: number): unknown;
@@ -51,7 +58,9 @@ export interface SystemInput {
   readonly yieldTurn: () => Promise<void>;
   readonly onStepTime: (elapsedMs: number) => void;
   /** Hears every fact of every actor, for listings and counters. */
-  readonly onFact: (fact: SystemFact) => void;
+  readonly onFact: (fact: SystemFact, actor: ActorName) => void;
+  /** Hears of each state that an actor enters. */
+  readonly onState: (actor: ActorName, state: string) => void;
   /** An actor has died: a bug. Nothing is served from then on. */
   readonly onFatal: (error: unknown) => void;
 }
@@ -101,30 +110,49 @@ export function startSystem(input: SystemInput): ActorSystem {
     },
   });
 
-  scheduler.on("*", input.onFact);
-  slots.on("*", input.onFact);
-  cache.on("*", input.onFact);
-  loader.on("*", input.onFact);
+  /** What an actor's facts mean to the others; those who watch hear a fact before its consequences. */
+  const wire = <F extends SystemFact>(name: ActorName, actor: Emitter<F>, wires: Wires<F>): void => {
+    actor.on("*", (fact) => {
+      input.onFact(fact, name);
+      (wires[fact.type as F["type"]] as ((fact: F) => void) | undefined)?.(fact);
+    });
+  };
+  wire<RequestSchedulerFact>("requestScheduler", scheduler, {
+    "adapter.wanted": (fact) => slots.send({ ...fact, type: "slot.lease" }),
+    "adapter.released": (fact) => slots.send({ ...fact, type: "slot.release" }),
+  });
+  wire<SlotAllocatorFact>("slotAllocator", slots, {
+    "slot.granted": (fact) => scheduler.send({ ...fact, type: "adapter.use" }),
+    "slot.blocked": (fact) => scheduler.send({ ...fact, type: "adapter.block" }),
+    "slot.refused": (fact) => scheduler.send({ ...fact, type: "adapter.refuse" }),
+    "image.wanted": (fact) => cache.send({ ...fact, type: "image.get" }),
+  });
+  wire<HostCacheFact>("hostCache", cache, {
+    "image.found": ({ adapterId, staged }) => slots.send({ type: "image.deliver", adapterId, image: staged.image }),
+    "image.missed": (fact) => loader.send({ ...fact, type: "adapter.load" }),
+  });
+  wire<AdapterLoaderFact>("adapterLoader", loader, {
+    "adapter.loaded": ({ adapterId, staged }) => {
+      cache.send({ type: "image.put", adapterId, staged });
+      slots.send({ type: "image.deliver", adapterId, image: staged.image });
+    },
+    "adapter.failed": (fact) => slots.send({ ...fact, type: "image.fail" }),
+  });
 
-  scheduler.on("adapter.wanted", (fact) => slots.send({ ...fact, type: "slot.lease" }));
-  scheduler.on("adapter.released", (fact) => slots.send({ ...fact, type: "slot.release" }));
-  slots.on("slot.granted", (fact) => scheduler.send({ ...fact, type: "adapter.use" }));
-  slots.on("slot.blocked", (fact) => scheduler.send({ ...fact, type: "adapter.block" }));
-  slots.on("slot.refused", (fact) => scheduler.send({ ...fact, type: "adapter.refuse" }));
-  slots.on("image.wanted", (fact) => cache.send({ ...fact, type: "image.get" }));
-  cache.on("image.found", ({ adapterId, staged }) =>
-    slots.send({ type: "image.deliver", adapterId, image: staged.image }),
-  );
-  cache.on("image.missed", (fact) => loader.send({ ...fact, type: "adapter.load" }));
-  loader.on("adapter.loaded", (fact) => cache.send({ ...fact, type: "image.put" }));
-  loader.on("adapter.loaded", ({ adapterId, staged }) =>
-    slots.send({ type: "image.deliver", adapterId, image: staged.image }),
-  );
-  loader.on("adapter.failed", (fact) => slots.send({ ...fact, type: "image.fail" }));
-
-  const actors: readonly AnyActorRef[] = [loader, cache, slots, scheduler];
-  for (const actor of actors) {
-    actor.subscribe({ error: input.onFatal });
+  const actors: readonly (readonly [ActorName, AnyActorRef])[] = [
+    ["adapterLoader", loader],
+    ["hostCache", cache],
+    ["slotAllocator", slots],
+    ["requestScheduler", scheduler],
+  ];
+  for (const [name, actor] of actors) {
+    let state = "";
+    const see = ({ value }: { readonly value: string }): void => {
+      if (value === state) return;
+      state = value;
+      input.onState(name, value);
+    };
+    actor.subscribe({ next: see, error: input.onFatal });
     actor.start();
   }
   return {

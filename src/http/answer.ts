@@ -13,7 +13,6 @@ export interface AnswerOptions {
   /** Of all prompts, each counted once however many choices it has. */
   readonly promptTokens: number;
   readonly metrics: RequestMetrics;
-  readonly adapterName: string | null;
   /** What clients are told of an error that ended a generation. */
   readonly toRequestError: (thrown: unknown) => LorikeetError;
   /** Told of every error that ends a generation. */
@@ -31,11 +30,11 @@ export class Answer {
   readonly #completionTokens: number[];
   #isCancelled = false;
 
-  constructor({ generations, format, promptTokens, metrics, adapterName, toRequestError, onFailure }: AnswerOptions) {
+  constructor({ generations, format, promptTokens, metrics, toRequestError, onFailure }: AnswerOptions) {
     this.generations = generations;
     this.format = format;
     this.#events = new MergedEvents(generations);
-    this.#tracked = generations.map(() => metrics.track(adapterName));
+    this.#tracked = generations.map(() => metrics.track());
     this.#completionTokens = generations.map(() => 0);
     this.#promptTokens = promptTokens;
     this.#toRequestError = toRequestError;
@@ -67,7 +66,6 @@ export class Answer {
   cancel(): void {
     this.#isCancelled = true;
     for (const generation of this.generations) generation.cancel();
-    for (const sequence of this.#tracked) sequence.end();
   }
 
   #see(choice: number, event: GenerationEvent): void {

@@ -5,6 +5,7 @@ import type { Runtime } from "../runtime/runtime.ts";
 import type { Access } from "./access.ts";
 import type { BodyLimits } from "./json-body.ts";
 import type { LiveStreams } from "./live-streams.ts";
+import type { AdapterMetrics } from "./metrics/adapter-metrics.ts";
 import type { RequestMetrics } from "./metrics/request-metrics.ts";
 
 export interface Log {
@@ -20,6 +21,7 @@ export interface HttpDependencies {
   readonly access: Access;
   readonly live: LiveStreams;
   readonly metrics: RequestMetrics;
+  readonly adapterMetrics: AdapterMetrics;
   readonly health: Health;
   readonly bodyLimits: BodyLimits;
   /** Names that mean the base model, the first of them shown to clients; at least one. */

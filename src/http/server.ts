@@ -10,6 +10,7 @@ import { createEdge } from "./edge.ts";
 import { defaultBodyLimits } from "./json-body.ts";
 import { type LiveStreamLimits, LiveStreams } from "./live-streams.ts";
 import { logFault } from "./log-fault.ts";
+import { AdapterMetrics } from "./metrics/adapter-metrics.ts";
 import { RequestMetrics } from "./metrics/request-metrics.ts";
 
 export interface HttpServerOptions {
@@ -105,6 +106,8 @@ export function listen(options: HttpServerOptions): HttpServer {
 
 export function dependenciesOf(options: HttpServerOptions, keepOpen: KeepOpen): HttpDependencies {
   const clock = options.clock ?? systemClock;
+  const adapterMetrics = new AdapterMetrics();
+  options.runtime.watch((transition) => adapterMetrics.see(transition));
   return {
     runtime: options.runtime,
     encodeChat: options.encodeChat,
@@ -113,6 +116,7 @@ export function dependenciesOf(options: HttpServerOptions, keepOpen: KeepOpen): 
     access: createAccess(options.apiKeys, options.adminKeys),
     live: new LiveStreams(clock, options.streamLimits),
     metrics: new RequestMetrics(clock),
+    adapterMetrics,
     health: new Health(),
     bodyLimits: defaultBodyLimits,
     baseNames: options.baseNames,

@@ -1,5 +1,5 @@
 /** A running Lorikeet in this process. */
-import { startSystem, type ActorSystem, type SystemFact, type Timers } from "../actors/system.ts";
+import { startSystem, type ActorName, type ActorSystem, type SystemFact, type Timers } from "../actors/system.ts";
 import type { Backend } from "../backend/backend.ts";
 import { systemClock, type Clock } from "../core/clock.ts";
 import { CapacityError, toLorikeetError, type LorikeetError } from "../core/errors.ts";
@@ -22,6 +22,7 @@ import { InFlight } from "./in-flight.ts";
 import { defaultRuntimeOptions, type RuntimeOptions } from "./runtime-options.ts";
 import { type AdapterLoad, collectStats, listAdapters, listingOf, type RuntimeParts } from "./runtime-parts.ts";
 import { AdapterStager, type ReadAdapter } from "./stage-adapter.ts";
+import { Transitions, type TransitionListener } from "./transitions.ts";
 import type {
   AdapterListing,
   AdapterReference,
@@ -76,6 +77,7 @@ class InProcess implements LocalRuntime {
   readonly #system: ActorSystem;
   readonly #control: AdapterControl;
   readonly #inFlight = new InFlight();
+  readonly #transitions: Transitions;
   readonly #drained = Promise.withResolvers<void>();
   /** Two runtimes never give the same id. */
   readonly #idPrefix = crypto.randomUUID().slice(0, 8);
@@ -111,6 +113,10 @@ class InProcess implements LocalRuntime {
       registry: new AdapterRegistry(this.#options.maxAdapters),
       counters: { adapterLoads: 0, adapterEvictions: 0, stepMs: 0, refused: {} },
     };
+    this.#transitions = new Transitions({
+      clock: this.#clock,
+      nameOf: (adapterId) => this.#parts.registry.byId(adapterId)?.name ?? `#${adapterId}`,
+    });
     for (const { name, path } of this.#options.adapters) this.registerAdapter(name, path);
     for (const { name, error } of this.#options.refusedAdapters) this.#parts.registry.refuse(name, error);
     this.#system = this.#startSystem();
@@ -165,7 +171,11 @@ class InProcess implements LocalRuntime {
   }
 
   stats(): RuntimeStats {
-    return collectStats(this.#parts);
+    return collectStats(this.#parts, this.#clock.nowMs());
+  }
+
+  watch(listener: TransitionListener): () => void {
+    return this.#transitions.watch(listener);
   }
 
   close(timeoutMs = 30_000): Promise<void> {
@@ -206,6 +216,7 @@ class InProcess implements LocalRuntime {
       deadlineMs,
     });
     if (adapter !== null) registry.byId(adapter)?.noteSubmitted(this.#clock.unixSeconds());
+    this.#transitions.submitted(id, adapter);
     this.#system.submit(sequence);
     return { id, cancel, [Symbol.asyncIterator]: () => stream[Symbol.asyncIterator]() };
   }
@@ -221,7 +232,10 @@ class InProcess implements LocalRuntime {
       pool,
       lru,
       backend: {
-        attach: (slot, image) => this.#inFlight.track(backend.attach(slot, image)),
+        attach: (slot, image) => {
+          this.#transitions.attaching(slot);
+          return this.#inFlight.track(backend.attach(slot, image));
+        },
         detach: (slot) => backend.detach(slot),
         deviceBytes: (image) => backend.deviceBytes(image),
       },
@@ -230,13 +244,15 @@ class InProcess implements LocalRuntime {
       timers: timers ?? null,
       yieldTurn: yieldTurn ?? nextTurn,
       onStepTime: (elapsedMs) => void (counters.stepMs += elapsedMs),
-      onFact: (fact) => this.#note(fact),
+      onFact: (fact, actor) => this.#note(fact, actor),
+      onState: (actor, state) => this.#transitions.entered(actor, state),
       onFatal: (error) => this.#fail(toLorikeetError(error)),
     });
   }
 
-  #note(fact: SystemFact): void {
+  #note(fact: SystemFact, actor: ActorName): void {
     const { counters } = this.#parts;
+    this.#transitions.note(fact, actor);
     this.#control.note(fact);
     switch (fact.type) {
       case "adapter.loaded":

@@ -5,6 +5,7 @@ import type { LorikeetError } from "../core/errors.ts";
 import type { AdapterReport } from "../lora/adapter-report.ts";
 import type { HostLru } from "../lora/host-lru.ts";
 import type { SlotPool } from "../lora/slot-pool.ts";
+import { contentionOf } from "../schedule/contention.ts";
 import type { ScheduleTable } from "../schedule/schedule-table.ts";
 import type { AdapterRecord } from "./adapter-record.ts";
 import type { AdapterRegistry } from "./adapter-registry.ts";
@@ -42,10 +43,11 @@ export type AdapterLoad =
 export const listAdapters = (parts: RuntimeParts): readonly AdapterListing[] =>
   Array.from(parts.registry.records(), (record) => listingOf(parts, record));
 
-export function listingOf({ pool, lru }: RuntimeParts, record: AdapterRecord): AdapterListing {
+export function listingOf({ table, pool, lru }: RuntimeParts, record: AdapterRecord): AdapterListing {
   const { source: _source, isLoading: _isLoading, isRetired: _isRetired, ...rest } = record;
   const tier = pool.slotOf(record.id) !== null ? "device" : lru.has(record.id) ? "host" : "disk";
-  return { ...rest, tier, state: stateOf(tier, record) };
+  const group = table.groups.get(record.id);
+  return { ...rest, tier, state: stateOf(tier, record), numRunning: group?.numRunning ?? 0, numWaiting: group?.waiting.length ?? 0 };
 }
 
 function stateOf(tier: AdapterTier, { isRetired, isLoading, lastError }: AdapterRecord): AdapterState {
@@ -55,17 +57,22 @@ function stateOf(tier: AdapterTier, { isRetired, isLoading, lastError }: Adapter
   return lastError === null ? "registered" : "failed";
 }
 
-export function collectStats({ table, engine, pool, lru, counters }: RuntimeParts): RuntimeStats {
+export function collectStats({ table, engine, pool, lru, counters }: RuntimeParts, nowMs: number): RuntimeStats {
   const { steps, promptTokens, generatedTokens, computeMs } = engine.counters;
   return {
     waitingRequests: table.numWaiting,
     runningRequests: table.running.length,
     numPages: table.pool.numPages,
     usedPages: table.pool.numHeld,
+    pageTokens: table.pool.pageTokens,
     numSlots: pool.numSlots,
     usedSlots: pool.numUsed,
+    adapterBytes: pool.usedBytes,
+    adapterMaxBytes: pool.maxBytes,
+    hostCacheAdapters: lru.size,
     hostCacheBytes: lru.usedBytes,
     hostCacheMaxBytes: lru.maxBytes,
+    contention: contentionOf(table, nowMs),
     steps,
     promptTokens,
     generatedTokens,

@@ -7,6 +7,10 @@
 import type { AdapterId, RequestId } from "../core/ids.ts";
 import type { GenerationEvent, GenerationRequest } from "../core/request.ts";
 import type { LoadedModel } from "../model/load-model.ts";
+import type { Contention } from "../schedule/contention.ts";
+import type { TransitionListener } from "./transitions.ts";
+
+export type { Transition, TransitionListener } from "./transitions.ts";
 
 export interface Runtime {
   readonly model: LoadedModel;
@@ -55,6 +59,9 @@ export interface Runtime {
   adapterDigest(adapter: AdapterId): string | null;
 
   stats(): RuntimeStats;
+
+  /** Hears of every transition inside from here on. @returns what ends it */
+  watch(listener: TransitionListener): () => void;
 
   /** Refuses new requests, lets running ones end within `timeoutMs`, ends the rest with `shutdown`, and frees the backend. */
   close(timeoutMs?: number): Promise<void>;
@@ -118,6 +125,9 @@ export interface AdapterListing {
   /** Sequences that have not ended, and all so far. */
   readonly numLive: number;
   readonly numRequests: number;
+  /** Of its requests, those that take part in steps now, and those that wait to. */
+  readonly numRunning: number;
+  readonly numWaiting: number;
   readonly promptTokens: number;
   readonly generatedTokens: number;
   readonly numLoads: number;
@@ -134,10 +144,19 @@ export interface RuntimeStats {
   readonly runningRequests: number;
   readonly numPages: number;
   readonly usedPages: number;
+  /** Positions in one page. */
+  readonly pageTokens: number;
   readonly numSlots: number;
   readonly usedSlots: number;
+  /** Device memory of adapters, in use and in all. */
+  readonly adapterBytes: number;
+  readonly adapterMaxBytes: number;
+  /** Adapters staged in host memory, those on the device among them. */
+  readonly hostCacheAdapters: number;
   readonly hostCacheBytes: number;
   readonly hostCacheMaxBytes: number;
+  /** Who waits, how long, and how unevenly they were served. */
+  readonly contention: Contention;
   readonly steps: number;
   readonly promptTokens: number;
   readonly generatedTokens: number;

@@ -45,6 +45,7 @@ function open() {
     yieldTurn: time.yieldTurn,
     onStepTime: () => {},
     onFact: (fact) => void facts.push(fact),
+    onState: () => undefined,
     onFatal: (error) => void fatal.push(error),
   });
   let arrival = 0;

@@ -8,11 +8,14 @@ import type { LoadedModel } from "../../src/model/load-model.ts";
 import type {
   AdapterListing,
   AdapterReference,
+  AdapterState,
   AdapterToLoad,
   AdapterToUnload,
   Generation,
   Runtime,
   RuntimeStats,
+  Transition,
+  TransitionListener,
 } from "../../src/runtime/runtime.ts";
 import { FAKE_VOCAB, fakeTokenizer } from "./fake-tokenizer.ts";
 
@@ -95,6 +98,9 @@ export interface FakeRuntimeOptions {
   /** Requests held at once; one more is refused. */
   readonly maxRequests?: number;
   readonly hasTokenizer?: boolean;
+  /** Of adapters by name; `registered` and unknown otherwise. */
+  readonly states?: Readonly<Record<string, AdapterState>>;
+  readonly ranks?: Readonly<Record<string, number>>;
 }
 
 export class FakeRuntime implements Runtime {
@@ -104,16 +110,19 @@ export class FakeRuntime implements Runtime {
   readonly sequences: FakeSequence[] = [];
   readonly references: AdapterReference[] = [];
   readonly loads: AdapterToLoad[] = [];
+  readonly listeners = new Set<TransitionListener>();
   /** Of adapters that were read. */
   readonly digests = new Map<AdapterId, string>();
   script: Script;
   isClosed = false;
+  readonly #options: FakeRuntimeOptions;
   readonly #names: string[];
   readonly #refused: Readonly<Record<string, LorikeetError>>;
   readonly #maxRequests: number;
   readonly #finished: Record<string, number> = {};
 
   constructor(options: FakeRuntimeOptions = {}) {
+    this.#options = options;
     this.script = options.script ?? saying("One day Rosa went home.");
     this.#names = [...(options.adapters ?? ["sql", "translate-fr"])];
     this.#refused = options.refused ?? {};
@@ -169,15 +178,17 @@ export class FakeRuntime implements Runtime {
       id: asAdapterId(i),
       name,
       path: `/adapters/${name}`,
-      state: "registered",
+      state: this.#options.states?.[name] ?? "registered",
       tier: "disk",
       isPinned: false,
       digest: null,
-      rank: null,
+      rank: this.#options.ranks?.[name] ?? null,
       numModules: null,
       numBytes: null,
       numLive: this.live.filter(({ request }) => request.adapter === i).length,
       numRequests: this.sequences.filter(({ request }) => request.adapter === i).length,
+      numRunning: this.live.filter(({ request, tokens }) => request.adapter === i && tokens.length > 0).length,
+      numWaiting: this.live.filter(({ request, tokens }) => request.adapter === i && tokens.length === 0).length,
       promptTokens: 0,
       generatedTokens: 0,
       numLoads: 0,
@@ -202,6 +213,15 @@ export class FakeRuntime implements Runtime {
     return listing;
   }
 
+  watch(listener: TransitionListener): () => void {
+    this.listeners.add(listener);
+    return () => void this.listeners.delete(listener);
+  }
+
+  tell(transition: Transition): void {
+    for (const listener of this.listeners) listener(transition);
+  }
+
   adapterDigest(adapter: AdapterId): string | null {
     return this.digests.get(adapter) ?? null;
   }
@@ -214,10 +234,15 @@ export class FakeRuntime implements Runtime {
       runningRequests: this.live.length,
       numPages: 8,
       usedPages: 2,
+      pageTokens: 16,
       numSlots: 4,
       usedSlots: 1,
+      adapterBytes: 100,
+      adapterMaxBytes: 400,
+      hostCacheAdapters: 2,
       hostCacheBytes: 0,
       hostCacheMaxBytes: 1024,
+      contention: { numWaitingGroups: 0, longestWaitMs: 0, servedGapRows: 0 },
       steps: 3,
       promptTokens: count(({ request }) => request.promptTokens.length),
       generatedTokens: count(({ tokens }) => tokens.length),

@@ -299,6 +299,8 @@ describe("adapters", () => {
       numBytes: 100,
       numLive: 0,
       numRequests: 2,
+      numRunning: 0,
+      numWaiting: 0,
       promptTokens: 2,
       generatedTokens: 16,
       numLoads: 1,

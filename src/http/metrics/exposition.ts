@@ -1,5 +1,5 @@
 /** Prometheus' text format, version 0.0.4. */
-import type { Histogram } from "./histogram.ts";
+import { Histogram } from "./histogram.ts";
 
 export const EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -7,6 +7,11 @@ export type Labels = Readonly<Record<string, string>>;
 export interface Sample {
   readonly labels?: Labels;
   readonly value: number;
+}
+
+export interface LabelledHistogram {
+  readonly labels: Labels;
+  readonly histogram: Histogram;
 }
 
 export class Exposition {
@@ -22,19 +27,28 @@ export class Exposition {
     this.#family(name, "gauge", help, samples);
   }
 
+  /** Without the common labels. */
+  bareGauge(name: string, help: string, samples: readonly Sample[]): void {
+    this.#head(name, "gauge", help);
+    for (const { labels, value } of samples) this.#line(name, labels ?? {}, value);
+  }
+
   counter(name: string, help: string, samples: number | readonly Sample[]): void {
     this.#family(name, "counter", help, samples);
   }
 
-  histogram(name: string, help: string, histogram: Histogram): void {
+  histogram(name: string, help: string, given: Histogram | readonly LabelledHistogram[]): void {
     this.#head(name, "histogram", help);
-    const cumulative = histogram.cumulative();
-    histogram.bounds.forEach((bound, i) => {
-      this.#sample(`${name}_bucket`, { le: String(bound) }, cumulative[i]!);
-    });
-    this.#sample(`${name}_bucket`, { le: "+Inf" }, histogram.count);
-    this.#sample(`${name}_sum`, {}, histogram.sum);
-    this.#sample(`${name}_count`, {}, histogram.count);
+    const list = given instanceof Histogram ? [{ labels: {}, histogram: given }] : given;
+    for (const { labels, histogram } of list) {
+      const cumulative = histogram.cumulative();
+      histogram.bounds.forEach((bound, i) => {
+        this.#sample(`${name}_bucket`, { ...labels, le: String(bound) }, cumulative[i]!);
+      });
+      this.#sample(`${name}_bucket`, { ...labels, le: "+Inf" }, histogram.count);
+      this.#sample(`${name}_sum`, labels, histogram.sum);
+      this.#sample(`${name}_count`, labels, histogram.count);
+    }
   }
 
   text(): string {
@@ -52,7 +66,11 @@ export class Exposition {
   }
 
   #sample(name: string, labels: Labels, value: number): void {
-    const pairs = Object.entries({ ...this.#common, ...labels }).map(([key, text]) => `${key}="${escaped(text)}"`);
+    this.#line(name, { ...this.#common, ...labels }, value);
+  }
+
+  #line(name: string, labels: Labels, value: number): void {
+    const pairs = Object.entries(labels).map(([key, text]) => `${key}="${escaped(text)}"`);
     this.#lines.push(`${name}${pairs.length === 0 ? "" : `{${pairs.join(",")}}`} ${value}`);
   }
 }

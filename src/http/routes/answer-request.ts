@@ -32,7 +32,7 @@ export function refuseWhileDraining({ health }: HttpDependencies): void {
 export async function answerRequest(deps: HttpDependencies, request: Request, ask: Ask): Promise<Response> {
   const { runtime, clock, metrics } = deps;
   const { body } = ask;
-  const { adapter, adapterName, toRequestError } = await chooseAdapter(runtime, deps.baseNames, body.model, body.loraRequest);
+  const { adapter, toRequestError } = await chooseAdapter(runtime, deps.baseNames, body.model, body.loraRequest);
   const prompts = ask.prompts.map((prompt) =>
     body.truncatePromptTokens === null ? prompt : prompt.slice(-body.truncatePromptTokens),
   );
@@ -60,7 +60,6 @@ export async function answerRequest(deps: HttpDependencies, request: Request, as
     format,
     promptTokens: prompts.reduce((sum, prompt) => sum + prompt.length, 0),
     metrics,
-    adapterName,
     toRequestError,
     onFailure: (thrown) => logFault(deps, thrown),
   });
