@@ -1,14 +1,28 @@
 /** What every request must keep, whoever sent it: the last check before the engine. */
 import { AdapterError, RequestError } from "../core/errors.ts";
 import type { GenerationRequest } from "../core/request.ts";
-import type { AdapterRegistry } from "./adapter-registry.ts";
+import { checkContext, checkQueueRoom } from "../schedule/admission.ts";
+import type { RuntimeParts } from "./runtime-parts.ts";
 
-/** @throws {RequestError | AdapterError} */
-export function checkRequest(
+type Parts = Pick<RuntimeParts, "table" | "registry" | "pool">;
+
+/**
+ * Whether a request may be queued now.
+ *
+ * @throws {RequestError | AdapterError} for what is wrong with it
+ * @throws {CapacityError} `queue_full`
+ */
+export function checkRequest(request: GenerationRequest, vocabSize: number, { table, registry, pool }: Parts): void {
+  checkFields(request, vocabSize, pool.numSlots, registry);
+  checkContext(table.limits, request.promptTokens.length, request.sampling.maxTokens);
+  checkQueueRoom(table, request.promptTokens.length);
+}
+
+function checkFields(
   request: GenerationRequest,
   vocabSize: number,
   numSlots: number,
-  registry: AdapterRegistry,
+  registry: Parts["registry"],
 ): void {
   const { promptTokens, adapter, sampling, timeoutMs } = request;
   if (promptTokens.length === 0) {

@@ -11,7 +11,6 @@ import { TextOutput } from "../engine/text-output.ts";
 import { HostLru } from "../lora/host-lru.ts";
 import { SlotPool } from "../lora/slot-pool.ts";
 import type { LoadedModel } from "../model/load-model.ts";
-import { checkContext, checkQueueRoom } from "../schedule/admission.ts";
 import { endingOf, failure, retire } from "../schedule/retire.ts";
 import { createScheduleTable } from "../schedule/schedule-table.ts";
 import { createSequence, finishOf, type Ending } from "../schedule/sequence.ts";
@@ -184,15 +183,13 @@ class InProcess implements LocalRuntime {
   }
 
   #admit(request: GenerationRequest): Generation {
-    const { table, registry, pool } = this.#parts;
+    const { table, registry } = this.#parts;
     if (this.#failure !== null) throw this.#failure;
     if (this.#closing !== null) {
       throw shuttingDown();
     }
     const { promptTokens, adapter, sampling, timeoutMs } = request;
-    checkRequest(request, this.model.program.vocabSize, pool.numSlots, registry);
-    checkContext(table.limits, promptTokens.length, sampling.maxTokens);
-    checkQueueRoom(table, promptTokens.length);
+    checkRequest(request, this.model.program.vocabSize, this.#parts);
 
     const arrival = this.#numSubmitted++;
     const id = asRequestId(`${this.#idPrefix}-${arrival.toString(36)}`);
