@@ -6,6 +6,7 @@ import packageJson from "../package.json" with { type: "json" };
 import { downloadProgress } from "./download-progress.ts";
 import type { Config } from "./config/settings.ts";
 import { type HttpServer, listen } from "./http/server.ts";
+import { openTracing } from "./http/telemetry/tracing.ts";
 import { chatEncoder } from "./runtime/chat.ts";
 import { type Opened, openRuntime } from "./runtime/open-runtime.ts";
 import type { AdapterLoad } from "./runtime/runtime-parts.ts";
@@ -20,6 +21,7 @@ export interface RunningServer {
 /** @throws {LorikeetError} when the model, an option or the address cannot be used */
 export async function startServer(config: Config): Promise<RunningServer> {
   const log = pino({ level: config.logLevel === "warning" ? "warn" : config.logLevel }, pino.destination({ dest: 2, sync: true }));
+  const tracing = await openTracing(process.env, packageJson.version);
   let http: HttpServer | null = null;
   const opened = await openRuntime({
     ...config,
@@ -32,6 +34,7 @@ export async function startServer(config: Config): Promise<RunningServer> {
   });
   const { runtime } = opened;
   logOrigins(log, opened);
+  if (tracing !== null) runtime.watch(tracing.onTransition);
   try {
     http = listen({
       runtime,
@@ -45,9 +48,11 @@ export async function startServer(config: Config): Promise<RunningServer> {
       baseNames: [runtime.model.name],
       version: packageJson.version,
       log,
+      ...(tracing === null ? {} : { onAnswer: tracing.onAnswer }),
     });
   } catch (thrown) {
     await runtime.close(0);
+    await tracing?.close();
     throw thrown;
   }
   const listening = http;
@@ -58,6 +63,7 @@ export async function startServer(config: Config): Promise<RunningServer> {
       listening.drain();
       await runtime.close(config.shutdownTimeoutS * 1000);
       await listening.stop();
+      await tracing?.close();
     },
   };
 }

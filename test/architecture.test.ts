@@ -32,6 +32,11 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 const HOMES: Readonly<Record<string, string | readonly string[]>> = {
   xstate: "actors",
   elysia: "http",
+  "@opentelemetry/api": "http",
+  "@opentelemetry/core": "http",
+  "@opentelemetry/exporter-trace-otlp-http": "http",
+  "@opentelemetry/resources": "http",
+  "@opentelemetry/sdk-trace": "http",
   "@huggingface/tokenizers": "model",
   "@huggingface/jinja": "model",
   yaml: ["config", "formats"],

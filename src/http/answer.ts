@@ -1,11 +1,12 @@
 /** The generations behind one HTTP answer, from their start to their last event. */
-import type { LorikeetError } from "../core/errors.ts";
-import type { GenerationEvent, Usage } from "../core/request.ts";
+import { type LorikeetError, toLorikeetError } from "../core/errors.ts";
+import type { Finish, GenerationEvent, RequestTiming } from "../core/request.ts";
 import type { Generation } from "../runtime/runtime.ts";
 import { failureOf } from "./failed-finish.ts";
 import { type ChoiceEvent, MergedEvents } from "./merged-events.ts";
 import type { RequestMetrics, TrackedSequence } from "./metrics/request-metrics.ts";
-import type { AnswerFormat } from "./openai/answer-format.ts";
+import type { AnswerFormat, AnswerUsage } from "./openai/answer-format.ts";
+import type { AnswerRecord } from "./telemetry/answer-record.ts";
 
 export interface AnswerOptions {
   readonly generations: readonly Generation[];
@@ -17,7 +18,13 @@ export interface AnswerOptions {
   readonly toRequestError: (thrown: unknown) => LorikeetError;
   /** Told of every error that ends a generation. */
   readonly onFailure: (thrown: unknown) => void;
+  /** Told once how it ended. */
+  readonly onEnd: (end: AnswerEnd) => void;
+  /** Whether the client asked where the time went. */
+  readonly withTimeline: boolean;
 }
+
+export type AnswerEnd = Pick<AnswerRecord, "usage" | "finishes" | "error">;
 
 export class Answer {
   readonly generations: readonly Generation[];
@@ -27,10 +34,13 @@ export class Answer {
   readonly #promptTokens: number;
   readonly #toRequestError: (thrown: unknown) => LorikeetError;
   readonly #onFailure: (thrown: unknown) => void;
+  readonly #onEnd: (end: AnswerEnd) => void;
+  readonly #withTimeline: boolean;
   readonly #completionTokens: number[];
-  #isCancelled = false;
+  readonly #finishes: (Finish | null)[];
+  #isOver = false;
 
-  constructor({ generations, format, promptTokens, metrics, toRequestError, onFailure }: AnswerOptions) {
+  constructor({ generations, format, promptTokens, metrics, toRequestError, onFailure, onEnd, withTimeline }: AnswerOptions) {
     this.generations = generations;
     this.format = format;
     this.#events = new MergedEvents(generations);
@@ -39,11 +49,23 @@ export class Answer {
     this.#promptTokens = promptTokens;
     this.#toRequestError = toRequestError;
     this.#onFailure = onFailure;
+    this.#onEnd = onEnd;
+    this.#withTimeline = withTimeline;
+    this.#finishes = generations.map(() => null);
   }
 
   /** So far. */
-  get usage(): Usage {
-    return { promptTokens: this.#promptTokens, completionTokens: this.#completionTokens.reduce((sum, count) => sum + count, 0) };
+  get usage(): AnswerUsage {
+    return {
+      promptTokens: this.#promptTokens,
+      completionTokens: this.#completionTokens.reduce((sum, count) => sum + count, 0),
+      ...(this.#withTimeline ? { timings: this.timings } : {}),
+    };
+  }
+
+  /** Of the choices that have ended. */
+  get timings(): RequestTiming[] {
+    return this.#finishes.flatMap((finish) => (finish === null ? [] : [finish.timing]));
   }
 
   /**
@@ -56,15 +78,16 @@ export class Answer {
       for (const { choice, event } of events) this.#see(choice, event);
       return events;
     } catch (thrown) {
-      if (!this.#isCancelled) this.#onFailure(thrown);
+      if (!this.#isOver) this.#onFailure(thrown);
+      this.#end(toLorikeetError(thrown).errorCode);
       this.cancel();
       throw this.#toRequestError(thrown);
     }
   }
 
-  /** Ends every generation. Idempotent. */
+  /** Nobody reads it any more: ends every generation. Idempotent. */
   cancel(): void {
-    this.#isCancelled = true;
+    this.#end("client_left");
     for (const generation of this.generations) generation.cancel();
   }
 
@@ -72,7 +95,16 @@ export class Answer {
     this.#tracked[choice]!.see(event);
     const counted = this.#completionTokens[choice]! + event.tokens.length;
     this.#completionTokens[choice] = event.finish?.usage.completionTokens ?? counted;
-    const failure = event.finish === null ? null : failureOf(event.finish);
+    if (event.finish === null) return;
+    this.#finishes[choice] = event.finish;
+    const failure = failureOf(event.finish);
     if (failure !== null) throw failure;
+    if (!this.#finishes.includes(null)) this.#end(null);
+  }
+
+  #end(error: AnswerEnd["error"]): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#onEnd({ usage: this.usage, finishes: this.#finishes, error });
   }
 }

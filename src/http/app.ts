@@ -31,7 +31,7 @@ export function createBase(deps: HttpDependencies) {
     app
       .onError(({ code, error, request }) => {
         if (code === "NOT_FOUND") return notFound(app.routes, request);
-        logFault(deps, error);
+        logFault(deps, error, request);
         return errorResponse(error);
       })
       // Before routing, so that nobody without a key learns which routes and methods there are.

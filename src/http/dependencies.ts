@@ -7,8 +7,10 @@ import type { BodyLimits } from "./json-body.ts";
 import type { LiveStreams } from "./live-streams.ts";
 import type { AdapterMetrics } from "./metrics/adapter-metrics.ts";
 import type { RequestMetrics } from "./metrics/request-metrics.ts";
+import type { AnswerListener } from "./telemetry/answer-record.ts";
 
 export interface Log {
+  debug(fields: object, message: string): void;
   info(fields: object, message: string): void;
   error(fields: object, message: string): void;
 }
@@ -23,6 +25,8 @@ export interface HttpDependencies {
   readonly metrics: RequestMetrics;
   readonly adapterMetrics: AdapterMetrics;
   readonly health: Health;
+  /** Hears of every answer when it is over. */
+  readonly onAnswer: AnswerListener;
   readonly bodyLimits: BodyLimits;
   /** Names that mean the base model, the first of them shown to clients; at least one. */
   readonly baseNames: readonly [string, ...string[]];

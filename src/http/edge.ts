@@ -6,29 +6,33 @@
  */
 import { RequestError } from "../core/errors.ts";
 import { errorResponse } from "./error-response.ts";
+import { requestIdOf } from "./request-id.ts";
 
 export interface EdgeOptions {
   readonly handle: (request: Request) => Response | Promise<Response>;
   /** Host names, without port, that may be asked for; `null` for any well-formed one. */
   readonly allowedHosts: ReadonlySet<string> | null;
-  readonly onFault: (thrown: unknown) => void;
+  readonly onFault: (thrown: unknown, request: Request) => void;
+  /** Hears of every response as its headers leave. */
+  readonly onResponse?: (request: Request, status: number, elapsedMs: number) => void;
 }
 
 export type Edge = (request: Request) => Promise<Response>;
 
-export function createEdge({ handle, allowedHosts, onFault }: EdgeOptions): Edge {
+export function createEdge({ handle, allowedHosts, onFault, onResponse }: EdgeOptions): Edge {
   return async (request) => {
-    const requestId = requestIdOf(request.headers);
+    const startMs = performance.now();
     let response: Response;
     try {
       checkHost(request, allowedHosts);
       response = await (request.method === "HEAD" ? headOf(request, handle) : handle(request));
     } catch (thrown) {
-      if (!(thrown instanceof RequestError)) onFault(thrown);
+      if (!(thrown instanceof RequestError)) onFault(thrown, request);
       response = errorResponse(thrown);
     }
-    response.headers.set("x-request-id", requestId);
+    response.headers.set("x-request-id", requestIdOf(request));
     response.headers.set("x-content-type-options", "nosniff");
+    onResponse?.(request, response.status, performance.now() - startMs);
     return response;
   };
 }
@@ -61,10 +65,4 @@ function isReadOneWay(url: string): boolean {
 async function headOf(request: Request, handle: EdgeOptions["handle"]): Promise<Response> {
   const { status, headers } = await handle(new Request(request.url, { headers: request.headers }));
   return new Response(null, { status, headers });
-}
-
-/** A client's own id is only ever echoed: inside, requests have ids of ours. */
-function requestIdOf(headers: Headers): string {
-  const given = headers.get("x-request-id");
-  return given !== null && /^[\w.:-]{1,128}$/.test(given) ? given : crypto.randomUUID();
 }

@@ -12,6 +12,8 @@ import { type LiveStreamLimits, LiveStreams } from "./live-streams.ts";
 import { logFault } from "./log-fault.ts";
 import { AdapterMetrics } from "./metrics/adapter-metrics.ts";
 import { RequestMetrics } from "./metrics/request-metrics.ts";
+import type { AnswerListener } from "./telemetry/answer-record.ts";
+import { logAnswer, logResponse } from "./telemetry/log-answer.ts";
 
 export interface HttpServerOptions {
   readonly runtime: Runtime;
@@ -29,6 +31,8 @@ export interface HttpServerOptions {
   readonly baseNames: readonly [string, ...string[]];
   readonly version: string;
   readonly log: Log;
+  /** Hears of every answer when it is over; it is logged in any case. */
+  readonly onAnswer?: AnswerListener;
   readonly clock?: Clock;
   readonly streamLimits?: LiveStreamLimits;
   /** Longest wait of a stream's headers for its first event; default 1000. */
@@ -60,7 +64,8 @@ export function listen(options: HttpServerOptions): HttpServer {
   const edge = createEdge({
     handle: (request) => app.fetch(request),
     allowedHosts: apiKeys.length > 0 || !isLoopback(host) ? null : hostNames(options),
-    onFault: (thrown) => logFault(deps, thrown),
+    onFault: (thrown, request) => logFault(deps, thrown, request),
+    onResponse: (request, status, elapsedMs) => logResponse(deps.log, request, status, elapsedMs),
   });
   const server = bind(() =>
     Bun.serve({
@@ -118,6 +123,10 @@ export function dependenciesOf(options: HttpServerOptions, keepOpen: KeepOpen): 
     metrics: new RequestMetrics(clock),
     adapterMetrics,
     health: new Health(),
+    onAnswer: (record) => {
+      logAnswer(options.log, record);
+      options.onAnswer?.(record);
+    },
     bodyLimits: defaultBodyLimits,
     baseNames: options.baseNames,
     version: options.version,

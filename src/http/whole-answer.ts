@@ -2,6 +2,7 @@
 import type { SampledToken } from "../core/sampling.ts";
 import type { Answer } from "./answer.ts";
 import type { WholeChoice } from "./openai/answer-format.ts";
+import { serverTiming } from "./openai/timeline.ts";
 
 /**
  * @param headers asked for at the end
@@ -24,5 +25,8 @@ export async function sendWhole(answer: Answer, headers: () => Readonly<Record<s
       whole.stopReason = event.finish.stopReason;
     }
   }
-  return Response.json(answer.format.whole(choices, answer.usage), { headers: headers() });
+  const timing = serverTiming(answer.timings);
+  return Response.json(answer.format.whole(choices, answer.usage), {
+    headers: { ...headers(), ...(timing === null ? {} : { "server-timing": timing }) },
+  });
 }

@@ -1,7 +1,7 @@
 /** A runtime without a model: it answers every request with a script, through real token streams. */
 import { AdapterError, CapacityError, type LorikeetError } from "../../src/core/errors.ts";
 import { type AdapterId, asAdapterId, asRequestId } from "../../src/core/ids.ts";
-import type { Finish, GenerationRequest } from "../../src/core/request.ts";
+import type { Finish, GenerationRequest, RequestTiming } from "../../src/core/request.ts";
 import type { FinishReason, SampledToken } from "../../src/core/sampling.ts";
 import { TokenStream } from "../../src/core/token-stream.ts";
 import type { LoadedModel } from "../../src/model/load-model.ts";
@@ -26,6 +26,7 @@ export class FakeSequence {
   readonly tokens: SampledToken[] = [];
   isCancelled = false;
   isOver = false;
+  timing: RequestTiming = { queueMs: 0, adapterMs: 0, prefillMs: 0, decodeMs: 0 };
   onCancel: () => void = () => undefined;
   readonly #onEnd: (sequence: FakeSequence, reason: FinishReason) => void;
 
@@ -50,7 +51,7 @@ export class FakeSequence {
       stopReason: null,
       error,
       usage: { promptTokens: this.request.promptTokens.length, completionTokens: this.tokens.length },
-      timing: { queueMs: 0, adapterMs: 0, prefillMs: 0, decodeMs: 0 },
+      timing: this.timing,
     };
     this.#onEnd(this, reason);
     this.stream.end("", [], finish);

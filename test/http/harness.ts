@@ -15,7 +15,7 @@ export interface LogLine {
 export const silentLog = () => {
   const lines: LogLine[] = [];
   const keep = (fields: object, message: string) => void lines.push({ fields, message });
-  return { info: keep, error: keep, lines };
+  return { debug: () => undefined, info: keep, error: keep, lines };
 };
 
 export const serverOptions = (runtime: FakeRuntime, options: Partial<HttpServerOptions> = {}): HttpServerOptions => ({

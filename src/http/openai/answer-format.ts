@@ -1,7 +1,8 @@
 /** What the two APIs' answers have in common, and the interface through which they are written. */
-import type { GenerationEvent, Usage } from "../../core/request.ts";
+import type { GenerationEvent, RequestTiming, Usage } from "../../core/request.ts";
 import type { SampledToken } from "../../core/sampling.ts";
 import type { Tokenizer } from "../../model/tokenizer.ts";
+import { timelineOf } from "./timeline.ts";
 
 export interface AnswerContext {
   readonly id: string;
@@ -33,14 +34,20 @@ export interface AnswerFormat {
   /** Chunks for a piece of a choice, the finish included. */
   pieces(choice: number, event: GenerationEvent): object[];
   /** The last chunk, with no choices. */
-  usageChunk(usage: Usage): object;
-  whole(choices: readonly WholeChoice[], usage: Usage): object;
+  usageChunk(usage: AnswerUsage): object;
+  whole(choices: readonly WholeChoice[], usage: AnswerUsage): object;
 }
 
-export const usageOf = ({ promptTokens, completionTokens }: Usage) => ({
+export interface AnswerUsage extends Usage {
+  /** One per choice that has ended, for a client that asked. */
+  readonly timings?: readonly RequestTiming[];
+}
+
+export const usageOf = ({ promptTokens, completionTokens, timings }: AnswerUsage) => ({
   prompt_tokens: promptTokens,
   completion_tokens: completionTokens,
   total_tokens: promptTokens + completionTokens,
+  ...(timings === undefined ? {} : { timeline: timings.map(timelineOf) }),
 });
 
 export const idsOf = (tokens: readonly SampledToken[]): number[] => tokens.map(({ id }) => id);

@@ -1,9 +1,10 @@
 /** Answers of `POST /v1/chat/completions`. */
-import type { GenerationEvent, Usage } from "../../core/request.ts";
+import type { GenerationEvent } from "../../core/request.ts";
 import type { SampledToken } from "../../core/sampling.ts";
 import {
   type AnswerContext,
   type AnswerFormat,
+  type AnswerUsage,
   idsOf,
   usageOf,
   type WholeChoice,
@@ -36,11 +37,11 @@ export class ChatFormat implements AnswerFormat {
     return chunks;
   }
 
-  usageChunk(usage: Usage): object {
+  usageChunk(usage: AnswerUsage): object {
     return { ...this.#head("chat.completion.chunk"), choices: [], usage: usageOf(usage) };
   }
 
-  whole(choices: readonly WholeChoice[], usage: Usage): object {
+  whole(choices: readonly WholeChoice[], usage: AnswerUsage): object {
     return {
       ...this.#head("chat.completion"),
       choices: choices.map(({ text, tokens, finishReason, stopReason }, index) => ({

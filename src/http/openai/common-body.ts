@@ -21,6 +21,8 @@ export interface CommonBody {
   readonly truncatePromptTokens: number | null;
   readonly returnTokenIds: boolean;
   readonly tokensAsIds: boolean;
+  /** The usage says where the time went. */
+  readonly withTimeline: boolean;
 }
 
 /**
@@ -38,15 +40,21 @@ export function readCommonBody(
   checkResponseFormat(fields);
   const model = fields.required("model", fields.string("model"));
   const stream = fields.boolean("stream") ?? false;
+  const streamOptions = readStreamOptions(fields.object("stream_options"), stream);
+  const withTimeline = fields.boolean("return_timeline") ?? false;
+  if (withTimeline && stream && !streamOptions.includeUsage) {
+    throw badField("return_timeline", "is told in the usage; send stream_options: {\"include_usage\": true} with it");
+  }
   return {
     model,
     loraRequest: readLoraRequest(fields.object("lora_request")),
     params: { ...samplingParams(fields), logprobs: logprobs(fields) ?? null },
     stream,
-    ...readStreamOptions(fields.object("stream_options"), stream),
+    ...streamOptions,
     truncatePromptTokens: fields.integer("truncate_prompt_tokens", 1, Number.MAX_SAFE_INTEGER) ?? null,
     returnTokenIds: fields.boolean("return_token_ids") ?? false,
     tokensAsIds: fields.boolean("return_tokens_as_token_ids") ?? false,
+    withTimeline,
   };
 }
 

@@ -1,9 +1,10 @@
 /** Answers of `POST /v1/completions`. */
-import type { GenerationEvent, Usage } from "../../core/request.ts";
+import type { GenerationEvent } from "../../core/request.ts";
 import type { SampledToken } from "../../core/sampling.ts";
 import {
   type AnswerContext,
   type AnswerFormat,
+  type AnswerUsage,
   idsOf,
   usageOf,
   type WholeChoice,
@@ -29,11 +30,11 @@ export class CompletionFormat implements AnswerFormat {
     return [{ ...this.#head(), choices: [this.#choice(choice, text, tokens, reasons)] }];
   }
 
-  usageChunk(usage: Usage): object {
+  usageChunk(usage: AnswerUsage): object {
     return { ...this.#head(), choices: [], usage: usageOf(usage) };
   }
 
-  whole(choices: readonly WholeChoice[], usage: Usage): object {
+  whole(choices: readonly WholeChoice[], usage: AnswerUsage): object {
     const written = choices.map(({ text, tokens, finishReason, stopReason }, i) => {
       const choice = this.#choice(i, text, tokens, { finish_reason: finishReason, stop_reason: stopReason });
       return this.#context.returnTokenIds

@@ -35,6 +35,7 @@ const COMMON_FIELDS = [
   "truncate_prompt_tokens",
   "return_token_ids",
   "return_tokens_as_token_ids",
+  "return_timeline",
 ] as const;
 
 /** For a service's books: they change no answer, so any value is taken and none is kept. */

@@ -4,6 +4,7 @@ import { bodyField, type CommonBody } from "../openai/common-body.ts";
 import { generateAll, httpDefaults, prepareRequests } from "../../runtime/requests.ts";
 import { Answer } from "../answer.ts";
 import { logFault } from "../log-fault.ts";
+import { requestIdOf } from "../request-id.ts";
 import type { HttpDependencies } from "../dependencies.ts";
 import { sendEvents } from "../event-stream.ts";
 import type { AnswerContext, AnswerFormat } from "../openai/answer-format.ts";
@@ -32,7 +33,7 @@ export function refuseWhileDraining({ health }: HttpDependencies): void {
 export async function answerRequest(deps: HttpDependencies, request: Request, ask: Ask): Promise<Response> {
   const { runtime, clock, metrics } = deps;
   const { body } = ask;
-  const { adapter, toRequestError } = await chooseAdapter(runtime, deps.baseNames, body.model, body.loraRequest);
+  const { adapter, adapterName, toRequestError } = await chooseAdapter(runtime, deps.baseNames, body.model, body.loraRequest);
   const prompts = ask.prompts.map((prompt) =>
     body.truncatePromptTokens === null ? prompt : prompt.slice(-body.truncatePromptTokens),
   );
@@ -55,13 +56,28 @@ export async function answerRequest(deps: HttpDependencies, request: Request, as
     returnTokenIds: body.returnTokenIds,
     promptOf: (choice) => prompts[Math.floor(choice / numChoices)]!,
   });
+  const startMs = clock.nowMs();
+  const startUnixMs = Date.now();
   const answer = new Answer({
     generations: generateAll(runtime, requests),
     format,
     promptTokens: prompts.reduce((sum, prompt) => sum + prompt.length, 0),
     metrics,
     toRequestError,
-    onFailure: (thrown) => logFault(deps, thrown),
+    onFailure: (thrown) => logFault(deps, thrown, request),
+    withTimeline: body.withTimeline,
+    onEnd: (end) =>
+      deps.onAnswer({
+        ...end,
+        requestId: requestIdOf(request),
+        headers: request.headers,
+        route: ask.idPrefix === "cmpl" ? "/v1/completions" : "/v1/chat/completions",
+        model: body.model,
+        adapter: adapterName,
+        isStream: body.stream,
+        startUnixMs,
+        durationMs: clock.nowMs() - startMs,
+      }),
   });
   if (request.signal.aborted) answer.cancel();
   request.signal.addEventListener("abort", () => answer.cancel(), { once: true });
