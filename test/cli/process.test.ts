@@ -187,9 +187,14 @@ describe("lorikeet serve", () => {
   test("ends in order on SIGTERM", async () => {
     child.kill("SIGTERM");
     expect(await child.exited).toBe(0);
-    const [load, last, ...rest] = (await child.stderr.text()).split("\n");
-    // The answers before were of one adapter.
-    expect(JSON.parse(load!)).toMatchObject({ msg: "adapter loaded", adapter: "arithmetic", digest: expect.any(String), numModules: 42, dtypes: ["F16"], warnings: [] });
-    expect([last, ...rest]).toEqual(["stopping: running requests have 30 s to end; signal again to stop now", ""]);
+    const lines = (await child.stderr.text()).split("\n");
+    // The answers before were of the base and of one adapter.
+    const logged = lines.splice(0, 3).map((line) => JSON.parse(line) as object);
+    expect(logged).toMatchObject([
+      { msg: "answered", model: "demo", adapter: null, requestId: expect.any(String), timeline: [{ queue_ms: expect.any(Number) }] },
+      { msg: "adapter loaded", adapter: "arithmetic", digest: expect.any(String), numModules: 42, dtypes: ["F16"], warnings: [] },
+      { msg: "answered", model: "arithmetic", adapter: "arithmetic", error: null },
+    ]);
+    expect(lines).toEqual(["stopping: running requests have 30 s to end; signal again to stop now", ""]);
   });
 });
