@@ -19,6 +19,9 @@ sources=(
   src/executor/pool.c
   src/executor/elementwise.c
   src/executor/linear_op.c
+  src/executor/lora_op.c
+  src/executor/route.c
+  src/executor/expert_op.c
   src/executor/rope_kv_write.c
   src/executor/attention.c
   src/executor/sample.c

@@ -60,7 +60,7 @@ export function chooseBackend(wanted: "auto" | "wasm" | "cuda", load: () => Cuda
 const BYTES_PER_WEIGHT: Readonly<Record<WeightFormat, number>> = { float32: 4, bfloat16: 2, int8: 1.25 };
 
 const weightBytes = ({ weights }: Program, format: WeightFormat): number =>
-  BYTES_PER_WEIGHT[format] * weights.reduce((sum, { rows, cols }) => sum + rows * cols, 0);
+  BYTES_PER_WEIGHT[format] * weights.reduce((sum, { rows, cols, numExperts = 1 }) => sum + rows * cols * numExperts, 0);
 
 const wasm = (reason: string): ChosenBackend => ({
   reason,

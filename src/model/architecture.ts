@@ -36,6 +36,25 @@ export interface DecoderTraits {
   readonly headNorms: boolean;
   /** The checkpoint holds `qkv_proj` and `gate_up_proj` in place of their parts. */
   readonly fusedProjections: boolean;
+  /** Left out where every layer's MLP is dense. */
+  readonly experts?: ExpertTraits;
   /** Per layer: positions that attention reaches back to, its own included; `null` for all. */
   readonly windows: readonly (number | null)[];
+}
+
+/** A mixture of experts in place of the MLP of some layers. */
+export interface ExpertTraits {
+  readonly numExperts: number;
+  /** Experts per row, at most `numExperts`. */
+  readonly topK: number;
+  /** An expert's intermediate width. */
+  readonly width: number;
+  /** The shares of a row's experts are divided by their sum. */
+  readonly normalize: boolean;
+  /** Per layer: whether it has experts. */
+  readonly sparse: readonly boolean[];
+  /** Last part of the path of router and experts in a checkpoint with a tensor per expert. */
+  readonly block: string;
+  /** Names of an expert's projections there. */
+  readonly projections: { readonly gate: string; readonly up: string; readonly down: string };
 }

@@ -14,8 +14,8 @@ const COMPARE_BYTES = 4 << 20;
 export function checkWeights(program: Program, checkpoint: Checkpoint): void {
   const used = new Set<string>();
   for (const { kind, cols, parts } of program.weights) {
-    for (const { tensor, rows } of parts) {
-      checkShape(checkpoint, tensor, kind === "vector" ? [rows] : [rows, cols]);
+    for (const { tensor, rows, shape } of parts) {
+      checkShape(checkpoint, tensor, shape ?? (kind === "vector" ? [rows] : [rows, cols]));
       used.add(tensor);
     }
   }

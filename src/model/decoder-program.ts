@@ -1,6 +1,6 @@
 /**
- * Builds the forward program of a decoder: for each layer attention and a gated MLP, each behind an RMS norm
- * and added to the residual stream.
+ * Builds the forward program of a decoder: for each layer attention and a gated MLP or experts, each behind an RMS
+ * norm and added to the residual stream.
  *
  * q, k and v lie in one buffer and one matrix, gate and up in another, whether the checkpoint stacks them or
  * not. Rows to be sampled leave the residual stream before the final norm, so that norm and logits are
@@ -10,6 +10,7 @@ import type { ModelConfig } from "./model-config.ts";
 import { ProgramBuilder } from "./program-builder.ts";
 import type { BufferId, Program, WeightId } from "./program.ts";
 import { ropeSpec } from "./rope.ts";
+import { addSparseMlp, type ExpertSpelling } from "./sparse-mlp.ts";
 
 /** One of the linear modules that share a matrix. */
 interface Projection {
@@ -23,11 +24,13 @@ interface LayerBuffers {
   readonly normed: BufferId;
   readonly qkv: BufferId;
   readonly attended: BufferId;
-  readonly gateUp: BufferId;
-  readonly gated: BufferId;
 }
 
-export function buildDecoderProgram(config: ModelConfig): Program {
+/** @param spelling of the checkpoint that the weights will come from */
+export function buildDecoderProgram(
+  config: ModelConfig,
+  spelling: ExpertSpelling = "tensor-per-expert",
+): Program {
   const { hiddenSize, vocabSize, numHeads, numKvHeads, headDim } = config;
   const builder = new ProgramBuilder();
   const buffers: LayerBuffers = {
@@ -35,14 +38,12 @@ export function buildDecoderProgram(config: ModelConfig): Program {
     normed: builder.buffer("normed", hiddenSize, "step"),
     qkv: builder.buffer("qkv", (numHeads + 2 * numKvHeads) * headDim, "step"),
     attended: builder.buffer("attended", numHeads * headDim, "step"),
-    gateUp: builder.buffer("gate_up", 2 * config.intermediateSize, "step"),
-    gated: builder.buffer("gated", config.intermediateSize, "step"),
   };
   const embedding = builder.matrix("model.embed_tokens.weight", vocabSize, hiddenSize);
   builder.add({ kind: "embed", weight: embedding, out: buffers.hidden });
   for (let layer = 0; layer < config.numLayers; layer++) {
     addAttention(builder, config, layer, buffers);
-    addMlp(builder, config, layer, buffers);
+    addMlp(builder, config, spelling, layer, buffers);
   }
   addHead(builder, config, embedding, buffers.hidden);
   return {
@@ -52,6 +53,7 @@ export function buildDecoderProgram(config: ModelConfig): Program {
     maxContext: config.maxContext,
     attention: { numHeads, numKvHeads, headDim, scale: 1 / Math.sqrt(headDim) },
     rope: ropeSpec(config.rope),
+    ...routingOf(config),
     ...builder.finish(),
   };
 }
@@ -108,15 +110,28 @@ function addAttention(
   );
 }
 
+const routingOf = ({ traits: { experts } }: ModelConfig): Pick<Program, "routing"> =>
+  experts === undefined
+    ? {}
+    : { routing: { numExperts: experts.numExperts, topK: experts.topK } };
+
 function addMlp(
   builder: ProgramBuilder,
   config: ModelConfig,
+  spelling: ExpertSpelling,
   layer: number,
-  { hidden, normed, gateUp, gated }: LayerBuffers,
+  { hidden, normed }: LayerBuffers,
 ): void {
   const { hiddenSize, intermediateSize, rmsNormEps, traits } = config;
   const path = `model.layers.${layer}`;
   addNorm(builder, `${path}.post_attention_layernorm`, hiddenSize, rmsNormEps, hidden, normed);
+  const { experts } = traits;
+  if (experts?.sparse[layer] === true) {
+    addSparseMlp(builder, { layer, hiddenSize, experts, spelling, x: normed, hidden });
+    return;
+  }
+  const gateUp = builder.buffer("gate_up", 2 * intermediateSize, "step");
+  const gated = builder.buffer("gated", intermediateSize, "step");
   addStacked(builder, layer, {
     parent: `${path}.mlp`,
     stacked: "gate_up_proj",

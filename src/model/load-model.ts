@@ -10,6 +10,7 @@ import { readGenerationDefaults } from "./generation-config.ts";
 import { loadTokenizer } from "./load-tokenizer.ts";
 import { type ModelConfig, readModelConfig } from "./model-config.ts";
 import type { Program } from "./program.ts";
+import { expertSpelling } from "./sparse-mlp.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import type { WeightSource } from "./weight-source.ts";
 import { openCheckpoint } from "./weights.ts";
@@ -52,10 +53,7 @@ export async function loadModel(
       `the model ${quoted(directory)} is not a directory; give one that holds a model's files`,
     );
   }
-  const config = readModelConfig(directory);
-  const program = buildDecoderProgram(config);
-  const weights = openCheckpoint(directory);
-  checkWeights(program, weights);
+  const { config, program, weights } = openModel(directory);
   const [tokenizer, chatTemplate] = await Promise.all([
     loadTokenizer(directory),
     loadChatTemplate(directory),
@@ -70,4 +68,13 @@ export async function loadModel(
     chatTemplate,
     generation: readGenerationDefaults(directory, config.vocabSize),
   };
+}
+
+/** The program alone, with weights that are there and fit it. */
+export function openModel(directory: string): Pick<LoadedModel, "config" | "program" | "weights"> {
+  const config = readModelConfig(directory);
+  const weights = openCheckpoint(directory);
+  const program = buildDecoderProgram(config, expertSpelling(weights.tensorNames));
+  checkWeights(program, weights);
+  return { config, program, weights };
 }

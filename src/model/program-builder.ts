@@ -7,6 +7,7 @@ import type {
   Program,
   SiteId,
   WeightId,
+  WeightPart,
   WeightSpec,
 } from "./program.ts";
 
@@ -18,7 +19,10 @@ export class ProgramBuilder {
   readonly #sites: LoraSite[] = [];
   readonly #operations: Operation[] = [];
 
+  /** The one buffer of that name: layers share what they do not need at the same time. */
   buffer(name: string, width: number, rows: BufferSpec["rows"]): BufferId {
+    const known = this.#buffers.findIndex((buffer) => buffer.name === name);
+    if (known !== -1) return known;
     return this.#buffers.push({ name, width, rows }) - 1;
   }
 
@@ -30,6 +34,21 @@ export class ProgramBuilder {
   /** @param rows of each tensor, in the order in which they are stacked */
   stackedMatrix(tensors: readonly string[], rows: readonly number[], cols: number): WeightId {
     return this.#weight("matrix", tensors, rows, cols);
+  }
+
+  exactMatrix(tensor: string, rows: number, cols: number): WeightId {
+    return this.#weight("exact", [tensor], [rows], cols);
+  }
+
+  /** A matrix of `[rows, cols]` for each expert. */
+  expertMatrices(
+    name: string,
+    parts: readonly WeightPart[],
+    numExperts: number,
+    rows: number,
+    cols: number,
+  ): WeightId {
+    return this.#weights.push({ name, kind: "matrix", rows, cols, numExperts, parts }) - 1;
   }
 
   vector(tensors: readonly string[], lengths: readonly number[]): WeightId {

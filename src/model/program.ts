@@ -3,7 +3,8 @@
  *
  * It is made once from `config.json`, knows nothing of a batch, and both backends run it. Activation
  * buffers are float32 `[rows, width]`; `step` buffers have one row per row of the step, `sampled`
- * buffers one per row whose logits are wanted.
+ * buffers one per row whose logits are wanted, `routed` buffers one per row of the step and expert that
+ * it was given, in an order that is the backend's affair.
  */
 
 /** Index into `Program.buffers`. */
@@ -17,24 +18,29 @@ export interface BufferSpec {
   readonly name: string;
   /** Floats per row. */
   readonly width: number;
-  readonly rows: "step" | "sampled";
+  readonly rows: "step" | "sampled" | "routed";
 }
 
 /** A tensor of the checkpoint, or a run of its rows, that becomes part of a weight. */
 export interface WeightPart {
   readonly tensor: string;
-  /** Rows taken, all of the tensor's. */
+  /** Rows taken, all of the tensor's. A tensor of three dimensions counts as its matrices stacked along rows. */
   readonly rows: number;
+  /** Shape of a tensor of three dimensions; left out for `[rows, cols]`, or `[rows]` of a vector. */
+  readonly shape?: readonly number[];
 }
 
 export interface WeightSpec {
   readonly name: string;
-  /** `matrix` is stored in the backend's weight format; `vector` always in float32. */
-  readonly kind: "matrix" | "vector";
+  /** `matrix` is stored in the backend's weight format; `exact` is a matrix in float32, `vector` too. */
+  readonly kind: "matrix" | "exact" | "vector";
+  /** Of each matrix. */
   readonly rows: number;
   /** 1 for a vector. */
   readonly cols: number;
-  /** Stacked along rows, in order. Two weights may name the same tensor (tied embeddings share one weight instead). */
+  /** Matrices of this shape behind each other, one per expert; left out for one. */
+  readonly numExperts?: number;
+  /** Stacked along rows, in order, over all experts. Two weights may name the same tensor (tied embeddings share one weight instead). */
   readonly parts: readonly WeightPart[];
 }
 
@@ -51,6 +57,13 @@ export interface LoraSite {
   readonly inWidth: number;
   readonly outWidth: number;
   readonly modules: readonly SiteModule[];
+  /** Which expert's matrix this is; left out where a layer has one matrix for all rows. */
+  readonly expert?: number;
+  /**
+   * Path of the parameter of transformers 5 that holds this matrix, with those of all experts where `expert` is set,
+   * e.g. `model.layers.0.mlp.experts.down_proj`; left out where it is `NAME.weight` of a module.
+   */
+  readonly parameter?: string;
 }
 
 export interface SiteModule {
@@ -113,6 +126,35 @@ export type Operation =
       readonly layer: number;
       readonly window: number | null;
     }
+  /**
+   * `out[row]` = the `topK` experts of the largest logits, largest first and the lower number where two are equal; then
+   * their shares of a softmax over all experts, divided by their sum where `normalize` is set.
+   */
+  | {
+      readonly kind: "route";
+      readonly logits: BufferId;
+      readonly out: BufferId;
+      readonly normalize: boolean;
+    }
+  /**
+   * `out = weight[expert] · x [+ adapter deltas of the expert's site]` for every row and expert of `routes`. `x` is a
+   * `step` or a `routed` buffer, `out` is `routed`; sites of the experts follow each other, `site` being the first.
+   */
+  | {
+      readonly kind: "expertLinear";
+      readonly x: BufferId;
+      readonly routes: BufferId;
+      readonly weight: WeightId;
+      readonly out: BufferId;
+      readonly site: SiteId;
+    }
+  /** `out[row] += sum over the row's experts, in the order of routes, of share * x[row, expert]` */
+  | {
+      readonly kind: "combine";
+      readonly x: BufferId;
+      readonly routes: BufferId;
+      readonly out: BufferId;
+    }
   /** `out = silu(x[0 .. width]) * x[width .. 2 * width]` */
   | { readonly kind: "siluMul"; readonly x: BufferId; readonly out: BufferId }
   /** Copies the sampled rows of `x` into a `sampled` buffer */
@@ -128,6 +170,13 @@ export interface AttentionShape {
   readonly scale: number;
 }
 
+/** The same in every layer that has experts. */
+export interface Routing {
+  readonly numExperts: number;
+  /** Experts that each row is given. */
+  readonly topK: number;
+}
+
 export interface Program {
   readonly numLayers: number;
   readonly hiddenSize: number;
@@ -136,6 +185,8 @@ export interface Program {
   readonly maxContext: number;
   readonly attention: AttentionShape;
   readonly rope: RopeSpec;
+  /** Left out for a model without experts. */
+  readonly routing?: Routing;
   readonly buffers: readonly BufferSpec[];
   readonly weights: readonly WeightSpec[];
   readonly sites: readonly LoraSite[];

@@ -1,6 +1,6 @@
 /** Where a backend reads the checkpoint's tensors from while it opens. */
 export interface WeightSource {
-  /** Shape and dtype as stored; a vector has `cols` 1. */
+  /** Shape and dtype as stored; a vector has `cols` 1, matrices of three dimensions are stacked along rows. */
   info(tensor: string): TensorInfo;
   /**
    * Reads rows `[rowStart, rowStart + numRows)` into the start of `target`, as stored, little-endian.

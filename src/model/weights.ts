@@ -41,14 +41,17 @@ export class Checkpoint implements WeightSource {
 
   info(tensor: string): TensorInfo {
     const { dtype, shape } = this.#find(tensor);
-    const [rows, cols = 1] = shape;
-    if (rows === undefined || shape.length > 2) {
+    const [rows, ...inner] = shape;
+    if (rows === undefined || shape.length > 3) {
       throw new ModelError(
         "model_invalid",
-        `tensor ${tensor} has shape [${shape.join(", ")}]; weights have one or two dimensions`,
+        `tensor ${tensor} has shape [${shape.join(", ")}]; weights have one to three dimensions`,
       );
     }
-    return { dtype, rows, cols };
+    // Matrices of a parameter of three dimensions are stacked as they lie.
+    return inner.length === 2
+      ? { dtype, rows: rows * inner[0]!, cols: inner[1]! }
+      : { dtype, rows, cols: inner[0] ?? 1 };
   }
 
   readRows(tensor: string, rowStart: number, numRows: number, target: Uint8Array): void {

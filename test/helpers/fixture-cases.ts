@@ -1,4 +1,4 @@
-/** Every dense checkpoint and adapter of `test/fixtures` with what transformers and PEFT computed in float32. */
+/** Every checkpoint and adapter of `test/fixtures` with what transformers and PEFT computed in float32. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { REPOSITORY } from "./repository.ts";
@@ -29,7 +29,7 @@ const REFUSED = new Set(["embed_lmhead", "saved_head", "tokens"]);
 const readGolden = (path: string): [string, Golden][] =>
   Object.entries(JSON.parse(readFileSync(join(FIXTURES, path), "utf8")) as Record<string, Golden>);
 
-const peftCases: readonly FixtureCase[] = readGolden("peft/golden.json")
+const peftCases: readonly FixtureCase[] = [...readGolden("peft/golden.json"), ...readGolden("peft/golden_moe.json")]
   .filter(([name]) => !REFUSED.has(name))
   .map(([name, { base, input_ids, last_logits, greedy }]) => ({
     name: `peft/${name}`,
@@ -61,7 +61,7 @@ const nemoCases: readonly FixtureCase[] = readGolden("peft/nemo/golden.json").ma
 }));
 
 export const FIXTURE_CASES: readonly FixtureCase[] = [...peftCases, ...nemoCases, ...casesOf("architectures"), ...casesOf("forms")];
-export const NUM_FIXTURE_CASES = 13 + 6 + 27 + 13;
+export const NUM_FIXTURE_CASES = 18 + 6 + 27 + 13;
 
 /** Cases whose adapter needs a form beyond plain LoRA, which not every backend serves. */
 const BEYOND_PLAIN = new Set(["peft/dora", "peft/lora_bias"]);

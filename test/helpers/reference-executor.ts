@@ -66,7 +66,7 @@ export class ReferenceExecutor {
   logits(tokens: readonly number[], adapter: AdapterWeights | null = null): Float64Array {
     const program = this.#program;
     const rows = tokens.length;
-    const buffers = program.buffers.map((spec) => new Float64Array((spec.rows === "step" ? rows : 1) * spec.width));
+    const buffers = program.buffers.map((spec) => new Float64Array({ step: rows, sampled: 1, routed: rows * (program.routing?.topK ?? 1) }[spec.rows] * spec.width));
     for (const operation of program.operations) this.#run(operation, tokens, buffers, adapter);
     const last = program.operations.at(-1)!;
     if (last.kind !== "sample") throw new Error("a program ends with sample");
@@ -188,10 +188,64 @@ export class ReferenceExecutor {
         this.#stored(out);
         return;
       }
+      case "route": {
+        const n = width(operation.logits);
+        const topK = width(operation.out) / 2;
+        for (let row = 0; row < rows; row++) {
+          const logits = Array.from(buffers[operation.logits]!.subarray(row * n, (row + 1) * n));
+          const chosen = logits.map((logit, expert) => ({ logit, expert })).toSorted((a, b) => b.logit - a.logit || a.expert - b.expert).slice(0, topK);
+          const sum = (list: readonly number[]): number => list.reduce((total, logit) => total + Math.exp(logit - chosen[0]!.logit), 0);
+          const whole = sum(operation.normalize ? chosen.map(({ logit }) => logit) : logits);
+          chosen.forEach(({ logit, expert }, j) => {
+            buffers[operation.out]![row * 2 * topK + j] = expert;
+            buffers[operation.out]![row * 2 * topK + topK + j] = Math.exp(logit - chosen[0]!.logit) / whole;
+          });
+        }
+        return;
+      }
+      case "expertLinear": {
+        const { rows: n, cols } = this.#program.weights[operation.weight]!;
+        const topK = width(operation.routes) / 2;
+        const isStep = specs[operation.x]!.rows === "step";
+        for (let row = 0; row < rows; row++) {
+          for (let j = 0; j < topK; j++) {
+            const expert = buffers[operation.routes]![row * 2 * topK + j]!;
+            const from = (isStep ? row : row * topK + j) * cols;
+            const input = buffers[operation.x]!.subarray(from, from + cols);
+            const matrix = this.#weights[operation.weight]!.subarray(expert * n * cols, (expert + 1) * n * cols);
+            const y = product(matrix, input, n);
+            const deltas = (adapter?.deltas ?? []).filter(({ site }) => site === operation.site + expert);
+            for (const delta of deltas) {
+              product(matrixNumbers(delta.b), product(matrixNumbers(delta.a), input, delta.rank), delta.width).forEach((value, i) => {
+                y[delta.offset + i]! += delta.scale * (value + (delta.bias?.[i] ?? 0));
+              });
+            }
+            for (const delta of deltas) {
+              if (delta.magnitude === undefined) continue;
+              doraGains(matrix, cols, { ...delta, a: matrixNumbers(delta.a), b: matrixNumbers(delta.b) }).forEach((gain, i) => {
+                y[delta.offset + i]! *= gain;
+              });
+            }
+            buffers[operation.out]!.set(y, (row * topK + j) * n);
+          }
+        }
+        return;
+      }
+      case "combine": {
+        const n = width(operation.out);
+        const topK = width(operation.routes) / 2;
+        for (let row = 0; row < rows; row++) {
+          for (let j = 0; j < topK; j++) {
+            const share = buffers[operation.routes]![row * 2 * topK + topK + j]!;
+            for (let i = 0; i < n; i++) buffers[operation.out]![row * n + i]! += share * buffers[operation.x]![(row * topK + j) * n + i]!;
+          }
+        }
+        return;
+      }
       case "siluMul": {
         const n = width(operation.out);
         const x = buffers[operation.x]!;
-        for (let row = 0; row < rows; row++) {
+        for (let row = 0; row < x.length / (2 * n); row++) {
           for (let i = 0; i < n; i++) {
             const gate = x[row * 2 * n + i]!;
             buffers[operation.out]![row * n + i] = (gate / (1 + Math.exp(-gate))) * x[row * 2 * n + n + i]!;

@@ -39,8 +39,13 @@ static inline void* scratch(const step_t* step) {
 }
 
 static inline uint32_t rows_of(const step_t* step, const uint32_t* op) {
+  if (op[OPERATION_ROUTED_ROWS]) return step->num_rows * step->control[CONTROL_TOP_K];
   return op[OPERATION_SAMPLED_ROWS] ? step->num_sampled : step->num_rows;
 }
+
+/* With one row, every thread does the whole of a cheap, repeatable operation: the same bits are written
+   twice, which costs less than a barrier. */
+static inline int row_is_shared(const step_t* step, uint32_t num_rows) { return num_rows > 1 && step->num_threads > 1; }
 
 void barrier(step_t* step);
 
@@ -53,3 +58,6 @@ void run_attention(step_t* step, const uint32_t* op);
 void run_silu_mul(step_t* step, const uint32_t* op);
 void run_gather(step_t* step, const uint32_t* op);
 void run_sample(step_t* step, const uint32_t* op);
+void run_route(step_t* step, const uint32_t* op);
+void run_expert_linear(step_t* step, const uint32_t* op);
+void run_combine(step_t* step, const uint32_t* op);

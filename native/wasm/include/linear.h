@@ -45,6 +45,10 @@ uint32_t activation_bytes(uint32_t format, uint32_t num_rows, uint32_t k);
 void activation_pack(uint32_t format, void* packed, const float* x, uint32_t ldx, uint32_t num_rows,
                      uint32_t k, uint32_t tile0, uint32_t tile1);
 
+/** The same for rows sources[0], sources[1], ... of x; 0 for rows 0, 1, ... */
+void activation_gather(uint32_t format, void* packed, const float* x, uint32_t ldx, const uint32_t* sources, uint32_t num_rows,
+                       uint32_t k, uint32_t tile0, uint32_t tile1);
+
 /* ---- product -------------------------------------------------------------------------------- */
 
 /** Bytes of private scratch that linear_panels needs, per thread, for up to max_rows rows and max_k columns. */

@@ -5,7 +5,7 @@
  * reads the output, which touches every number anyway. Head norms are part of the rotation, and a gather is part of
  * the norm behind it.
  */
-import { invariant, ModelError } from "../../core/errors.ts";
+import { InvariantError, invariant, ModelError } from "../../core/errors.ts";
 import type { BufferId, Operation, Program, SiteId, WeightId } from "../../model/program.ts";
 import { LAUNCH, LAUNCH_OP, LAUNCH_WORDS } from "./layout.ts";
 
@@ -35,6 +35,11 @@ export function lowerProgram(program: Program): LoweredProgram {
   if (headDim > MAX_HEAD_DIM) {
     throw new ModelError("model_unsupported", `head_dim must be at most ${MAX_HEAD_DIM} on a CUDA device, got ${headDim}; use --backend wasm`, {
       field: "head_dim",
+    });
+  }
+  if (program.routing !== undefined) {
+    throw new ModelError("model_unsupported", `a mixture of experts (${program.routing.numExperts} experts) is not served on a CUDA device; use --backend wasm`, {
+      field: "backend",
     });
   }
   const lowering = new Lowering(program);
@@ -90,6 +95,10 @@ class Lowering {
       case "attention":
         this.#windows.push(operation.window);
         return this.#launch("attention", { x: operation.qkv, out: operation.out, layer: operation.layer, window: operation.window ?? 0 });
+      case "route":
+      case "expertLinear":
+      case "combine":
+        throw new InvariantError("a program with experts was refused before");
       case "siluMul":
         return this.#launch("siluMul", { x: operation.x, out: operation.out, ...this.#takePending(operation.x) });
       case "gather":

@@ -1,10 +1,13 @@
 /** A forward program with addresses in place of names: the words that the C interpreter runs. */
 import type { BufferId, Operation, Program, WeightId } from "../../model/program.ts";
+import { formatOf } from "./formats.ts";
 import { OPCODE, OPERATION, OPERATION_WORDS, PAGE_TOKENS } from "./layout.ts";
 
 export interface Addresses {
   readonly buffers: readonly number[];
   readonly weights: readonly number[];
+  /** Bytes of each matrix of a weight. */
+  readonly matrixBytes: readonly number[];
   /** Format number of matrices. */
   readonly format: number;
 }
@@ -30,11 +33,12 @@ export function compileProgram(program: Program, addresses: Addresses): Uint32Ar
 
 type Fields = Partial<Record<keyof typeof OPERATION, number>>;
 
-function encode(operation: Operation, program: Program, { buffers, weights, format }: Addresses): Fields {
+function encode(operation: Operation, program: Program, { buffers, weights, matrixBytes, format }: Addresses): Fields {
   const input = (id: BufferId): Fields => ({
     x: buffers[id]!,
     xStride: program.buffers[id]!.width,
     sampledRows: program.buffers[id]!.rows === "sampled" ? 1 : 0,
+    routedRows: program.buffers[id]!.rows === "routed" ? 1 : 0,
   });
   const output = (id: BufferId): Fields => ({ out: buffers[id]!, outStride: program.buffers[id]!.width });
   const weight = (id: WeightId): number => weights[id]!;
@@ -64,7 +68,7 @@ function encode(operation: Operation, program: Program, { buffers, weights, form
       return {
         opcode: OPCODE.linear,
         weight: weight(operation.weight),
-        format,
+        format: formatOf(program.weights[operation.weight]!, format),
         n: program.weights[operation.weight]!.rows,
         k: program.weights[operation.weight]!.cols,
         bias: operation.bias === null ? 0 : weight(operation.bias),
@@ -92,6 +96,39 @@ function encode(operation: Operation, program: Program, { buffers, weights, form
         layerOffset: layerOffset(operation.layer),
         ...input(operation.qkv),
         ...output(operation.out),
+      };
+    case "route":
+      return {
+        opcode: OPCODE.route,
+        n: program.routing!.numExperts,
+        k: program.routing!.topK,
+        normalize: operation.normalize ? 1 : 0,
+        ...input(operation.logits),
+        ...output(operation.out),
+      };
+    case "expertLinear":
+      return {
+        opcode: OPCODE.expertLinear,
+        weight: weight(operation.weight),
+        format,
+        matrixBytes: matrixBytes[operation.weight]!,
+        n: program.weights[operation.weight]!.rows,
+        k: program.weights[operation.weight]!.cols,
+        site: operation.site,
+        ...input(operation.x),
+        ...output(operation.out),
+        routedRows: 1,
+        gathered: program.buffers[operation.x]!.rows === "step" ? 1 : 0,
+      };
+    case "combine":
+      return {
+        opcode: OPCODE.combine,
+        n: program.buffers[operation.out]!.width,
+        routes: buffers[operation.routes]!,
+        routesStride: program.buffers[operation.routes]!.width,
+        ...input(operation.x),
+        ...output(operation.out),
+        routedRows: 0,
       };
     case "siluMul":
       return { opcode: OPCODE.siluMul, n: program.buffers[operation.out]!.width, ...input(operation.x), ...output(operation.out) };

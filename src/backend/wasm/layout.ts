@@ -59,6 +59,11 @@ export const CONTROL = {
   vocabSize: 89,
   /** Floats of scores per query head in a thread's scratch. */
   maxContext: 90,
+  numExperts: 91,
+  /** Experts per row. */
+  topK: 92,
+  /** Rows by expert of the layer at hand: u32[numExperts + 1] starts, then sources and places, one each per routed row. */
+  groups: 93,
 } as const;
 export const CONTROL_WORDS = 128;
 
@@ -81,6 +86,9 @@ export const OPCODE = {
   siluMul: 6,
   gather: 7,
   sample: 8,
+  route: 9,
+  expertLinear: 10,
+  combine: 11,
 } as const;
 
 /** One operation; fields that an opcode does not use are 0. */
@@ -111,8 +119,18 @@ export const OPERATION = {
   layerOffset: 14,
   /** First column, of a head norm. */
   offset: 15,
+  /** 1 when rows are the routed ones. */
+  routedRows: 16,
+  /** 1 when x has the rows of the step and out the routed ones. */
+  gathered: 17,
+  /** From one expert's matrix to the next. */
+  matrixBytes: 18,
+  /** Address of what a route operation wrote, and the row stride of that in floats. */
+  routes: 19,
+  routesStride: 20,
+  normalize: 21,
 } as const;
-export const OPERATION_WORDS = 16;
+export const OPERATION_WORDS = 24;
 
 /** What one adapter does at one site; DELTA records follow. */
 export const SITE = {

@@ -2,7 +2,8 @@
 import { ModelError } from "../../core/errors.ts";
 import type { Program, WeightSpec } from "../../model/program.ts";
 import type { WeightSource } from "../../model/weight-source.ts";
-import { DTYPE, DTYPE_BYTES } from "./formats.ts";
+import { DTYPE, DTYPE_BYTES, formatOf } from "./formats.ts";
+import { align } from "./memory.ts";
 import type { WasmExports } from "./module.ts";
 
 /** Source rows are read into a window of this size, or one row where a row is larger. */
@@ -11,8 +12,9 @@ const WINDOW_BYTES = 8 << 20;
 export const windowBytes = (program: Program): number =>
   Math.max(WINDOW_BYTES, ...program.weights.map((weight) => weight.cols * 4));
 
-export function weightBytes(exports: WasmExports, weight: WeightSpec, format: number): number {
-  return weight.kind === "vector" ? weight.rows * 4 : exports.matrix_bytes(format, weight.rows, weight.cols) >>> 0;
+/** Of the vector, or of each matrix where there are several; every one starts on a cache line. */
+export function matrixBytes(exports: WasmExports, weight: WeightSpec, format: number): number {
+  return align(weight.kind === "vector" ? weight.rows * 4 : exports.matrix_bytes(formatOf(weight, format), weight.rows, weight.cols) >>> 0);
 }
 
 /**
@@ -32,19 +34,23 @@ export function loadWeights(
   const windowSize = windowBytes(program);
   program.weights.forEach((weight, id) => {
     // A vector is laid down as a plain run of floats: a one-column matrix would be padded by panels.
-    const matrix = weight.kind === "matrix";
+    const isVector = weight.kind === "vector";
+    const stride = matrixBytes(exports, weight, format);
     let row = 0;
     for (const part of weight.parts) {
       const { dtype } = source.info(part.tensor);
       const rowBytes = weight.cols * DTYPE_BYTES[dtype];
       const rowsPerRead = Math.max(1, Math.floor(windowSize / rowBytes));
-      for (let done = 0; done < part.rows; done += rowsPerRead) {
-        const numRows = Math.min(rowsPerRead, part.rows - done);
+      for (let done = 0, numRows = 0; done < part.rows; done += numRows) {
+        const expert = Math.floor(row / weight.rows);
+        const ownRow = row - expert * weight.rows;
+        numRows = Math.min(rowsPerRead, part.rows - done, weight.rows - ownRow);
         const view = new Uint8Array(memory.buffer, window, numRows * rowBytes);
         source.readRows(part.tensor, done, numRows, view);
-        const bad = matrix
-          ? exports.panel_pack(format, at[id]!, weight.rows, weight.cols, row, window, DTYPE[dtype], numRows)
-          : copyVector(memory, view, dtype, at[id]! + row * 4, numRows);
+        const target = at[id]! + expert * stride;
+        const bad = !isVector
+          ? exports.panel_pack(formatOf(weight, format), target, weight.rows, weight.cols, ownRow, window, DTYPE[dtype], numRows)
+          : copyVector(memory, view, dtype, target + ownRow * 4, numRows);
         if (bad !== 0) {
           throw new ModelError(
             "model_invalid",

@@ -11,9 +11,9 @@ import type { AdapterImage, Backend, BackendInfo, BackendOptions } from "../back
 import { attachImage, type WasmAdapterImage } from "./adapter-image.ts";
 import { ropeTable } from "../rope-table.ts";
 import { compileProgram, layerPageBytes, paddedHeadDim } from "./compile.ts";
-import { FORMAT } from "./formats.ts";
+import { FORMAT, formatOf } from "./formats.ts";
 import { CONTROL, CONTROL_WORDS, MAX_QUERY_HEADS, OPERATION_WORDS, PAGE_TOKENS, ROW_BLOCK, WORK_COUNTERS } from "./layout.ts";
-import { loadWeights, weightBytes, windowBytes } from "./load-weights.ts";
+import { loadWeights, matrixBytes, windowBytes } from "./load-weights.ts";
 import { align, MemoryPlan } from "./memory.ts";
 import { compileModule, createMemory, instantiate, STACK_BYTES, WASM_PAGE_BYTES, type WasmExports } from "./module.ts";
 import { ThreadPool } from "./pool.ts";
@@ -51,12 +51,15 @@ export async function openWasmBackend(options: BackendOptions): Promise<WasmBack
   return new WasmBackend(options, layout, memory, exports, pool, new AdapterStager(module, options.program, basePanels(options, layout, memory)));
 }
 
-function basePanels({ program, format }: BackendOptions, { weights, weightSizes }: Layout, memory: WebAssembly.Memory): BasePanels {
+function basePanels({ program, format }: BackendOptions, { weights, matrixBytes }: Layout, memory: WebAssembly.Memory): BasePanels {
   return (site) => {
-    const operation = program.operations.find((each) => each.kind === "linear" && each.site === site);
-    invariant(operation?.kind === "linear", "every site is one linear operation's");
+    const { expert = 0 } = program.sites[site]!;
+    const operation = program.operations.find((each) => (each.kind === "linear" || each.kind === "expertLinear") && each.site === site - expert);
+    invariant(operation?.kind === "linear" || operation?.kind === "expertLinear", "every site is one operation's");
     const { weight } = operation;
-    return { bytes: new Uint8Array(memory.buffer, weights[weight]!, weightSizes[weight]!), format: FORMAT[format], rows: program.weights[weight]!.rows };
+    const spec = program.weights[weight]!;
+    const numBytes = matrixBytes[weight]!;
+    return { bytes: new Uint8Array(memory.buffer, weights[weight]! + expert * numBytes, numBytes), format: formatOf(spec, FORMAT[format]), rows: spec.rows };
   };
 }
 
@@ -79,6 +82,7 @@ interface Layout {
   readonly result: number;
   readonly resultWords: number;
   readonly buffers: readonly number[];
+  readonly groups: number;
   readonly packed: number;
   readonly packedBlockBytes: number;
   readonly scratch: number;
@@ -90,7 +94,8 @@ interface Layout {
   readonly pageBytes: number;
   readonly adapters: number;
   readonly weights: readonly number[];
-  readonly weightSizes: readonly number[];
+  /** Of each matrix of a weight. */
+  readonly matrixBytes: readonly number[];
   readonly weightBytes: number;
   /** Free before the first step: what loading weights reads into. Later the start of the shrunk rows, which grow. */
   readonly window: number;
@@ -103,6 +108,8 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
   const plan = new MemoryPlan();
   const maxContext = Math.min(program.maxContext, numPages * PAGE_TOKENS);
   const maxCols = Math.max(...program.weights.map((weight) => weight.cols));
+  const topK = program.routing?.topK ?? 1;
+  const numExperts = program.routing?.numExperts ?? 0;
   const siteCols = Math.max(1, ...program.sites.map((site) => site.inWidth));
   const packedBlockBytes = align(
     Math.max(exports.activation_bytes(format, ROW_BLOCK, maxCols), exports.activation_bytes(FORMAT.float32, ROW_BLOCK, siteCols)) >>> 0,
@@ -112,13 +119,15 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
       packedBlockBytes + (exports.linear_scratch_bytes(ROW_BLOCK, maxCols) >>> 0),
       MAX_QUERY_HEADS * (5 * paddedHeadDim(program) + maxContext + 2 * PAGE_TOKENS) * 4,
       (program.vocabSize + 4) * 4,
+      (numExperts + 4) * 4,
     ),
   );
   // Penalties list tokens that are in the KV pool, or were just sampled; biases and stop tokens come on top.
   const maxAdjustments = numPages * PAGE_TOKENS + maxSequences * 1024;
   const blockWords = stepWords(maxRows, maxSequences, numPages, maxSequences, maxSequences, maxAdjustments);
   const workCounterWords = program.operations.length * WORK_COUNTERS;
-  const sizes = program.weights.map((weight) => weightBytes(exports, weight, format));
+  const eachBytes = program.weights.map((weight) => matrixBytes(exports, weight, format));
+  const sizes = program.weights.map(({ numExperts: count = 1 }, id) => eachBytes[id]! * count);
 
   const stacks = Array.from({ length: numThreads + 1 }, () => plan.reserve(STACK_BYTES) + STACK_BYTES);
   const control = plan.reserve(CONTROL_WORDS * 4);
@@ -133,8 +142,9 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
     result: plan.reserve(resultWords(maxSequences) * 4),
     resultWords: resultWords(maxSequences),
     buffers: program.buffers.map(({ width, rows }) =>
-      plan.reserve(width * (rows === "sampled" ? maxSequences : maxRows) * 4),
+      plan.reserve(width * { sampled: maxSequences, step: maxRows, routed: maxRows * topK }[rows] * 4),
     ),
+    groups: plan.reserve(numExperts === 0 ? 0 : (numExperts + 1 + 2 * maxRows * topK) * 4),
     packed: plan.reserve(exports.activation_bytes(format, ROW_BLOCK, maxCols) >>> 0),
     packedBlockBytes,
     scratch: plan.reserve(numThreads * scratchBytes),
@@ -146,7 +156,7 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
     kvPages: plan.reserve(numPages * kvPageBytes(program)),
     adapters: plan.reserve(options.adapterBytes),
     weights: sizes.map((size) => plan.reserve(size)),
-    weightSizes: sizes,
+    matrixBytes: eachBytes,
     weightBytes: sizes.reduce((sum, size) => sum + size, 0),
   };
   const window = plan.reserve(windowBytes(program));
@@ -158,6 +168,7 @@ function writeConstants(options: BackendOptions, layout: Layout, memory: WebAsse
   const words = compileProgram(program, {
     buffers: layout.buffers,
     weights: layout.weights,
+    matrixBytes: layout.matrixBytes,
     format: FORMAT[options.format],
   });
   new Uint32Array(memory.buffer, layout.operations, words.length).set(words);
@@ -187,6 +198,9 @@ function writeConstants(options: BackendOptions, layout: Layout, memory: WebAsse
     ropeTable: layout.ropeTable,
     vocabSize: program.vocabSize,
     maxContext: layout.maxContext,
+    numExperts: program.routing?.numExperts ?? 0,
+    topK: program.routing?.topK ?? 1,
+    groups: layout.groups,
   };
   for (const [name, value] of Object.entries(constants)) control[CONTROL[name as keyof typeof CONTROL]] = value;
   new Float32Array(memory.buffer, layout.control, CONTROL_WORDS)[CONTROL.scoreScale] = program.attention.scale;
@@ -318,7 +332,7 @@ class WasmBackend implements Backend {
     const { maxRows, numThreads, program } = this.#options;
     const maxTotalRank = Math.max(this.#maxTotalRank, Math.ceil(image.maxTotalRank / 8) * 8);
     const maxRank = Math.max(this.#maxRank, image.maxRank);
-    const shrunkBytes = align(maxRows * maxTotalRank * 4);
+    const shrunkBytes = align(maxRows * (program.routing?.topK ?? 1) * maxTotalRank * 4);
     const expandBytes = align(this.#exports.activation_bytes(FORMAT.float32, ROW_BLOCK, maxRank) >>> 0);
     const heldBytes = image.hasGains ? maxRows * Math.max(...program.sites.map(({ outWidth }) => outWidth)) * 4 : this.#heldBytes;
     const missing = this.#layout.window + shrunkBytes + numThreads * expandBytes + heldBytes - this.#memory.buffer.byteLength;

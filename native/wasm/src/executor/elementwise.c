@@ -5,10 +5,6 @@
 #include "linear.h"
 #include "vector_math.h"
 
-/* With one row, every thread does the whole of a cheap, repeatable operation: the same bits are written
-   twice, which costs less than a barrier. */
-static int row_is_shared(const step_t* step, uint32_t num_rows) { return num_rows > 1 && step->num_threads > 1; }
-
 void run_embed(step_t* step, const uint32_t* op) {
   const int32_t* tokens = step->block + step->block[STEP_HEADER_TOKENS_AT];
   const int shared = row_is_shared(step, step->num_rows);
@@ -63,11 +59,11 @@ void run_head_norm(step_t* step, const uint32_t* op) {
 }
 
 void run_silu_mul(step_t* step, const uint32_t* op) {
-  const uint32_t width = op[OPERATION_N];
+  const uint32_t width = op[OPERATION_N], num_rows = rows_of(step, op);
   const uint32_t chunk = 512;
   const uint32_t chunks = (width + chunk - 1) / chunk;
   const v128_t one = wasm_f32x4_const_splat(1.0f);
-  for (uint32_t item = claim(step, 0, 1); item < chunks * step->num_rows; item = claim(step, 0, 1)) {
+  for (uint32_t item = claim(step, 0, 1); item < chunks * num_rows; item = claim(step, 0, 1)) {
     const uint32_t row = item / chunks, begin = item % chunks * chunk, end = min_u32(begin + chunk, width);
     const float* gate = (float*)address(op[OPERATION_X]) + (uintptr_t)row * op[OPERATION_X_STRIDE];
     const float* up = gate + width;

@@ -41,6 +41,9 @@ static void run_operation(step_t* step, const uint32_t* op) {
     case OPCODE_SILU_MUL: run_silu_mul(step, op); break;
     case OPCODE_GATHER: run_gather(step, op); break;
     case OPCODE_SAMPLE: run_sample(step, op); break;
+    case OPCODE_ROUTE: run_route(step, op); break;
+    case OPCODE_EXPERT_LINEAR: run_expert_linear(step, op); break;
+    case OPCODE_COMBINE: run_combine(step, op); break;
     default: __builtin_trap();
   }
 }

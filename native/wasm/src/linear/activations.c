@@ -124,7 +124,13 @@ static void pack_float_tile(float* tile, const float* const* x, uint32_t k) {
 
 EXPORT(activation_pack) void activation_pack(uint32_t format, void* packed, const float* x, uint32_t ldx, uint32_t num_rows,
                                              uint32_t k, uint32_t tile0, uint32_t tile1) {
+  activation_gather(format, packed, x, ldx, 0, num_rows, k, tile0, tile1);
+}
+
+void activation_gather(uint32_t format, void* packed, const float* x, uint32_t ldx, const uint32_t* sources, uint32_t num_rows,
+                       uint32_t k, uint32_t tile0, uint32_t tile1) {
   if (num_rows == 1) {
+    if (sources) x += (uintptr_t)sources[0] * ldx;
     if (format == FORMAT_INT8) pack_int8_row(packed, x, k);
     else __builtin_memcpy(packed, x, k * 4);
     return;
@@ -133,8 +139,8 @@ EXPORT(activation_pack) void activation_pack(uint32_t format, void* packed, cons
   for (uint32_t tile = tile0; tile < tile1; tile++) {
     const float* rows[ACTIVATION_TILE];
     for (uint32_t r = 0; r < ACTIVATION_TILE; r++) {
-      const uint32_t row = tile * ACTIVATION_TILE + r;
-      rows[r] = x + (uintptr_t)(row < num_rows ? row : tile * ACTIVATION_TILE) * ldx;
+      const uint32_t at = tile * ACTIVATION_TILE + r, row = at < num_rows ? at : tile * ACTIVATION_TILE;
+      rows[r] = x + (uintptr_t)(sources ? sources[row] : row) * ldx;
     }
     uint8_t* out = (uint8_t*)packed + (uintptr_t)tile * stride;
     if (format == FORMAT_INT8) pack_int8_tile(out, rows, k);
