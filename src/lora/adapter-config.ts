@@ -12,6 +12,8 @@ export interface AdapterConfig {
   readonly useDora: boolean;
   readonly targetModules: ModuleNames;
   readonly excludeModules: ModuleNames | null;
+  /** Last parts of the names of parameters that have an adapter, of whatever module. */
+  readonly targetParameters: readonly string[];
   /** In file order: the first pattern that matches a module's path decides. */
   readonly rankPattern: readonly (readonly [pattern: string, rank: number])[];
   readonly alphaPattern: readonly (readonly [pattern: string, alpha: number])[];
@@ -45,7 +47,7 @@ const HARMLESS = new Set([
 
 const USED = new Set([
   "r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern",
-  "layers_to_transform", "layers_pattern", "init_lora_weights", "lora_bias", "use_dora",
+  "layers_to_transform", "layers_pattern", "init_lora_weights", "lora_bias", "use_dora", "target_parameters",
 ]);
 
 const isSet = (value: JsonValue | undefined): boolean =>
@@ -57,7 +59,6 @@ const isEmpty = (value: JsonValue): boolean =>
 const UNSUPPORTED: Readonly<Record<string, string>> = {
   modules_to_save: "replaced modules are not served yet; retrain without modules_to_save",
   trainable_token_indices: "trained token embeddings are not served yet; retrain without trainable_token_indices",
-  target_parameters: "adapters on parameters (fused experts) are not served; target linear modules",
   alora_invocation_tokens: "activated LoRA is not served yet; retrain without alora_invocation_tokens",
   layer_replication: "a deeper model of repeated layers cannot share this base; merge the adapter into its own model",
   use_qalora: "QA-LoRA pools its input, which this base does not; merge the adapter, or retrain without use_qalora",
@@ -97,7 +98,11 @@ export function parseAdapterConfig(json: JsonObject): AdapterConfig {
   }
   if (json["use_dora"] === true && json["lora_bias"] === true) throw unsupported("lora_bias", "is set together with use_dora, which PEFT does not train");
   const layers = layerList(json["layers_to_transform"]);
-  const targetModules = moduleNames(json["target_modules"], "target_modules");
+  const targetParameters = nameList(json["target_parameters"], "target_parameters") ?? [];
+  for (const field of ["use_dora", "lora_bias"]) {
+    if (targetParameters.length > 0 && json[field] === true) throw unsupported(field, "is set together with target_parameters, which PEFT does not train");
+  }
+  const targetModules = targetParameters.length > 0 && !isSet(json["target_modules"]) ? NO_MODULES : moduleNames(json["target_modules"], "target_modules");
   if (targetModules === null) throw invalid("target_modules", "is missing; it must be a list of names, a pattern, or \"all-linear\"");
   if (layers !== null && targetModules.kind === "pattern") {
     throw invalid("layers_to_transform", "cannot be combined with a pattern in target_modules; put the layers into the pattern");
@@ -109,6 +114,7 @@ export function parseAdapterConfig(json: JsonObject): AdapterConfig {
     loraBias: boolean(json["lora_bias"], "lora_bias"),
     useDora: boolean(json["use_dora"], "use_dora"),
     targetModules,
+    targetParameters,
     excludeModules: moduleNames(json["exclude_modules"], "exclude_modules"),
     rankPattern: patterns(json["rank_pattern"], "rank_pattern", (value, field) => integer(value, field, 1, MAX_RANK)),
     alphaPattern: patterns(json["alpha_pattern"], "alpha_pattern", positive),
@@ -121,6 +127,8 @@ export function parseAdapterConfig(json: JsonObject): AdapterConfig {
       .map((field) => `adapter_config.json has the unknown field ${show(field)}, which was ignored`),
   };
 }
+
+const NO_MODULES: ModuleNames = { kind: "names", names: [] };
 
 function moduleNames(value: JsonValue | undefined, field: string): ModuleNames | null {
   // PEFT takes an empty pattern for none at all; a target_modules of "" is refused where it is missed.

@@ -3,22 +3,32 @@ import { RE2JS } from "re2js";
 import { AdapterError } from "../core/errors.ts";
 import type { LoraSite, SiteModule } from "../model/program.ts";
 import type { AdapterConfig, ModuleNames } from "./adapter-config.ts";
+import { wholeModule } from "./expert-parameters.ts";
 
 export interface TargetedModules {
   /** Paths of the base's own modules, and of other spellings where the configuration names those. */
   readonly paths: ReadonlySet<string>;
   /** Of these, what a complete file must hold tensors for. */
   readonly required: readonly { readonly site: LoraSite; readonly module: SiteModule }[];
+  /** What rank_pattern and alpha_pattern are compared with: a module's path, or its parameter's where that is targeted. */
+  readonly patternKey: (path: string) => string;
 }
 
 /** @throws {AdapterError} `adapter_invalid` for a pattern that cannot be read, or when nothing matches */
 export function targetedModules(config: AdapterConfig, sites: readonly LoraSite[]): TargetedModules {
-  const isTarget = matcher(config.targetModules, "target_modules");
+  const isTarget = matcher(withoutParameters(config), "target_modules");
   const isExcluded = config.excludeModules === null ? () => false : matcher(config.excludeModules, "exclude_modules");
   const isInLayers = layerFilter(config);
   const paths = new Set<string>();
   const required: { site: LoraSite; module: SiteModule }[] = [];
+  const parameters = new Map<string, string>();
   for (const site of sites) {
+    for (const [parameter, module] of parametersOf(site)) {
+      if (!config.targetParameters.some((name) => parameter === name || parameter.endsWith(`.${name}`))) continue;
+      paths.add(module.path);
+      required.push({ site, module });
+      parameters.set(module.path, parameter);
+    }
     const matched = site.modules.filter((module) => isTarget(module) && !isExcluded(module) && isInLayers(module, site.layer));
     for (const { path } of matched) paths.add(path);
     // Another spelling is only asked for where the base's own names are not targeted.
@@ -26,7 +36,19 @@ export function targetedModules(config: AdapterConfig, sites: readonly LoraSite[
     for (const module of own.length > 0 ? own : matched) required.push({ site, module });
   }
   if (paths.size === 0) throw nothingMatches(config, sites);
-  return { paths, required };
+  return { paths, required, patternKey: (path) => parameters.get(path) ?? path };
+}
+
+/** PEFT leaves a name in target_modules that it has turned into a parameter. */
+function withoutParameters({ targetModules, targetParameters }: AdapterConfig): ModuleNames {
+  if (targetModules.kind !== "names") return targetModules;
+  return { kind: "names", names: targetModules.names.filter((name) => !targetParameters.includes(name)) };
+}
+
+/** Parameters that an adapter may name, with the module that means the same. */
+function parametersOf(site: LoraSite): (readonly [parameter: string, module: SiteModule])[] {
+  if (site.parameter !== undefined) return [[site.parameter, wholeModule(site)]];
+  return site.modules.map((module) => [`${module.path}.weight`, module] as const);
 }
 
 function matcher(names: ModuleNames, field: string): (module: SiteModule) => boolean {
@@ -82,10 +104,10 @@ function compile(pattern: string, field: string): RE2JS {
   }
 }
 
-function nothingMatches({ targetModules }: AdapterConfig, sites: readonly LoraSite[]): AdapterError {
+function nothingMatches({ targetModules, targetParameters }: AdapterConfig, sites: readonly LoraSite[]): AdapterError {
   const wanted =
     targetModules.kind === "names"
-      ? targetModules.names.slice(0, 8).join(", ")
+      ? [...targetModules.names, ...targetParameters].slice(0, 8).join(", ")
       : targetModules.kind === "pattern"
         ? targetModules.pattern.slice(0, 80)
         : "all-linear";

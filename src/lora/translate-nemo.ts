@@ -111,8 +111,9 @@ interface Place {
 /** By layer and the last part of a module's path. */
 const placesOf = (program: Program): ReadonlyMap<string, Place> =>
   new Map(
+    // NeMo's adapters of experts are refused by name; names of a dense layer must not reach them.
     program.sites.flatMap((site, id) =>
-      site.modules.map((module) => [`${site.layer} ${module.path.slice(module.path.lastIndexOf(".") + 1)}`, { id, site, module }] as const),
+      site.expert !== undefined ? [] : site.modules.map((module) => [`${site.layer} ${module.path.slice(module.path.lastIndexOf(".") + 1)}`, { id, site, module }] as const),
     ),
   );
 

@@ -6,6 +6,7 @@ import type { LoraSite, Program, SiteId, SiteModule } from "../model/program.ts"
 import type { AdapterConfig } from "./adapter-config.ts";
 import type { AdapterMatrix, AdapterWeights } from "./adapter-weights.ts";
 import { type AdapterLimits, assembleAdapter, matrixOf, type PlacedDelta, vectorOf } from "./assemble-adapter.ts";
+import { unstackExperts } from "./expert-parameters.ts";
 import { moduleNames, patternLookup, targetedModules } from "./module-match.ts";
 import { parsePeftKey } from "./peft-keys.ts";
 
@@ -35,7 +36,7 @@ export function translatePeft(
 ): AdapterWeights {
   const places = placesOf(program);
   const targeted = targetedModules(config, program.sites);
-  const pairs = pairTensors(tensors, places, targeted.paths, program.sites);
+  const pairs = pairTensors(unstackExperts(tensors, program), places, targeted.paths, program.sites);
   checkComplete(targeted.required, pairs);
 
   const rankOf = patternLookup(config.rankPattern, "rank_pattern");
@@ -43,12 +44,13 @@ export function translatePeft(
   const deltas = [...pairs].map(([path, pair]): PlacedDelta => {
     const { id, site, module } = pair.place;
     const { a, b } = pair as Required<Pair>;
-    const rank = rankOf(path) ?? config.rank;
+    const key = targeted.patternKey(path);
+    const rank = rankOf(key) ?? config.rank;
     checkShapes(path, a, b, site, module, rank);
     const { bias, magnitude } = pair;
     checkVector(path, bias, "lora_B.bias", "lora_bias", module, config.loraBias);
     checkVector(path, magnitude, "lora_magnitude_vector", "use_dora", module, config.useDora);
-    const alpha = alphaOf(path) ?? config.alpha;
+    const alpha = alphaOf(key) ?? config.alpha;
     const scale = alpha / (config.useRslora ? Math.sqrt(rank) : rank);
     return { module, site: id, offset: module.offset, width: module.width, rank, scale, a, b, ...(bias === undefined ? {} : { bias }), ...(magnitude === undefined ? {} : { magnitude }) };
   });

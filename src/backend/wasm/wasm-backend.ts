@@ -119,7 +119,7 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
       packedBlockBytes + (exports.linear_scratch_bytes(ROW_BLOCK, maxCols) >>> 0),
       MAX_QUERY_HEADS * (5 * paddedHeadDim(program) + maxContext + 2 * PAGE_TOKENS) * 4,
       (program.vocabSize + 4) * 4,
-      (numExperts + 4) * 4,
+      (numExperts + 4 + topK) * 4,
     ),
   );
   // Penalties list tokens that are in the KV pool, or were just sampled; biases and stop tokens come on top.

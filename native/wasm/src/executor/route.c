@@ -7,9 +7,11 @@
 
 /*
  * out = numbers of the top_k experts, then their shares. A row of NaN still gets experts, and NaN for shares.
- * `exponentials` holds experts rounded up to 4 floats.
+ * `exponentials` holds experts rounded up to 4 floats, `taken` the experts so far. With one row every thread comes
+ * here, so nothing is kept in `out` on the way.
  */
-static void choose(const float* logits, uint32_t experts, uint32_t top_k, int normalize, float* out, float* exponentials) {
+static void choose(const float* logits, uint32_t experts, uint32_t top_k, int normalize, float* out, float* exponentials,
+                   uint32_t* taken) {
   float largest = logits[0], poison = 0.0f; /* NaN where a logit is not finite, which the exponential may hide */
   for (uint32_t e = 0; e < experts; e++) {
     largest = logits[e] > largest ? logits[e] : largest;
@@ -27,16 +29,17 @@ static void choose(const float* logits, uint32_t experts, uint32_t top_k, int no
   for (uint32_t j = 0; j < top_k; j++) {
     uint32_t best = experts;
     for (uint32_t e = 0; e < experts; e++) {
-      int taken = 0;
-      for (uint32_t i = 0; i < j; i++) taken |= out[i] == (float)e;
-      if (!taken && (best == experts || logits[e] > logits[best])) best = e;
+      int is_taken = 0;
+      for (uint32_t i = 0; i < j; i++) is_taken |= taken[i] == e;
+      if (!is_taken && (best == experts || logits[e] > logits[best])) best = e;
     }
-    out[j] = (float)best;
-    out[top_k + j] = exponentials[best] / sum;
-    chosen += out[top_k + j];
+    taken[j] = best;
+    chosen += exponentials[best];
   }
-  if (normalize)
-    for (uint32_t j = 0; j < top_k; j++) out[top_k + j] /= chosen;
+  for (uint32_t j = 0; j < top_k; j++) {
+    out[j] = (float)taken[j];
+    out[top_k + j] = exponentials[taken[j]] / (normalize ? chosen + poison : sum);
+  }
 }
 
 /* A counting sort that writes every word once, with its last value: with one row every thread does it. */
@@ -66,8 +69,10 @@ static void group_rows(step_t* step, const uint32_t* op) {
 /* `n` is the number of experts, `k` how many of them a row is given. */
 void run_route(step_t* step, const uint32_t* op) {
   const int shared = row_is_shared(step, step->num_rows);
+  float* exponentials = scratch(step);
+  uint32_t* taken = (uint32_t*)exponentials + ((op[OPERATION_N] + 3) & ~3u);
   for (uint32_t row = shared ? claim(step, 0, 1) : 0; row < step->num_rows; row = shared ? claim(step, 0, 1) : row + 1)
-    choose(input_row(op, row), op[OPERATION_N], op[OPERATION_K], (int)op[OPERATION_NORMALIZE], output_row(op, row), scratch(step));
+    choose(input_row(op, row), op[OPERATION_N], op[OPERATION_K], (int)op[OPERATION_NORMALIZE], output_row(op, row), exponentials, taken);
   if (shared) barrier(step);
   if (!shared || step->thread == 0) group_rows(step, op);
   if (shared) barrier(step);

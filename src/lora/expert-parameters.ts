@@ -1,0 +1,109 @@
+/**
+ * Adapters on the parameters that hold all experts of a layer, as PEFT's `target_parameters` writes them.
+ *
+ *   A [experts * rank, in]    expert by expert
+ *   B [out, rank * experts]   the expert runs fastest within a row
+ *
+ * Tensors are named after the module that owns the parameters. Of two parameters of one module, the first to be
+ * wrapped is one `.base_layer` deeper; which is which is told by their shapes.
+ *
+ * @source peft 0.21, tuners/lora/layer.py ParamWrapper
+ */
+import { AdapterError } from "../core/errors.ts";
+import { quoted } from "../formats/format-error.ts";
+import type { Tensor } from "../formats/safetensors.ts";
+import type { LoraSite, Program } from "../model/program.ts";
+
+const STACKED = /^(?:base_model\.model\.)?(.+\.experts)((?:\.base_layer)*)\.lora_([AB])(?:\.[A-Za-z0-9_-]+)?\.weight$/;
+const DTYPE_BYTES = { F32: 4, F16: 2, BF16: 2 } as const;
+
+interface Stacked {
+  /** Path of the module that owns the parameter. */
+  readonly owner: string;
+  a?: Tensor;
+  b?: Tensor;
+}
+
+/**
+ * The same tensors with one A and one B per expert in place of stacked ones, named after the expert's fused module.
+ *
+ * @throws {AdapterError} `adapter_invalid` naming the tensor whose shape fits no parameter of the base
+ */
+export function unstackExperts(tensors: ReadonlyMap<string, Tensor>, program: Program): ReadonlyMap<string, Tensor> {
+  const byParameter = Map.groupBy(
+    program.sites.filter(({ expert }) => expert !== undefined),
+    ({ parameter }) => parameter!,
+  );
+  const owners = Map.groupBy(byParameter.values(), ([site]) => ownerOf(site!.parameter!));
+  const plain = new Map<string, Tensor>();
+  const stacks = new Map<string, Stacked>();
+  for (const [name, tensor] of tensors) {
+    const [, owner, depth, matrix] = STACKED.exec(name) ?? [];
+    if (owner === undefined || !owners.has(owner)) {
+      plain.set(name, tensor);
+      continue;
+    }
+    const key = `${owner}${depth}`;
+    const stack = stacks.get(key) ?? { owner };
+    const part = matrix === "A" ? "a" : "b";
+    if (stack[part] !== undefined) throw invalid(key, `has two tensors for matrix ${matrix}`);
+    stack[part] = tensor;
+    stacks.set(key, stack);
+  }
+  const seen = new Set<string>();
+  for (const [key, { owner, a, b }] of stacks) {
+    if (a === undefined || b === undefined) throw invalid(key, `has no lora_${a === undefined ? "A" : "B"}.weight; the file is incomplete`);
+    const sites = owners.get(owner)!.find(([site]) => fits(site!, a, b));
+    if (sites === undefined) throw shapeError(key, a, b, owners.get(owner)!);
+    if (seen.has(sites[0]!.parameter!)) throw invalid(key, `has the shape of ${sites[0]!.parameter!}, which another tensor has too`);
+    seen.add(sites[0]!.parameter!);
+    for (const [name, tensor] of perExpert(key, sites, a, b)) {
+      if (plain.has(name)) throw invalid(key, `changes ${quoted(name)}, which the file holds apart too`);
+      plain.set(name, tensor);
+    }
+  }
+  return plain;
+}
+
+/** The module of an expert that is all of its matrix. */
+export const wholeModule = ({ modules, outWidth }: LoraSite) => modules.find(({ offset, width }) => offset === 0 && width === outWidth)!;
+
+const ownerOf = (parameter: string): string => parameter.slice(0, parameter.lastIndexOf("."));
+
+const fits = ({ inWidth, outWidth }: LoraSite, a: Tensor, b: Tensor): boolean =>
+  a.shape.length === 2 && b.shape.length === 2 && a.shape[1] === inWidth && b.shape[0] === outWidth;
+
+function perExpert(key: string, sites: readonly LoraSite[], a: Tensor, b: Tensor): [string, Tensor][] {
+  const [stackedRank, inWidth] = a.shape as [number, number];
+  const [outWidth, columns] = b.shape as [number, number];
+  const rank = stackedRank / sites.length;
+  if (columns !== stackedRank || !Number.isInteger(rank) || rank === 0) {
+    throw invalid(key, `has lora_A of ${stackedRank} rows and lora_B of ${columns} columns; both must be the rank times the base's ${sites.length} experts`);
+  }
+  const expertBytes = rank * inWidth * DTYPE_BYTES[a.dtype];
+  return sites.flatMap((site, expert): [string, Tensor][] => {
+    const { path } = wholeModule(site);
+    return [
+      [`${path}.lora_A.weight`, { ...a, shape: [rank, inWidth], bytes: a.bytes.subarray(expert * expertBytes, (expert + 1) * expertBytes) }],
+      [`${path}.lora_B.weight`, { ...b, shape: [outWidth, rank], bytes: everyNth(b, expert, sites.length) }],
+    ];
+  });
+}
+
+/** Elements `first`, `first + step`, ... of a tensor. */
+function everyNth({ dtype, bytes }: Tensor, first: number, step: number): Uint8Array {
+  const Words = DTYPE_BYTES[dtype] === 4 ? Uint32Array : Uint16Array;
+  // Tensors in a file may start at any byte; typed arrays may not.
+  const aligned = bytes.byteOffset % Words.BYTES_PER_ELEMENT === 0 ? bytes : new Uint8Array(bytes);
+  const from = new Words(aligned.buffer, aligned.byteOffset, aligned.length / Words.BYTES_PER_ELEMENT);
+  const to = new Words(from.length / step);
+  for (let i = 0; i < to.length; i++) to[i] = from[first + i * step]!;
+  return new Uint8Array(to.buffer);
+}
+
+function shapeError(key: string, a: Tensor, b: Tensor, parameters: readonly (readonly LoraSite[])[]): AdapterError {
+  const wanted = parameters.map(([site]) => `[rank x ${parameters[0]!.length}, ${site!.inWidth}] and [${site!.outWidth}, rank x ${parameters[0]!.length}] for ${site!.parameter!}`);
+  return invalid(key, `has lora_A of shape [${a.shape.join(", ")}] and lora_B of [${b.shape.join(", ")}], but this base needs ${wanted.join(", or ")}`);
+}
+
+const invalid = (module: string, problem: string): AdapterError => new AdapterError("adapter_invalid", `module ${module} ${problem}`);
