@@ -98,7 +98,7 @@ export function parseAdapterConfig(json: JsonObject): AdapterConfig {
   }
   if (json["use_dora"] === true && json["lora_bias"] === true) throw unsupported("lora_bias", "is set together with use_dora, which PEFT does not train");
   const layers = layerList(json["layers_to_transform"]);
-  const targetParameters = nameList(json["target_parameters"], "target_parameters") ?? [];
+  const targetParameters = parameterNames(json["target_parameters"]);
   for (const field of ["use_dora", "lora_bias"]) {
     if (targetParameters.length > 0 && json[field] === true) throw unsupported(field, "is set together with target_parameters, which PEFT does not train");
   }
@@ -126,6 +126,13 @@ export function parseAdapterConfig(json: JsonObject): AdapterConfig {
       .filter((field) => isSet(json[field]))
       .map((field) => `adapter_config.json has the unknown field ${show(field)}, which was ignored`),
   };
+}
+
+function parameterNames(value: JsonValue | undefined): readonly string[] {
+  if (!isSet(value)) return [];
+  // A single string would be a pattern elsewhere; PEFT knows none here.
+  if (!Array.isArray(value)) throw invalid("target_parameters", `must be a list of strings, got ${nameJsonType(value!)}`);
+  return nameList(value, "target_parameters") ?? [];
 }
 
 const NO_MODULES: ModuleNames = { kind: "names", names: [] };

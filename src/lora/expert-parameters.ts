@@ -12,7 +12,7 @@
 import { AdapterError } from "../core/errors.ts";
 import { quoted } from "../formats/format-error.ts";
 import type { Tensor } from "../formats/safetensors.ts";
-import type { LoraSite, Program } from "../model/program.ts";
+import type { LoraSite, Program, SiteModule } from "../model/program.ts";
 
 const STACKED = /^(?:base_model\.model\.)?(.+\.experts)((?:\.base_layer)*)\.lora_([AB])(?:\.[A-Za-z0-9_-]+)?\.weight$/;
 const DTYPE_BYTES = { F32: 4, F16: 2, BF16: 2 } as const;
@@ -65,8 +65,8 @@ export function unstackExperts(tensors: ReadonlyMap<string, Tensor>, program: Pr
   return plain;
 }
 
-/** The module of an expert that is all of its matrix. */
-export const wholeModule = ({ modules, outWidth }: LoraSite) => modules.find(({ offset, width }) => offset === 0 && width === outWidth)!;
+/** The module of an expert that is all of its matrix, by the parameter's name. */
+export const wholeModule = ({ modules, outWidth }: LoraSite): SiteModule => modules.findLast(({ offset, width }) => offset === 0 && width === outWidth)!;
 
 const ownerOf = (parameter: string): string => parameter.slice(0, parameter.lastIndexOf("."));
 
@@ -94,8 +94,7 @@ function perExpert(key: string, sites: readonly LoraSite[], a: Tensor, b: Tensor
 function everyNth({ dtype, bytes }: Tensor, first: number, step: number): Uint8Array {
   const Words = DTYPE_BYTES[dtype] === 4 ? Uint32Array : Uint16Array;
   // Tensors in a file may start at any byte; typed arrays may not.
-  const aligned = bytes.byteOffset % Words.BYTES_PER_ELEMENT === 0 ? bytes : new Uint8Array(bytes);
-  const from = new Words(aligned.buffer, aligned.byteOffset, aligned.length / Words.BYTES_PER_ELEMENT);
+  const from = new Words(new Uint8Array(bytes).buffer);
   const to = new Words(from.length / step);
   for (let i = 0; i < to.length; i++) to[i] = from[first + i * step]!;
   return new Uint8Array(to.buffer);

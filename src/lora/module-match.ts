@@ -9,9 +9,16 @@ export interface TargetedModules {
   /** Paths of the base's own modules, and of other spellings where the configuration names those. */
   readonly paths: ReadonlySet<string>;
   /** Of these, what a complete file must hold tensors for. */
-  readonly required: readonly { readonly site: LoraSite; readonly module: SiteModule }[];
+  readonly required: readonly RequiredModule[];
   /** What rank_pattern and alpha_pattern are compared with: a module's path, or its parameter's where that is targeted. */
   readonly patternKey: (path: string) => string;
+}
+
+export interface RequiredModule {
+  readonly site: LoraSite;
+  readonly module: SiteModule;
+  /** What names it. */
+  readonly field: "target_modules" | "target_parameters";
 }
 
 /** @throws {AdapterError} `adapter_invalid` for a pattern that cannot be read, or when nothing matches */
@@ -20,20 +27,20 @@ export function targetedModules(config: AdapterConfig, sites: readonly LoraSite[
   const isExcluded = config.excludeModules === null ? () => false : matcher(config.excludeModules, "exclude_modules");
   const isInLayers = layerFilter(config);
   const paths = new Set<string>();
-  const required: { site: LoraSite; module: SiteModule }[] = [];
+  const required: RequiredModule[] = [];
   const parameters = new Map<string, string>();
   for (const site of sites) {
     for (const [parameter, module] of parametersOf(site)) {
       if (!config.targetParameters.some((name) => parameter === name || parameter.endsWith(`.${name}`))) continue;
       paths.add(module.path);
-      required.push({ site, module });
+      required.push({ site, module, field: "target_parameters" });
       parameters.set(module.path, parameter);
     }
     const matched = site.modules.filter((module) => isTarget(module) && !isExcluded(module) && isInLayers(module, site.layer));
     for (const { path } of matched) paths.add(path);
     // Another spelling is only asked for where the base's own names are not targeted.
     const own = matched.filter((module) => module.own);
-    for (const module of own.length > 0 ? own : matched) required.push({ site, module });
+    for (const module of own.length > 0 ? own : matched) required.push({ site, module, field: "target_modules" });
   }
   if (paths.size === 0) throw nothingMatches(config, sites);
   return { paths, required, patternKey: (path) => parameters.get(path) ?? path };

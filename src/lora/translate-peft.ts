@@ -7,7 +7,7 @@ import type { AdapterConfig } from "./adapter-config.ts";
 import type { AdapterMatrix, AdapterWeights } from "./adapter-weights.ts";
 import { type AdapterLimits, assembleAdapter, matrixOf, type PlacedDelta, vectorOf } from "./assemble-adapter.ts";
 import { unstackExperts } from "./expert-parameters.ts";
-import { moduleNames, patternLookup, targetedModules } from "./module-match.ts";
+import { moduleNames, patternLookup, type RequiredModule, targetedModules } from "./module-match.ts";
 import { parsePeftKey } from "./peft-keys.ts";
 
 interface Place {
@@ -141,16 +141,16 @@ function checkApart(deltas: readonly PlacedDelta[]): void {
 
 /** A file that was cut, or saved for part of its modules only, must not serve half an adapter. */
 function checkComplete(
-  required: readonly { readonly site: LoraSite; readonly module: SiteModule }[],
+  required: readonly RequiredModule[],
   pairs: ReadonlyMap<string, Pair>,
 ): void {
-  for (const { site, module } of required) {
+  for (const { site, module, field } of required) {
     const covered = site.modules.some(
       ({ path, offset, width }) =>
         pairs.has(path) && offset <= module.offset && offset + width >= module.offset + module.width,
     );
     if (covered) continue;
-    throw new AdapterError("adapter_invalid", `module ${module.path} is named by target_modules, but the file has no tensors for it`);
+    throw new AdapterError("adapter_invalid", `module ${module.path} is named by ${field}, but the file has no tensors for it`);
   }
 }
 

@@ -19,6 +19,8 @@ export interface Architecture {
     readonly headDim: number | null;
     readonly maxPositions: number;
     readonly rmsNormEps: number;
+    /** Left out for 10,000. */
+    readonly ropeTheta?: number;
   };
   readonly ropeTypes: readonly RopeType[];
   /** Other names that this architecture's files use for a rope type. */

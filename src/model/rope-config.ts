@@ -53,7 +53,7 @@ export function readRopeConfig(
   const theta = (rope?.has("rope_theta") ? rope : fields).number(
     "rope_theta",
     THETA,
-    DEFAULT_THETA,
+    architecture.defaults.ropeTheta ?? DEFAULT_THETA,
   );
   const rotaryDim = readRotaryDim(rope, fields, architecture, headDim);
   return {

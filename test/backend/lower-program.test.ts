@@ -150,6 +150,16 @@ describe("what no kernel serves", () => {
     });
   });
 
+  test("is a mixture of experts", () => {
+    const thrown = thrownBy(() => lowerProgram({ ...one(), routing: { numExperts: 8, topK: 2 } }));
+    expect(thrown).toBeInstanceOf(ModelError);
+    expect(thrown).toMatchObject({
+      errorCode: "model_unsupported",
+      field: "backend",
+      message: "a mixture of experts (8 experts) is not served on a CUDA device; use --backend wasm",
+    });
+  });
+
   test("is a sum that nothing reads", () => {
     const program = one();
     const cut = { ...program, operations: program.operations.filter(({ kind }) => kind !== "siluMul") };

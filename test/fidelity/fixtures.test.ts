@@ -6,9 +6,7 @@ import { describe, expect, test } from "bun:test";
 import { openWasmBackend } from "../../src/backend/wasm/wasm-backend.ts";
 import { asSlotId, NO_SLOT } from "../../src/core/ids.ts";
 import { readAdapter } from "../../src/lora/read-adapter.ts";
-import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
-import { readModelConfig } from "../../src/model/model-config.ts";
-import { openCheckpoint } from "../../src/model/weights.ts";
+import { openModel } from "../../src/model/load-model.ts";
 import { FIXTURE_CASES, NUM_FIXTURE_CASES } from "../helpers/fixture-cases.ts";
 import { growGreedily } from "../helpers/greedy-driver.ts";
 import { logSoftmax } from "../helpers/reference-executor.ts";
@@ -19,15 +17,15 @@ const END_TOKEN = 2;
 const TOLERANCE = 1e-4;
 
 describe("float32 on the WASM backend", () => {
-  test("covers every dense fixture", () => {
+  test("covers every fixture", () => {
     expect(FIXTURE_CASES.length).toBe(NUM_FIXTURE_CASES);
   });
 
   test.each(FIXTURE_CASES.map((one) => [one.name, one] as const))("%s: logits within 1e-4, greedy tokens equal", async (_, one) => {
-    const program = buildDecoderProgram(readModelConfig(one.base));
+    const { program, weights } = openModel(one.base);
     const backend = await openWasmBackend({
       program,
-      weights: openCheckpoint(one.base),
+      weights,
       format: "float32",
       numThreads: 2,
       maxRows: 64,

@@ -162,13 +162,17 @@ export function checkTar(bytes: Uint8Array, members: ReadonlyMap<string, Uint8Ar
 }
 
 /** Fields that change what an adapter computes, beyond those that are read. */
-const FORBIDDEN = ["modules_to_save", "trainable_token_indices", "target_parameters", "alora_invocation_tokens", "layer_replication", "use_qalora"];
+const FORBIDDEN = ["modules_to_save", "trainable_token_indices", "alora_invocation_tokens", "layer_replication", "use_qalora"];
 
 export function checkConfig(bytes: Uint8Array, config: { readonly rank: number; readonly alpha: number; readonly useRslora: boolean }): string | null {
   const json = JSON.parse(new TextDecoder().decode(bytes)) as Record<string, unknown>;
   if (json["peft_type"] !== "LORA") return `is of type ${String(json["peft_type"])}`;
   const isEmpty = (value: unknown): boolean => value === null || value === undefined || value === false || (typeof value === "object" && Object.keys(value).length === 0);
   for (const field of FORBIDDEN) if (!isEmpty(json[field])) return `sets ${field}`;
+  if (!isEmpty(json["target_parameters"])) {
+    if (!Array.isArray(json["target_parameters"])) return "has target_parameters of another type";
+    if (json["use_dora"] === true || json["lora_bias"] === true) return "has parameters in a form that PEFT does not train";
+  }
   if ((json["bias"] ?? "none") !== "none") return "trains biases";
   if (config.rank !== (json["r"] ?? 8) || !(config.rank >= 1)) return `has rank ${config.rank}`;
   if (config.alpha !== (json["lora_alpha"] ?? 8) || !(config.alpha > 0)) return `has alpha ${config.alpha}`;

@@ -60,10 +60,11 @@ const nemoCases: readonly FixtureCase[] = readGolden("peft/nemo/golden.json").ma
   greedy: greedy.slice(input_ids.length),
 }));
 
-export const FIXTURE_CASES: readonly FixtureCase[] = [...peftCases, ...nemoCases, ...casesOf("architectures"), ...casesOf("forms")];
-export const NUM_FIXTURE_CASES = 18 + 6 + 27 + 13;
+export const FIXTURE_CASES: readonly FixtureCase[] = [...peftCases, ...nemoCases, ...casesOf("architectures"), ...casesOf("forms"), ...casesOf("experts")];
+export const NUM_FIXTURE_CASES = 18 + 6 + 27 + 13 + 11;
 
-/** Cases whose adapter needs a form beyond plain LoRA, which not every backend serves. */
+/** Cases whose adapter needs a form beyond plain LoRA, or whose base has experts, which not every backend serves. */
 const BEYOND_PLAIN = new Set(["peft/dora", "peft/lora_bias"]);
-export const NUM_PLAIN_CASES = NUM_FIXTURE_CASES - BEYOND_PLAIN.size;
-export const PLAIN_CASES: readonly FixtureCase[] = FIXTURE_CASES.filter(({ name }) => !BEYOND_PLAIN.has(name));
+const hasExperts = (name: string): boolean => /^experts\/|^peft\/(_base_mixtral|moe_)/.test(name);
+export const NUM_PLAIN_CASES = NUM_FIXTURE_CASES - BEYOND_PLAIN.size - 5 - 11;
+export const PLAIN_CASES: readonly FixtureCase[] = FIXTURE_CASES.filter(({ name }) => !BEYOND_PLAIN.has(name) && !hasExperts(name));

@@ -130,13 +130,16 @@ export function tinyProgram(shape: TinyShape): Program {
 export function randomWeights(program: Program, seed: number): WeightSource {
   const random = numbers(seed);
   const tensors = new Map(
-    program.weights.map((weight) => {
-      const data = new Float32Array(weight.rows * weight.cols);
-      const scale = weight.kind === "vector" ? 0.3 : 1.7 / Math.sqrt(weight.cols);
-      const centre = weight.kind === "vector" && !weight.name.endsWith("bias") ? 1 : 0;
-      for (let i = 0; i < data.length; i++) data[i] = centre + random() * scale;
-      return [weight.name, { data, rows: weight.rows, cols: weight.cols }] as const;
-    }),
+    program.weights.flatMap(({ kind, cols, name, parts }) =>
+      parts.map(({ tensor, rows }) => {
+        const data = new Float32Array(rows * cols);
+        // Routers are decided, so that rounding elsewhere does not choose other experts.
+        const scale = { vector: 0.3, matrix: 1.7 / Math.sqrt(cols), exact: 6 / Math.sqrt(cols) }[kind];
+        const centre = kind === "vector" && !name.endsWith("bias") ? 1 : 0;
+        for (let i = 0; i < data.length; i++) data[i] = centre + random() * scale;
+        return [tensor, { data, rows, cols }] as const;
+      }),
+    ),
   );
   const tensor = (name: string) => {
     const found = tensors.get(name);

@@ -17,12 +17,23 @@ describe("lora_target_modules", () => {
     expect(open.map(({ path }) => path.split(".").at(-1)!)).toEqual(allowed);
   });
 
+  test.each([
+    [["moe_h_to_4h"], ["w1"]],
+    [["moe_gate", "moe_h_to_4h"], ["w1", "w3", "gate_up_proj"]],
+    [["mlp_gate_up", "mlp_gate", "mlp_h_to_4h", "moe_router"], []],
+  ])("of %p let the modules %p of an expert be changed", (names, allowed) => {
+    const expert = [["w1", 0, 5], ["w3", 5, 5], ["gate_up_proj", 0, 10]] as const;
+    const expertSite = { ...site, expert: 3, modules: expert.map(([name, offset, width]) => at(name, offset, width)) };
+    const open = expertSite.modules.filter((module) => isAllowed(expertSite, module, targetModules(names)!));
+    expect(open.map(({ path }) => path.split(".").at(-1)!)).toEqual(allowed);
+  });
+
   test("of no name let all be changed", () => {
     expect(targetModules([])).toBeNull();
   });
 
   test("refuse a name that means none of the modules served", () => {
     expect(() => targetModules(["q_proj"])).toThrow('lora_target_modules must be among attn_qkv, attn_q, attn_k');
-    expect(() => targetModules(["moe_router"])).toThrow('got "moe_router"');
+    expect(() => targetModules(["moe_latent_fc1"])).toThrow('got "moe_latent_fc1"');
   });
 });

@@ -35,6 +35,12 @@ function line(program: Program, operation: Operation): string {
       return `rope ${named(program, operation.qkv)} layer ${operation.layer}`;
     case "attention":
       return `attention ${named(program, operation.qkv)} layer ${operation.layer} window ${operation.window} -> ${named(program, operation.out)}`;
+    case "route":
+      return `route ${named(program, operation.logits)}${operation.normalize ? " normalized" : ""} -> ${named(program, operation.out)}`;
+    case "expertLinear":
+      return `experts ${named(program, operation.x)} by ${named(program, operation.routes)} ${weightName(program, operation.weight)} sites from ${program.sites[operation.site]!.name} -> ${named(program, operation.out)}`;
+    case "combine":
+      return `combine ${named(program, operation.x)} by ${named(program, operation.routes)} +> ${named(program, operation.out)}`;
     case "siluMul":
     case "gather":
       return `${operation.kind} ${named(program, operation.x)} -> ${named(program, operation.out)}`;

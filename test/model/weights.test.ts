@@ -128,10 +128,11 @@ describe("openCheckpoint", () => {
   });
 
   test("names a tensor that it does not have, or that has too many dimensions", () => {
-    const file = encodeSafetensors({ cube: { shape: [2, 2, 2] }, scalar: { shape: [] } });
+    const file = encodeSafetensors({ cube: { shape: [2, 2, 2] }, tesseract: { shape: [2, 2, 2, 2] }, scalar: { shape: [] } });
     const checkpoint = openCheckpoint(writeDirectory({ "model.safetensors": file }));
     expect(() => checkpoint.info("lost")).toThrow("tensor lost is not in the model's files");
-    expect(() => checkpoint.info("cube")).toThrow("tensor cube has shape [2, 2, 2]");
+    expect(() => checkpoint.info("tesseract")).toThrow("tensor tesseract has shape [2, 2, 2, 2]; weights have one to three dimensions");
+    expect(checkpoint.info("cube")).toEqual({ dtype: "F32", rows: 4, cols: 2 });
     expect(() => checkpoint.info("scalar")).toThrow("tensor scalar has shape []");
   });
 

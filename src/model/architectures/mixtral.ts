@@ -6,7 +6,7 @@ import { uniformWindows } from "../windows.ts";
 export const mixtral: Architecture = {
   className: "MixtralForCausalLM",
   modelType: "mixtral",
-  defaults: { numKvHeads: 8, headDim: null, maxPositions: 131_072, rmsNormEps: 1e-5 },
+  defaults: { numKvHeads: 8, headDim: null, maxPositions: 131_072, rmsNormEps: 1e-5, ropeTheta: 1_000_000 },
   ropeTypes: ["default", "linear", "llama3"],
   partialRotary: false,
   traits: (fields, numLayers) => ({

@@ -1,0 +1,163 @@
+/** Mixtures of experts on the WASM backend: right against float64, and the same bits whatever shares a step. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import fc from "fast-check";
+import type { Backend, WeightFormat } from "../../src/backend/backend.ts";
+import { openWasmBackend } from "../../src/backend/wasm/wasm-backend.ts";
+import { asSlotId, NO_SLOT } from "../../src/core/ids.ts";
+import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
+import { parseModelConfig } from "../../src/model/model-config.ts";
+import type { Program } from "../../src/model/program.ts";
+import { type Json, tinyConfig } from "../helpers/model-files.ts";
+import { logSoftmax, ReferenceExecutor } from "../helpers/reference-executor.ts";
+import { samplingWith } from "../helpers/sampling.ts";
+import { randomAdapter, randomWeights } from "../helpers/tiny-program.ts";
+import { largestError, LIMITS, runJobs, tokensOf } from "./cases.ts";
+
+const MIXTRAL = { architectures: ["MixtralForCausalLM"], model_type: "mixtral", vocab_size: 61, num_local_experts: 4, num_experts_per_tok: 2 };
+const QWEN = { architectures: ["Qwen3MoeForCausalLM"], model_type: "qwen3_moe", vocab_size: 61, num_experts: 6, num_experts_per_tok: 3, moe_intermediate_size: 12 };
+
+const build = (changes: Record<string, Json>): Program => buildDecoderProgram(parseModelConfig(tinyConfig({ max_position_embeddings: 256, ...changes })));
+
+const SHAPES: Readonly<Record<string, Record<string, Json>>> = {
+  Mixtral: MIXTRAL,
+  "one expert": { ...MIXTRAL, num_local_experts: 1, num_experts_per_tok: 1 },
+  "every expert for every row": { ...MIXTRAL, num_experts_per_tok: 4 },
+  "widths that fill no panel and no vector": { ...MIXTRAL, hidden_size: 34, intermediate_size: 13, num_local_experts: 7, num_experts_per_tok: 3 },
+  "outputs wider than a claim of a sum": { ...MIXTRAL, hidden_size: 516, num_hidden_layers: 1 },
+  "Qwen, shares as they are": QWEN,
+  "Qwen, shares normalized": { ...QWEN, norm_topk_prob: true },
+  "Qwen, dense and sparse layers": { ...QWEN, num_hidden_layers: 3, decoder_sparse_step: 2 },
+  "many experts, few of them busy": { ...QWEN, num_experts: 130, num_experts_per_tok: 8 },
+};
+
+const SAMPLING = samplingWith({ logprobs: 20 });
+const TOLERANCE = 2e-5;
+
+describe("experts", () => {
+  test.each(Object.keys(SHAPES))("equal float64 arithmetic: %s", async (name) => {
+    const program = build(SHAPES[name]!);
+    const weights = randomWeights(program, 5);
+    const reference = new ReferenceExecutor(program, weights);
+    const backend = await openWasmBackend({ ...LIMITS, adapterBytes: 24 << 20, program, weights, format: "float32" });
+    const adapter = randomAdapter(program, 3, { ranks: [1, 4, 9, 3], coverage: 0.8 });
+    await backend.attach(asSlotId(2), await backend.stage(adapter));
+    const tokens = tokensOf(39, program.vocabSize, 8);
+    for (const [slot, weightsOf] of [[NO_SLOT, null], [asSlotId(2), adapter]] as const) {
+      for (const chunk of [39, 1]) {
+        const [token] = await runJobs(backend, [{ tokens, slot }], [chunk], SAMPLING);
+        const expected = logSoftmax(reference.logits(tokens, weightsOf));
+        expect(token!.id).toBe(expected.indexOf(Math.max(...expected)));
+        expect(largestError(token!, expected)).toBeLessThan(TOLERANCE);
+      }
+    }
+    await backend.close();
+  });
+
+  test.each(["dora", "lora_bias"] as const)("equal float64 arithmetic with %s on experts and router", async (form) => {
+    const program = build(SHAPES["Qwen, dense and sparse layers"]!);
+    const weights = randomWeights(program, 5);
+    const adapter = randomAdapter(program, 3, { ranks: [2, 5], form });
+    const backend = await openWasmBackend({ ...LIMITS, program, weights, format: "float32" });
+    await backend.attach(asSlotId(0), await backend.stage(adapter));
+    const tokens = tokensOf(30, program.vocabSize, 8);
+    const [token] = await runJobs(backend, [{ tokens, slot: asSlotId(0) }], [7], SAMPLING);
+    expect(largestError(token!, logSoftmax(new ReferenceExecutor(program, weights).logits(tokens, adapter)))).toBeLessThan(1e-4);
+    await backend.close();
+  });
+
+  test.each([["bfloat16", 0.1], ["int8", 0.35]] as const)("stay near float64 arithmetic with %s weights", async (format, tolerance) => {
+    // Every row has every expert: a rounded logit cannot choose another.
+    const program = build({ ...QWEN, hidden_size: 64, moe_intermediate_size: 48, num_experts_per_tok: 6 });
+    const weights = randomWeights(program, 6);
+    const reference = new ReferenceExecutor(program, weights);
+    const backend = await openWasmBackend({ ...LIMITS, program, weights, format });
+    const adapter = randomAdapter(program, 4, { ranks: [8], dtype: "BF16" });
+    await backend.attach(asSlotId(0), await backend.stage(adapter));
+    const tokens = tokensOf(24, program.vocabSize, 9);
+    for (const [slot, weightsOf] of [[NO_SLOT, null], [asSlotId(0), adapter]] as const) {
+      const [token] = await runJobs(backend, [{ tokens, slot }], [24], SAMPLING);
+      const error = largestError(token!, logSoftmax(reference.logits(tokens, weightsOf)));
+      expect(error).toBeLessThan(tolerance);
+      // Rounded weights cannot give the exact answer: an error of zero would mean the format was ignored.
+      expect(error).toBeGreaterThan(TOLERANCE);
+    }
+    await backend.close();
+  });
+});
+
+describe("rows that share experts", () => {
+  const program = build({ ...QWEN, num_hidden_layers: 3, mlp_only_layers: [1], norm_topk_prob: true });
+  const weights = randomWeights(program, 5);
+  const adapters = [
+    randomAdapter(program, 1, { ranks: [4] }),
+    randomAdapter(program, 2, { ranks: [8, 1, 17], coverage: 0.5 }),
+    randomAdapter(program, 3, { ranks: [20], dtype: "BF16" }),
+    randomAdapter(program, 4, { ranks: [2, 3], form: "dora", coverage: 0.6 }),
+  ];
+  const FORMATS = ["float32", "bfloat16", "int8"] as const;
+  const backends = new Map<WeightFormat, Backend>();
+  const openWith = async (format: WeightFormat, limits: { readonly numThreads?: number; readonly maxRows?: number } = {}): Promise<Backend> => {
+    const backend = await openWasmBackend({ ...LIMITS, ...limits, program, weights, format });
+    for (const [slot, adapter] of adapters.entries()) await backend.attach(asSlotId(slot), await backend.stage(adapter));
+    return backend;
+  };
+  beforeAll(async () => {
+    for (const format of FORMATS) backends.set(format, await openWith(format));
+  });
+  afterAll(async () => {
+    for (const backend of backends.values()) await backend.close();
+  });
+
+  test.each(FORMATS)("%s: have bits that do not depend on the batch, the neighbours' adapters or the chunks", async (format) => {
+    const backend = backends.get(format)!;
+    const job = fc.record({ length: fc.integer({ min: 1, max: 60 }), slot: fc.integer({ min: -1, max: 3 }), seed: fc.nat(1000) });
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(job, { minLength: 1, maxLength: 9 }),
+        fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 4 }),
+        async (specs, chunks) => {
+          const jobs = specs.map(({ length, slot, seed }) => ({ tokens: tokensOf(length, program.vocabSize, seed), slot: slot < 0 ? NO_SLOT : asSlotId(slot) }));
+          const together = await runJobs(backend, jobs, chunks, SAMPLING);
+          for (const [i, one] of jobs.entries()) {
+            expect(together[i]).toEqual((await runJobs(backend, [one], [backend.info.maxRows], SAMPLING))[0]!);
+          }
+        },
+      ),
+      { numRuns: 20, seed: 20 },
+    );
+  });
+
+  test.each([
+    { numThreads: 1 },
+    { numThreads: 3 },
+    { maxRows: 4 },
+    { maxRows: 17 },
+  ])("have the same bits with %p", async (limits) => {
+    const other = await openWith("bfloat16", limits);
+    const jobs = Array.from({ length: 10 }, (_, i) => ({ tokens: tokensOf(20 + i, program.vocabSize, i), slot: i % 5 === 4 ? NO_SLOT : asSlotId(i % 5) }));
+    const together = await runJobs(other, jobs, [4, 1, 16, 2], SAMPLING);
+    for (const [i, one] of jobs.entries()) expect(together[i]).toEqual((await runJobs(backends.get("bfloat16")!, [one], [64], SAMPLING))[0]!);
+    await other.close();
+  });
+
+  test("grow a single row at a time without a trace of what threads do twice", async () => {
+    const backend = backends.get("float32")!;
+    const jobs = [0, 3].map((slot) => ({ tokens: tokensOf(40, program.vocabSize, slot), slot: asSlotId(slot) }));
+    for (const one of jobs) {
+      const [whole] = await runJobs(backend, [one], [40], SAMPLING);
+      for (let i = 0; i < 2; i++) expect((await runJobs(backend, [one], [1], SAMPLING))[0]).toEqual(whole!);
+    }
+  });
+
+  test("whose router is not finite are flagged, and the step ends", async () => {
+    const overflowing = { ...weights, readRows: (tensor: string, row: number, count: number, target: Uint8Array) => {
+      weights.readRows(tensor, row, count, target);
+      if (tensor.endsWith("mlp.gate.weight")) new Float32Array(target.buffer, target.byteOffset, (count * program.hiddenSize)).fill(3e38);
+    } };
+    const backend = await openWasmBackend({ ...LIMITS, program, weights: overflowing, format: "float32" });
+    const sample = { sampling: samplingWith(), counter: 0, adjustments: [] };
+    const { sampled } = await backend.run({ sequences: [{ tokens: [1, 2, 3], position: 0, pages: [0 as never], slot: NO_SLOT, sample }] });
+    expect(sampled).toEqual([null]);
+    await backend.close();
+  });
+});
