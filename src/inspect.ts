@@ -5,7 +5,7 @@ import { downloadProgress } from "./download-progress.ts";
 import type { Config } from "./config/settings.ts";
 import { ConfigError, LorikeetError } from "./core/errors.ts";
 import { checkForms } from "./lora/adapter-forms.ts";
-import { type AdapterReport, describeReport } from "./lora/adapter-report.ts";
+import { type AdapterReport, describeReport, reportOn } from "./lora/adapter-report.ts";
 import type { AdapterForm } from "./lora/adapter-weights.ts";
 import { inspectAdapter, type Inspection, type Problem, problemOf } from "./lora/inspect-adapter.ts";
 import { readAdapter } from "./lora/read-adapter.ts";
@@ -52,7 +52,7 @@ async function judge(config: Config, model: string, path: string): Promise<Judge
   try {
     const weights = checkForms(await readAdapter(path, program, { ...adapterLimits(config), source, nemoQkvLayout }), backend);
     const { digest, forms = [], report } = weights;
-    return { ...about, isServed: true, digest, forms, report, problem: null };
+    return { ...about, isServed: true, digest, forms, report: backend.adapterNumbers === undefined ? report : reportOn(report, backend.adapterNumbers), problem: null };
   } catch (thrown) {
     if (!(thrown instanceof LorikeetError)) throw thrown;
     return { ...about, isServed: false, digest: null, forms: [], report: null, problem: problemOf(thrown) };

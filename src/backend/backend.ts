@@ -6,6 +6,7 @@
  */
 import type { SlotId } from "../core/ids.ts";
 import type { Step, StepResult } from "../core/step.ts";
+import type { DeviceNumbers } from "../lora/adapter-report.ts";
 import type { AdapterForm, AdapterWeights } from "../lora/adapter-weights.ts";
 import type { Program } from "../model/program.ts";
 import type { WeightSource } from "../model/weight-source.ts";
@@ -42,6 +43,8 @@ export interface BackendInfo {
   readonly maxSequences: number;
   readonly weightBytes: number;
   readonly kvBytes: number;
+  /** How matrices of adapters are held; left out where nothing is rounded. */
+  readonly adapterNumbers?: DeviceNumbers;
   /** Forms of adapters served beyond plain LoRA; left out for none. */
   readonly adapterForms?: readonly AdapterForm[];
 }

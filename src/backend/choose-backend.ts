@@ -1,10 +1,11 @@
 /** Which backend computes, why, and what its device holds. */
 import { NativeError } from "../core/errors.ts";
 import type { Program } from "../model/program.ts";
+import type { DeviceNumbers } from "../lora/adapter-report.ts";
 import type { AdapterForm } from "../lora/adapter-weights.ts";
 import type { Backend, BackendInfo, BackendOptions, WeightFormat } from "./backend.ts";
 import { type CudaAddon, type CudaDevice, loadAddon } from "./cuda/addon.ts";
-import { activationBytes, cudaPageBytes, openCudaBackend } from "./cuda/cuda-backend.ts";
+import { activationBytes, ADAPTER_NUMBERS, cudaPageBytes, openCudaBackend } from "./cuda/cuda-backend.ts";
 import { PAGE_TOKENS as CUDA_PAGE_TOKENS } from "./cuda/layout.ts";
 import { PAGE_TOKENS as WASM_PAGE_TOKENS } from "./wasm/layout.ts";
 import { ADAPTER_FORMS as WASM_FORMS, kvPageBytes, openWasmBackend } from "./wasm/wasm-backend.ts";
@@ -15,6 +16,7 @@ export interface ChosenBackend {
   readonly name: BackendInfo["name"];
   /** Known without a device, so that an adapter can be judged before anything is opened. */
   readonly adapterForms: readonly AdapterForm[];
+  readonly adapterNumbers?: DeviceNumbers;
   readonly device: DeviceMemory;
   open(options: BackendOptions): Promise<Backend>;
 }
@@ -87,6 +89,7 @@ const CUDA_SHARE = 0.94;
 const cuda = (addon: CudaAddon, device: CudaDevice, reason: string): ChosenBackend => ({
   reason,
   name: "cuda",
+  adapterNumbers: ADAPTER_NUMBERS,
   adapterForms: [],
   device: {
     pageTokens: CUDA_PAGE_TOKENS,

@@ -49,6 +49,21 @@ export const summarizeModules = (modules: readonly ReportedModule[]): ModuleRepo
     };
   });
 
+/** How a device holds the matrices of adapters. */
+export interface DeviceNumbers {
+  /** Formats that lose nothing there. */
+  readonly keeps: readonly AdapterMatrix["dtype"][];
+  /** What others become. */
+  readonly roundsTo: string;
+}
+
+/** The report on one device, which may round what the files hold. */
+export function reportOn(report: AdapterReport, { keeps, roundsTo }: DeviceNumbers): AdapterReport {
+  const lossy = report.dtypes.filter((dtype) => !keeps.includes(dtype));
+  if (lossy.length === 0) return report;
+  return { ...report, warnings: [...report.warnings, `matrices in ${lossy.join(" and ")} are rounded to ${roundsTo} on this device`] };
+}
+
 /** A line per fact, for people: label and value. */
 export function describeReport(report: AdapterReport): (readonly [label: string, value: string])[] {
   const { format, numModules, modules, minRank, maxRank, scaleRule, dtypes, numBytes, warnings } = report;

@@ -4,6 +4,7 @@ import type { WeightFormat } from "../backend/backend.ts";
 import { chooseBackend } from "../backend/choose-backend.ts";
 import { AdapterError, ConfigError, type LorikeetError } from "../core/errors.ts";
 import { checkForms } from "../lora/adapter-forms.ts";
+import { reportOn } from "../lora/adapter-report.ts";
 import { discoverAdapters, type NamedAdapter } from "../lora/adapter-paths.ts";
 import type { AdapterLimits } from "../lora/assemble-adapter.ts";
 import type { AdapterWeights } from "../lora/adapter-weights.ts";
@@ -114,8 +115,11 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     numSlots: sizes.numSlots,
     adapterBytes: sizes.adapterBytes,
   });
-  const readServed = async (path: string, source: CheckpointSource, within?: readonly string[]): Promise<AdapterWeights> =>
-    checkForms(await readAdapter(path, program, { ...limits, nemoQkvLayout, source, within }), backend.info);
+  const { adapterNumbers } = backend.info;
+  const readServed = async (path: string, source: CheckpointSource, within?: readonly string[]): Promise<AdapterWeights> => {
+    const weights = checkForms(await readAdapter(path, program, { ...limits, nemoQkvLayout, source, within }), backend.info);
+    return adapterNumbers === undefined ? weights : { ...weights, report: reportOn(weights.report, adapterNumbers) };
+  };
   const { served, refused } = await findAdapters(adapterSources, (path) => readServed(path, loraCkptSource)).catch(async (thrown: unknown) => {
     await backend.close();
     throw thrown;

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
-import { describeReport } from "../../src/lora/adapter-report.ts";
+import { describeReport, reportOn } from "../../src/lora/adapter-report.ts";
 import { readAdapter } from "../../src/lora/read-adapter.ts";
 import { changedAdapter, fixtureAdapter, fixtureProgram } from "../helpers/adapter-files.ts";
 
@@ -39,6 +39,13 @@ describe("a load report", () => {
       },
     });
     expect((await reportOf(directory)).dtypes).toEqual(["BF16", "F32"]);
+  });
+
+  test("tells what a device rounds, and nothing where it keeps all", async () => {
+    const report = await reportOf(fixtureAdapter("attn_r8"));
+    const device = { keeps: ["BF16"] as const, roundsTo: "bfloat16" };
+    expect(reportOn(report, device).warnings).toEqual(["matrices in F32 are rounded to bfloat16 on this device"]);
+    expect(reportOn({ ...report, dtypes: ["BF16"] }, device)).toEqual({ ...report, dtypes: ["BF16"] });
   });
 
   test("reads well", async () => {

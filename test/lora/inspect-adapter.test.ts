@@ -107,6 +107,13 @@ describe("what they would do on a base", () => {
     expect(found.base!.problem!.message).toMatch(message);
   });
 
+  test.each(["moe_classic", "moe_params", "moe_params_rev", "moe_w123"])("is nothing for the experts of %s where the base has none", async (name) => {
+    const found = await inspected(fixture(name), { model: base });
+    expect(found.isGood).toBe(false);
+    expect(found.numTensors).toBeGreaterThan(0);
+    expect(found.base!.problem!.message.length).toBeGreaterThan(20);
+  });
+
   test("is not judged without one", async () => {
     expect(await inspected(fixture("attn_r8"))).toMatchObject({ isGood: true, base: null });
     expect(await inspected(fixture("torch/evil.ckpt"))).toMatchObject({ isGood: false, base: null });

@@ -3,6 +3,7 @@ import { AdapterError, InvariantError, invariant, ModelError, NativeError } from
 import type { SlotId } from "../../core/ids.ts";
 import { decodeResult, encodeStep, StepBlock } from "../../core/step-block.ts";
 import type { Step, StepResult } from "../../core/step.ts";
+import type { DeviceNumbers } from "../../lora/adapter-report.ts";
 import type { AdapterMatrix, AdapterWeights } from "../../lora/adapter-weights.ts";
 import { RunAllocator } from "../../lora/run-allocator.ts";
 import type { Program } from "../../model/program.ts";
@@ -29,6 +30,9 @@ export function activationBytes(program: Program, maxRows: number, maxSequences:
   const perSampledRow = program.buffers.reduce((sum, buffer) => sum + (buffer.rows === "sampled" ? buffer.width : 0), 0);
   return 4 * (rows * perRow + sampledRows * perSampledRow) + (256 << 20);
 }
+
+/** Matrices of adapters are bfloat16, as the base's are. */
+export const ADAPTER_NUMBERS: DeviceNumbers = { keeps: ["BF16"], roundsTo: "bfloat16" };
 
 export interface CudaOptions extends BackendOptions {
   readonly device?: number;
@@ -115,6 +119,7 @@ export class CudaBackend implements Backend {
     const { description, weightBytes, kvBytes } = engine.stats();
     this.info = {
       name: "cuda",
+      adapterNumbers: ADAPTER_NUMBERS,
       description: `CUDA, ${description}, ${options.format} weights`,
       pageTokens: PAGE_TOKENS,
       numPages: options.numPages,
