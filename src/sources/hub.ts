@@ -6,9 +6,9 @@
 import { join } from "node:path";
 import type { LorikeetError } from "../core/errors.ts";
 import { FormatError } from "../formats/format-error.ts";
-import { isJsonObject, type JsonValue, parseJsonObject } from "../formats/json.ts";
+import { isJsonObject, type JsonValue, parseJson } from "../formats/json.ts";
 import { type FetchMeans, type FetchPolicy, guardedFetch } from "./guarded-fetch.ts";
-import { isPassing, type ListedFile, type Listing, readBody, type Remote } from "./remote.ts";
+import { askPatiently, isPassing, type ListedFile, type Listing, type Patience, readBody, type Remote } from "./remote.ts";
 import { refusedSource, unavailableSource } from "./source-error.ts";
 import type { SourceReference } from "./source-reference.ts";
 
@@ -34,9 +34,10 @@ export class HubRemote implements Remote {
   readonly #settings: HubSettings;
   readonly #policy: FetchPolicy;
   readonly #means: FetchMeans;
+  readonly #patience: Patience;
 
   /** @param trusted further origins that the hub may redirect to, whatever their addresses */
-  constructor(reference: HubReference, settings: HubSettings, trusted: readonly string[], means: FetchMeans) {
+  constructor(reference: HubReference, settings: HubSettings, trusted: readonly string[], means: FetchMeans, patience: Patience) {
     this.#repository = reference.repository;
     this.revision = reference.revision;
     this.folder = reference.folder;
@@ -46,17 +47,29 @@ export class HubRemote implements Remote {
     // The hub keeps large files elsewhere, under addresses that change.
     this.#policy = { trusted: [new URL(settings.endpoint).origin, ...trusted], mayLeave: true, setting: "--source-host" };
     this.#means = means;
+    this.#patience = patience;
   }
 
   async list(_kind: unknown, signal: AbortSignal): Promise<Listing> {
     const { endpoint } = this.#settings;
-    const url = `${endpoint}/api/models/${this.#repository}/revision/${encodeURIComponent(this.revision)}?blobs=true`;
-    const response = await this.request(url, {}, signal);
-    if (response.status !== 200) {
+    const api = `${endpoint}/api/models/${this.#repository}`;
+    const ask = async (url: string): Promise<JsonValue> => {
+      const response = await askPatiently(() => this.request(url, {}, signal), this.#patience);
+      if (response.status === 200) return parseJson(await readBody(response, MAX_LISTING_BYTES), { maxBytes: MAX_LISTING_BYTES, maxDepth: 32 });
       throw (await this.explain(response, "")) ?? unavailableSource(`the hub answers ${response.status} for ${this.shown}; try again later`);
-    }
+    };
     try {
-      return this.#listing(await readBody(response, MAX_LISTING_BYTES));
+      const revision = await ask(`${api}/revision/${encodeURIComponent(this.revision)}?blobs=true`);
+      if (!isJsonObject(revision)) throw new FormatError("a revision must be an object");
+      const { sha: version, siblings } = revision;
+      if (typeof version !== "string" || !COMMIT.test(version)) throw new FormatError("sha must be a commit of 40 hex digits");
+      if (!Array.isArray(siblings)) throw new FormatError("siblings must be a list");
+      const entries = (siblings as readonly JsonValue[]).map(ofSibling);
+      if (entries.every((entry) => entry === null || entry.key !== null)) return { version, files: this.#files(version, entries) };
+      // Servers that stand in for the hub may leave sizes and hashes to the other listing.
+      const tree = await ask(`${api}/tree/${version}${this.folder === "" ? "" : `/${this.folder}`}`);
+      if (!Array.isArray(tree)) throw new FormatError("a tree must be a list");
+      return { version, files: this.#files(version, (tree as readonly JsonValue[]).map(ofTree)) };
     } catch (thrown) {
       if (!(thrown instanceof FormatError)) throw thrown;
       throw refusedSource(`${endpoint} lists ${this.shown} in a form that cannot be read: ${thrown.message}`, thrown);
@@ -92,32 +105,48 @@ export class HubRemote implements Remote {
     return refusedSource(`the hub answers ${status} for ${this.shown}`);
   }
 
-  #listing(bytes: Uint8Array): Listing {
-    const json = parseJsonObject(bytes, { maxBytes: MAX_LISTING_BYTES, maxDepth: 32 });
-    const { sha, siblings } = json;
-    if (typeof sha !== "string" || !COMMIT.test(sha)) throw new FormatError("sha must be a commit of 40 hex digits");
-    if (!Array.isArray(siblings)) throw new FormatError("siblings must be a list");
+  /** Files of the folder that is meant. @throws {FormatError} for one without size and hash */
+  #files(commit: string, entries: readonly (Entry | null)[]): Map<string, ListedFile> {
     const prefix = this.folder === "" ? "" : `${this.folder}/`;
     const files = new Map<string, ListedFile>();
-    for (const sibling of siblings as readonly JsonValue[]) {
-      const path = isJsonObject(sibling) ? sibling["rfilename"] : undefined;
-      if (typeof path !== "string" || !path.startsWith(prefix)) continue;
+    for (const entry of entries) {
+      if (entry === null || !entry.path.startsWith(prefix) || entry.path.slice(prefix.length).includes("/")) continue;
+      const { path, numBytes, kind, key } = entry;
+      if (key === null) throw new FormatError(`the entry of ${path.slice(0, 100)} has no size and hash`);
+      const url = `${this.#settings.endpoint}/${this.#repository}/resolve/${commit}/${path.split("/").map(encodeURIComponent).join("/")}`;
       const name = path.slice(prefix.length);
-      if (!name.includes("/")) files.set(name, this.#file(name, path, sha, sibling));
+      files.set(name, { name, url: () => url, numBytes, digest: { kind, hex: key }, key });
     }
-    return { version: sha, files };
+    return files;
   }
+}
 
-  #file(name: string, path: string, commit: string, sibling: JsonValue): ListedFile {
-    if (!isJsonObject(sibling)) throw new FormatError("siblings must hold objects");
-    const lfs = isJsonObject(sibling["lfs"]) ? sibling["lfs"] : null;
-    const numBytes = lfs?.["size"] ?? sibling["size"];
-    const [kind, hex] = lfs === null ? (["git", sibling["blobId"]] as const) : (["sha256", lfs["sha256"]] as const);
-    const isHex = typeof hex === "string" && (kind === "git" ? COMMIT : /^[0-9a-f]{64}$/).test(hex);
-    if (typeof numBytes !== "number" || !Number.isSafeInteger(numBytes) || numBytes < 0 || !isHex) {
-      throw new FormatError(`the entry of ${path.slice(0, 100)} has no size and hash`);
-    }
-    const url = `${this.#settings.endpoint}/${this.#repository}/resolve/${commit}/${path.split("/").map(encodeURIComponent).join("/")}`;
-    return { name, url: () => url, numBytes, digest: { kind, hex }, key: hex };
-  }
+/** One file of a listing. */
+interface Entry {
+  readonly path: string;
+  readonly numBytes: number;
+  readonly kind: "sha256" | "git";
+  /** The hash; `null` where the listing has none, or no size. */
+  readonly key: string | null;
+}
+
+/** @source hub API, `siblings` of a revision with `blobs=true` */
+function ofSibling(sibling: JsonValue): Entry | null {
+  if (!isJsonObject(sibling)) return null;
+  const lfs = isJsonObject(sibling["lfs"]) ? sibling["lfs"] : null;
+  return entryOf(sibling["rfilename"], lfs?.["size"] ?? sibling["size"], lfs === null ? sibling["blobId"] : lfs["sha256"], lfs !== null);
+}
+
+/** @source hub API, entries of a tree */
+function ofTree(entry: JsonValue): Entry | null {
+  if (!isJsonObject(entry) || entry["type"] !== "file") return null;
+  const lfs = isJsonObject(entry["lfs"]) ? entry["lfs"] : null;
+  return entryOf(entry["path"], lfs?.["size"] ?? entry["size"], lfs === null ? entry["oid"] : lfs["oid"], lfs !== null);
+}
+
+function entryOf(path: JsonValue | undefined, size: JsonValue | undefined, hex: JsonValue | undefined, isLarge: boolean): Entry | null {
+  if (typeof path !== "string") return null;
+  const isHash = typeof hex === "string" && (isLarge ? /^[0-9a-f]{64}$/ : COMMIT).test(hex);
+  const isSize = typeof size === "number" && Number.isSafeInteger(size) && size >= 0;
+  return { path, numBytes: isSize ? size : 0, kind: isLarge ? "sha256" : "git", key: isHash && isSize ? hex : null };
 }

@@ -1,6 +1,6 @@
 /** What every kind of remote source offers: a listing of one version, and files of it. */
-import type { LorikeetError } from "../core/errors.ts";
-import type { RemoteFile } from "./download.ts";
+import { LorikeetError } from "../core/errors.ts";
+import { type RemoteFile, retryAfterMs } from "./download.ts";
 import type { SourceKind } from "./needed-files.ts";
 
 export interface ListedFile extends RemoteFile {
@@ -36,6 +36,39 @@ export interface Remote {
 
 /** Statuses of a server that is busy or broken for now. */
 export const isPassing = (status: number): boolean => status === 408 || status === 425 || status === 429 || status >= 500;
+
+export interface Patience {
+  readonly sleep: (ms: number) => Promise<void>;
+  /** Attempts in all. */
+  readonly maxAttempts: number;
+  /** Wait before the second, doubled before each further one, where a server does not say. */
+  readonly backoffMs: number;
+  /** Longest wait that a server may ask for. */
+  readonly maxWaitMs: number;
+}
+
+/**
+ * Asks again where a server is busy or a connection fails.
+ *
+ * @returns the first answer that does not pass by itself, or the last that was had
+ * @throws what the last attempt threw
+ */
+export async function askPatiently(ask: () => Promise<Response>, { sleep, maxAttempts, backoffMs, maxWaitMs }: Patience): Promise<Response> {
+  for (let attempt = 1; ; attempt++) {
+    const isLast = attempt >= maxAttempts;
+    let waitMs = backoffMs * 2 ** (attempt - 1);
+    try {
+      const response = await ask();
+      if (!isPassing(response.status) || isLast) return response;
+      waitMs = retryAfterMs(response.headers, Date.now()) ?? waitMs;
+      if (waitMs > maxWaitMs) return response;
+      await response.body?.cancel();
+    } catch (thrown) {
+      if (isLast || thrown instanceof LorikeetError) throw thrown;
+    }
+    await sleep(waitMs);
+  }
+}
 
 export const sha256Hex = (text: string): string => new Bun.CryptoHasher("sha256").update(text).digest("hex");
 

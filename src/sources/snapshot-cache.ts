@@ -16,6 +16,8 @@ import { dirname, join, relative, sep } from "node:path";
 const PART = ".lorikeet-part";
 /** A download of another machine that writes nothing for this long is nobody's any more. */
 const ABANDONED_MS = 10 * 60_000;
+/** Parts of what nobody asked for since then are removed. */
+const FORGOTTEN_MS = 7 * 24 * 3_600_000;
 
 export class SnapshotCache {
   readonly folder: string;
@@ -60,8 +62,19 @@ export class SnapshotCache {
     return target === null ? null : (target.split(/[\\/]/).at(-1) ?? null);
   }
 
-  async has(key: string): Promise<boolean> {
-    return (await stat(join(this.folder, "blobs", key)).catch(() => null))?.isFile() === true;
+  /** @param numBytes size that it must have; `null` for any */
+  async has(key: string, numBytes: number | null = null): Promise<boolean> {
+    const found = await stat(this.blob(key)).catch(() => null);
+    return found?.isFile() === true && (numBytes === null || found.size === numBytes);
+  }
+
+  /** Whether a blob is what its key says; one whose key is no hash of it is believed. Reads it whole. */
+  async isIntact(key: string): Promise<boolean> {
+    const isSha256 = /^[0-9a-f]{64}$/.test(key);
+    if (!isSha256 && !/^[0-9a-f]{40}$/.test(key)) return true;
+    const bytes = await readFile(this.blob(key));
+    const hash = isSha256 ? new Bun.CryptoHasher("sha256") : new Bun.CryptoHasher("sha1").update(`blob ${bytes.length}\0`);
+    return hash.update(bytes).digest("hex") === key;
   }
 
   blob(key: string): string {
@@ -81,8 +94,12 @@ export class SnapshotCache {
     await mkdir(blobs, { recursive: true });
     const own = join(blobs, `${key}.${HOST}-${process.pid}-${crypto.randomUUID().slice(0, 8)}${PART}`);
     for (const name of await readdir(blobs)) {
-      if (!name.startsWith(`${key}.`) || !name.endsWith(PART)) continue;
+      if (!name.endsWith(PART)) continue;
       const path = join(blobs, name);
+      if (!name.startsWith(`${key}.`)) {
+        if (await isOlder(path, FORGOTTEN_MS)) await rm(path, { force: true });
+        continue;
+      }
       const isLeft = name === `${key}.left${PART}` || (await isAbandoned(path));
       if (isLeft && (await rename(path, own).then(() => true, () => false))) return own;
     }
@@ -120,8 +137,12 @@ const HOST = new Bun.CryptoHasher("sha256").update(hostname()).digest("hex").sli
 async function isAbandoned(path: string): Promise<boolean> {
   const [, host, pid] = /\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.lorikeet-part$/.exec(path) ?? [];
   if (host === HOST && !isAlive(Number(pid))) return true;
+  return isOlder(path, ABANDONED_MS);
+}
+
+async function isOlder(path: string, ageMs: number): Promise<boolean> {
   const found = await stat(path).catch(() => null);
-  return found !== null && Date.now() - found.mtimeMs > ABANDONED_MS;
+  return found !== null && Date.now() - found.mtimeMs > ageMs;
 }
 
 function isAlive(pid: number): boolean {

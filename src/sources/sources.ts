@@ -1,6 +1,6 @@
 /** Models and adapters from wherever they are, as directories and files on this machine. */
 import { existsSync } from "node:fs";
-import { mkdir, readFile, stat, statfs } from "node:fs/promises";
+import { mkdir, readFile, statfs } from "node:fs/promises";
 import { join } from "node:path";
 import { CapacityError, LorikeetError } from "../core/errors.ts";
 import { FormatError } from "../formats/format-error.ts";
@@ -52,6 +52,8 @@ export interface SourceMeans extends FetchMeans {
 }
 
 const COMMIT = /^[0-9a-f]{40}$/;
+/** Where a listing fails, a cache may do without it, so that less patience is better. */
+const LISTING_ATTEMPTS = 3;
 /** Left on the disk for everybody else. */
 const SPARE_BYTES = 256 * 2 ** 20;
 
@@ -98,13 +100,14 @@ export class Sources {
 
   #remote(reference: RemoteReference): Remote {
     const { hub, cache, trusted } = this.#settings;
+    const patience = { ...this.#means.limits, sleep: this.#means.sleep, maxAttempts: LISTING_ATTEMPTS };
     switch (reference.kind) {
       case "hub":
-        return new HubRemote(reference, hub, trusted, this.#means);
+        return new HubRemote(reference, hub, trusted, this.#means, patience);
       case "s3":
         return new S3Remote(reference, cache, this.#means, this.#means.s3);
       case "web":
-        return new WebRemote(reference.url, cache, trusted, this.#means);
+        return new WebRemote(reference.url, cache, trusted, this.#means, patience);
     }
   }
 
@@ -128,7 +131,7 @@ export class Sources {
     if (!files.every((name) => names.includes(name))) return false;
     for (const name of files) {
       const key = await cache.keyOf(version, prefix + name);
-      if (key !== null && kind === "adapter" && !(await isIntact(cache, key))) {
+      if (key !== null && kind === "adapter" && !(await cache.isIntact(key))) {
         await cache.removeBlob(key);
         this.#hooks.onNote(`${name} of ${remote.shown} in the cache is damaged and is read anew`);
         return false;
@@ -196,7 +199,7 @@ export class Sources {
     signal.throwIfAborted();
     const { name, key, numBytes: totalBytes } = file;
     const path = remote.folder === "" ? name : `${remote.folder}/${name}`;
-    const isThere = (await cache.has(key)) && (await hasSize(cache, file)) && (kind === "model" || (await isIntact(cache, key)));
+    const isThere = (await cache.has(key, totalBytes)) && (kind === "model" || (await cache.isIntact(key)));
     if (!isThere) {
       const part = await cache.claimPart(key);
       const tell = (numBytes: number, isDone: boolean): void => this.#hooks.onProgress({ source: remote.shown, file: name, numBytes, totalBytes, isDone });
@@ -204,7 +207,8 @@ export class Sources {
         const { numBytes } = await downloadFile(file, part, { ...this.#means.limits, maxBytes: maxBytesOf(kind, name) }, {
           request: (url, headers, own) => remote.request(url, headers, own),
           explain: (response) => remote.explain(response, name),
-          sleep: this.#means.sleep,
+          // A sibling that failed, or the time limit, ends a wait too.
+          sleep: (ms) => orAborted(this.#means.sleep(ms), signal),
           nowMs: Date.now,
           signal,
           onProgress: (soFar) => tell(soFar, false),
@@ -236,17 +240,6 @@ function shardsIn(remote: Remote, name: string, index: Uint8Array): string[] {
     if (!(thrown instanceof FormatError)) throw thrown;
     throw refusedSource(`${name} of ${remote.shown}: ${thrown.message}`, thrown);
   }
-}
-
-const hasSize = async (cache: SnapshotCache, { key, numBytes }: ListedFile): Promise<boolean> => numBytes === null || (await stat(cache.blob(key))).size === numBytes;
-
-/** Whether a blob is what its key says; one whose key is no hash of it is believed. */
-async function isIntact(cache: SnapshotCache, key: string): Promise<boolean> {
-  const isSha256 = /^[0-9a-f]{64}$/.test(key);
-  if (!isSha256 && !COMMIT.test(key)) return true;
-  const bytes = await readFile(cache.blob(key));
-  const hash = isSha256 ? new Bun.CryptoHasher("sha256") : new Bun.CryptoHasher("sha1").update(`blob ${bytes.length}\0`);
-  return hash.update(bytes).digest("hex") === key;
 }
 
 /** Before the first byte, so that a disk is not filled for nothing. */

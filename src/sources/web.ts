@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { LorikeetError } from "../core/errors.ts";
 import { type FetchMeans, type FetchPolicy, guardedFetch } from "./guarded-fetch.ts";
 import { CANDIDATES, type SourceKind } from "./needed-files.ts";
-import { isPassing, type ListedFile, type Listing, type Remote, sha256Hex } from "./remote.ts";
+import { askPatiently, isPassing, type ListedFile, type Listing, type Patience, type Remote, sha256Hex } from "./remote.ts";
 import { refusedSource, unavailableSource } from "./source-error.ts";
 
 export class WebRemote implements Remote {
@@ -14,14 +14,16 @@ export class WebRemote implements Remote {
   readonly #url: string;
   readonly #policy: FetchPolicy;
   readonly #means: FetchMeans;
+  readonly #patience: Patience;
 
   /** @param trusted origins that may be downloaded from; a redirect stays among them */
-  constructor(url: string, cache: string, trusted: readonly string[], means: FetchMeans) {
+  constructor(url: string, cache: string, trusted: readonly string[], means: FetchMeans, patience: Patience) {
     this.#url = url;
     this.shown = url;
     this.cacheFolder = join(cache, sha256Hex(url));
     this.#policy = { trusted, mayLeave: false, setting: "--source-host" };
     this.#means = means;
+    this.#patience = patience;
   }
 
   /** A web server lists nothing: what may be there is asked for by name. */
@@ -45,7 +47,7 @@ export class WebRemote implements Remote {
 
   async find(name: string, signal: AbortSignal): Promise<ListedFile | null> {
     const url = this.#url.endsWith(".nemo") ? this.#url : `${this.#url}/${encodeURIComponent(name)}`;
-    const response = await guardedFetch(url, this.#policy, { method: "HEAD", signal }, this.#means);
+    const response = await askPatiently(() => guardedFetch(url, this.#policy, { method: "HEAD", signal }, this.#means), this.#patience);
     await response.body?.cancel();
     const { status, headers } = response;
     if (status === 404 || status === 410) return null;

@@ -1,6 +1,6 @@
 /** Repositories of a hub: the cache's layout, what is fetched, and every way in which it fails. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { sourceSettings } from "../../src/sources/settings.ts";
@@ -227,6 +227,33 @@ describe("what is not there, or not for us", () => {
     expect(JSON.stringify(error) + String(error)).not.toContain(TOKEN);
   });
 
+  test("a hub that is busy is asked again, as late as it says", async () => {
+    await using w = await world();
+    const answers: [number, Record<string, string>][] = [[429, { "retry-after": "3" }], [503, {}]];
+    w.hub.failing((_, response) => {
+      const next = answers.shift();
+      if (next !== undefined) response.writeHead(...next).end();
+      return next !== undefined;
+    });
+    expect((await w.fetch("org/sql")).origin).toBe(`org/sql@${COMMIT}`);
+    expect(w.waits).toEqual([3000, 1000]);
+    answers.push([429, { "retry-after": "3600" }]);
+    expect((await w.fetch("org/sql")).origin).toBe(`org/sql@${COMMIT}`);
+    expect(w.notes).toEqual([`org/sql cannot be asked (the hub answers 429 for org/sql; try again later); serving ${COMMIT} of the cache`]);
+  });
+
+  test("a listing without sizes and hashes is completed by the tree", async () => {
+    await using w = await world();
+    const tree = Object.entries(adapter).map(([path, bytes]) => ({ type: "file", path, size: bytes.length, oid: gitHash(bytes), ...(path.endsWith("safetensors") ? { lfs: { oid: sha256(bytes), size: bytes.length } } : {}) }));
+    w.hub.failing(({ path }, response) => {
+      if (path.includes("/revision/")) return response.end(JSON.stringify({ sha: COMMIT, siblings: Object.keys(adapter).map((rfilename) => ({ rfilename })) })), true;
+      return path.includes(`/tree/${COMMIT}`) && (response.end(JSON.stringify([{ type: "directory", path: "x" }, ...tree])), true);
+    });
+    const { path } = await w.fetch("org/sql");
+    expect(readFileSync(join(path, "adapter_model.safetensors"))).toEqual(Buffer.from(WEIGHTS));
+    expect(readlinkSync(join(path, "adapter_config.json"))).toEndWith(gitHash(CONFIG));
+  });
+
   test("a token that is missing is told of", async () => {
     await using w = await world({ HF_TOKEN: "" });
     w.hub.failing((_, response) => (response.writeHead(401).end(), true));
@@ -322,6 +349,17 @@ describe("a download", () => {
     expect(parts(w)).toEqual([]);
   });
 
+  test("that nobody took up for a week is removed", async () => {
+    await using w = await failing([]);
+    const blobs = join(w.cache, "models--org--sql/blobs");
+    mkdirSync(blobs, { recursive: true });
+    const [old, recent] = ["a", "b"].map((key) => join(blobs, `${key}.left.lorikeet-part`)) as [string, string];
+    for (const path of [old, recent]) writeFileSync(path, "x");
+    utimesSync(old, 0, 0);
+    await isRight(w);
+    expect(parts(w)).toEqual(["b.left.lorikeet-part"]);
+  });
+
   test("from a server without ranges starts again, whole", async () => {
     const whole = (_: unknown, response: Parameters<typeof cutAfter>[2], body: Uint8Array) => void response.writeHead(200, { "content-length": String(body.length) }).end(body);
     await using w = await failing([cut(1000), whole]);
@@ -362,6 +400,11 @@ describe("a download", () => {
     };
     await using w = await failing([trickle], {}, 0.3);
     expect(await rejectionOf(w.fetch("org/sql"))).toMatchObject({ errorCode: "source_unavailable", message: expect.stringMatching(/org\/sql took longer than 0\.3 s; raise download_timeout_s/) });
+  });
+
+  test("that waits for its server ends with the time limit, not with the wait", async () => {
+    await using w = await failing([status(429, { "retry-after": "50" })], { sleep: () => new Promise(() => undefined) }, 1);
+    expect(await rejectionOf(w.fetch("org/sql"))).toMatchObject({ errorCode: "source_unavailable", message: expect.stringMatching(/org\/sql took longer than 1 s/) });
   });
 
   const wrong = new Uint8Array(WEIGHTS);
