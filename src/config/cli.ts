@@ -47,7 +47,7 @@ export interface CliEnvironment {
 type Options = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
 
 const SERVE_FLAGS = [
-  "servedModelName", "sourceHost", "downloadTimeoutS", "host", "port", "allowedHost", "apiKey", "adminKey", "allowNoKey", "adapterRoot", "loraConfig.loraDir",
+  "servedModelName", "sourceHost", "downloadTimeoutS", "host", "port", "allowedHost", "apiKey", "adminKey", "allowNoKey", "adapterRoot", "adapterSource", "loraConfig.loraDir",
   "loraConfig.maxLoraRank", "loraConfig.maxLoras", "loraConfig.maxCpuLoras", "backend", "dtype", "threads",
   "maxBatchSize", "maxNumTokens", "maxSeqLen", "maxQueue", "requestTimeoutS", "shutdownTimeoutS", "logLevel",
 ] as const;

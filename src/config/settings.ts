@@ -28,6 +28,7 @@ export const TOP_SETTINGS = {
   sourceHost: texts("HOST", "a host that models and adapters may be downloaded from by https, as HOST, HOST:PORT or http://HOST:PORT; none besides the hub by default"),
   downloadTimeoutS: integer(21_600, 1, 604_800, "longest download of one model or adapter in seconds"),
   adapterRoot: texts("DIR", "a directory under which requests may name adapters by path; none by default"),
+  adapterSource: texts("SOURCE", "a source under which the admin key may load adapters by request: hf://OWNER, hf://OWNER/NAME, s3://BUCKET/FOLDER or https://HOST/FOLDER; none by default"),
   backend: choice("auto", ["auto", "wasm", "cuda"], "what computes; auto takes cuda where a device answers"),
   dtype: choice("bfloat16", ["bfloat16", "float32", "int8", "auto"], "format of the weights in memory; auto is bfloat16"),
   threads: integer(null, 1, 1024, "compute threads; one per core by default"),

@@ -24,6 +24,8 @@ export interface AdapterControlInput {
   readonly pool: SlotPool;
   readonly system: Pick<ActorSystem, "load" | "pin" | "forget">;
   readonly adapterRoots: readonly string[];
+  /** Brings an adapter from a source that requests of the admin key may name; `null` for anything else. */
+  readonly fetchAdapter: (source: string) => Promise<string | null>;
   readonly deviceBytes: (image: AdapterImage) => number;
   readonly onLoad: (load: AdapterLoad) => void;
   readonly clock: Clock;
@@ -53,7 +55,7 @@ export class AdapterControl {
     if (this.#pending.size >= MAX_PENDING) {
       throw new CapacityError("queue_full", `${MAX_PENDING} adapters are being loaded, which is the most at once; try again later`);
     }
-    const record = registry.propose(name, { path: await this.#place(path), source: source ?? null }, clock.unixSeconds());
+    const record = registry.propose(name, { path: await this.#bring(path), source: source ?? null }, clock.unixSeconds());
     const reading = Promise.withResolvers<StagedAdapter>();
     this.#pending.set(record.id, reading);
     try {
@@ -137,6 +139,17 @@ export class AdapterControl {
     if (known?.path === path) return known;
     checkAdapterName(name);
     return registry.register(name, await this.#place(path), clock.unixSeconds(), source);
+  }
+
+  /** A path under the roots, or else a source. @throws {RequestError} `forbidden_path` where it is neither */
+  async #bring(path: string): Promise<string> {
+    try {
+      return await this.#place(path);
+    } catch (thrown) {
+      const fetched = await this.#input.fetchAdapter(path);
+      if (fetched !== null) return fetched;
+      throw thrown;
+    }
   }
 
   /** The place that a path stands for. @throws {RequestError} `forbidden_path` */

@@ -42,6 +42,8 @@ export interface LocalRuntimeInput {
   /** Timers and turns of the event loop, for simulations. */
   readonly timers?: Timers;
   readonly yieldTurn?: () => Promise<void>;
+  /** Brings an adapter from a source that the admin key may load from; `null` for anything else. None is when left out. */
+  readonly fetchAdapter?: (source: string) => Promise<string | null>;
   /** Hears of every load of an adapter, and of every one that failed. */
   readonly onAdapterLoad?: (load: AdapterLoad) => void;
   /** Hears once that nothing can be served any more: the device is lost, or there is a bug. */
@@ -124,6 +126,7 @@ class InProcess implements LocalRuntime {
       system: this.#system,
       clock: this.#clock,
       adapterRoots: this.#options.adapterRoots,
+      fetchAdapter: input.fetchAdapter ?? (() => Promise.resolve(null)),
       deviceBytes: (image) => input.backend.deviceBytes(image),
       yieldTurn: input.yieldTurn ?? nextTurn,
       onLoad: input.onAdapterLoad ?? (() => undefined),

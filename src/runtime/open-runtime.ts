@@ -11,7 +11,7 @@ import type { AdapterWeights } from "../lora/adapter-weights.ts";
 import { type CheckpointSource, readAdapter } from "../lora/read-adapter.ts";
 import { targetModules } from "../lora/target-modules.ts";
 import { loadModel } from "../model/load-model.ts";
-import { type AdapterSource, findAdapterSources, findModel, type SourceOptions, sourcesOf } from "./find-sources.ts";
+import { type AdapterSource, findAdapterSources, findModel, SourceLoads, type SourceOptions, sourcesOf } from "./find-sources.ts";
 import { createLocalRuntime, type LocalRuntime } from "./local-runtime.ts";
 import type { RefusedAdapter } from "./runtime-options.ts";
 import type { AdapterLoad } from "./runtime-parts.ts";
@@ -92,6 +92,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
   const format = options.dtype === "auto" ? "bfloat16" : options.dtype;
   const limits = adapterLimits(options);
   const sources = sourcesOf(options);
+  const loads = new SourceLoads(sources, options.adapterSource);
   const base = await findModel(sources, options.model);
   const adapterSources = await findAdapterSources(sources, options.loraConfig.loraDir);
   const model = await loadModel(base.path, { name: options.servedModelName ?? base.name });
@@ -128,7 +129,9 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     model,
     backend,
     // What the operator listed may be links to anywhere, as a hub's cache is made of them; what a request named may not.
-    readAdapter: ({ path, source }) => readServed(path, source ?? loraCkptSource, served.some((each) => each.path === path) ? undefined : options.adapterRoot),
+    readAdapter: ({ path, source }) =>
+      readServed(path, source ?? loraCkptSource, loads.has(path) || served.some((each) => each.path === path) ? undefined : options.adapterRoot),
+    fetchAdapter: loads.fetch,
     options: {
       adapters: served,
       refusedAdapters: refused,

@@ -4,6 +4,7 @@ import { mkdir, readFile, statfs } from "node:fs/promises";
 import { join } from "node:path";
 import { CapacityError, LorikeetError } from "../core/errors.ts";
 import { FormatError } from "../formats/format-error.ts";
+import type { AllowedSources } from "./allowed-sources.ts";
 import { DOWNLOAD_LIMITS, downloadFile, type DownloadLimits } from "./download.ts";
 import { type FetchMeans, systemMeans } from "./guarded-fetch.ts";
 import { HubRemote } from "./hub.ts";
@@ -86,6 +87,17 @@ export class Sources {
       const message = `${text} is not a path on this machine; as a repository: ${thrown.message}`;
       throw thrown instanceof CapacityError ? unavailableSource(message, thrown) : refusedSource(message, thrown);
     }
+  }
+
+  /**
+   * An adapter that a request names.
+   *
+   * @returns `null` for what is no source, or none that is allowed: nothing is asked then, and nobody learns what there is
+   * @throws {ConfigError} `source_refused`; {CapacityError} `source_unavailable`
+   */
+  async fetchAllowed(text: string, isAllowed: AllowedSources): Promise<FetchedSource | null> {
+    const reference = remoteOf(text);
+    return reference !== null && isAllowed(reference) ? this.#fetch(reference, "adapter") : null;
   }
 
   async #fetch(reference: RemoteReference, kind: SourceKind): Promise<FetchedSource> {
@@ -230,6 +242,17 @@ export class Sources {
     const code = thrown instanceof Error && "code" in thrown ? String(thrown.code) : "no answer";
     if (code === "ENOSPC" || code === "EACCES" || code === "EROFS") return refusedSource(`${remote.shown} cannot be kept under ${remote.cacheFolder}: ${code}; free or name another folder (HF_HUB_CACHE, LORIKEET_CACHE)`, thrown);
     return unavailableSource(`${remote.shown} cannot be reached (${code}); check the network, or HF_ENDPOINT where another hub is meant`, thrown);
+  }
+}
+
+/** Paths of this machine are judged elsewhere, so that none is looked at here. */
+function remoteOf(text: string): RemoteReference | null {
+  try {
+    const reference = parseSource(text, () => false);
+    return reference.kind === "local" ? null : reference;
+  } catch (thrown) {
+    if (thrown instanceof LorikeetError) return null;
+    throw thrown;
   }
 }
 

@@ -66,6 +66,24 @@ describe("loading an adapter", () => {
     await runtime.close();
   });
 
+  test("takes a source where a path is none, and a path before a source", async () => {
+    const asked: string[] = [];
+    const { runtime, reads } = open({
+      fetchAdapter: async (source) => {
+        asked.push(source);
+        return source === "team/sql" ? "/cache/snapshots/two" : null;
+      },
+    });
+    expect(await runtime.loadAdapter({ name: "sql", path: "team/sql" })).toMatchObject({ digest: "two" });
+    await runtime.loadAdapter({ name: "near", path: "one" });
+    expect(await codeOf(runtime.loadAdapter({ name: "far", path: "hf://other/sql" }))).toBe("forbidden_path");
+    expect({ asked, reads }).toEqual({ asked: ["team/sql", "hf://other/sql"], reads: ["two", "one"] });
+    // By name and path of a plain request none is ever asked for.
+    expect(await codeOf(runtime.resolveAdapter({ name: "plain", path: "team/sql" }))).toBe("forbidden_path");
+    expect(asked.length).toBe(2);
+    await runtime.close();
+  });
+
   test.each([
     ["a name that is taken", { name: "sql", path: "two" }, "adapter_exists"],
     ["a name that is none", { name: "../sql", path: "two" }, "invalid_request"],

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { DEMO, readDemoGolden } from "../helpers/demo-server.ts";
+import { DEMO, type DemoServer, readDemoGolden, startDemo } from "../helpers/demo-server.ts";
 import { REPOSITORY } from "../helpers/repository.ts";
 import { FakeHub } from "../helpers/stand-in.ts";
 
@@ -77,5 +77,63 @@ describe("a model and an adapter on a hub", () => {
       stdout: "",
       stderr: expect.stringMatching(/^error: team\/none is not a path on this machine; as a repository: team\/none is not on http:\/\/127\.0\.0\.1:\d+, or is private; check its name, and that HF_TOKEN may read it\n$/),
     });
+  });
+});
+
+describe("the admin key", () => {
+  const ADMIN = "admin-canary";
+  const before = { ...process.env };
+  let server: DemoServer;
+  beforeAll(async () => {
+    Object.assign(process.env, { HF_ENDPOINT: hub.api.origin, HF_HUB_CACHE: cache, HF_TOKEN: TOKEN });
+    server = await startDemo({ sourceHost: [hub.storage.origin], adapterSource: ["hf://team"], adminKey: [ADMIN] });
+  });
+  afterAll(async () => {
+    await server.stop();
+    for (const name of ["HF_ENDPOINT", "HF_HUB_CACHE", "HF_TOKEN"]) {
+      if (before[name] === undefined) delete process.env[name];
+      else process.env[name] = before[name];
+    }
+  });
+  const load = (body: object, key: string | null = ADMIN) =>
+    fetch(`${server.url}/v1/load_lora_adapter`, {
+      method: "POST",
+      headers: { "content-type": "application/json", ...(key === null ? {} : { authorization: `Bearer ${key}` }) },
+      body: JSON.stringify(body),
+    });
+  const asking = { prompt: golden.prompt_token_ids, temperature: 0, max_tokens: 64 };
+
+  test("loads an adapter of an allowed owner, which then answers under its digest", async () => {
+    expect((await load({ lora_name: "fetched", lora_path: "team/sql@main" })).status).toBe(200);
+    const response = await server.post("/v1/completions", { ...asking, model: "fetched" });
+    expect(((await response.json()) as { choices: { text: string }[] }).choices[0]!.text).toBe(golden.text);
+    expect(response.headers.get("x-lorikeet-adapter-digest")).toMatch(/^[0-9a-f]{64}$/);
+    const listed = (await (await fetch(`${server.url}/v1/adapters`, { headers: { authorization: `Bearer ${ADMIN}` } })).json()) as { data: { id: string; path?: string }[] };
+    expect(listed.data.find(({ id }) => id === "fetched")!.path).toContain(`models--team--sql/snapshots/${COMMIT}`);
+  });
+
+  test("is told what is wrong with a source", async () => {
+    const response = await load({ lora_name: "none", lora_path: "team/none" });
+    expect({ status: response.status, body: await response.json() }).toMatchObject({ status: 400, body: { error: { code: "source_refused", message: expect.stringMatching(/team\/none is not on .+ or is private/) } } });
+  });
+
+  test.each<[string, object, string | null]>([
+    ["another owner", { lora_name: "x", lora_path: "hf://other/sql" }, ADMIN],
+    ["a host that is not allowed", { lora_name: "x", lora_path: "https://169.254.169.254/latest/meta-data" }, ADMIN],
+    ["a scheme that is none", { lora_name: "x", lora_path: "file:///etc" }, ADMIN],
+    ["nobody's key", { lora_name: "x", lora_path: "team/sql" }, null],
+  ])("is needed, and not enough for all: %s is refused, and nothing is asked", async (_, body, key) => {
+    const asked = hub.api.asked.length;
+    const response = await load(body, key);
+    expect([401, 403]).toContain(response.status);
+    await response.text();
+    expect(hub.api.asked.length).toBe(asked);
+  });
+
+  test("is what a plain request does not have: its paths are no sources", async () => {
+    const asked = hub.api.asked.length;
+    const response = await server.post("/v1/completions", { ...asking, model: "demo", lora_request: { lora_name: "y", lora_int_id: 77, lora_path: "team/sql" } });
+    expect(response.status).toBe(403);
+    expect(hub.api.asked.length).toBe(asked);
   });
 });
