@@ -47,7 +47,7 @@ export class AdapterControl {
   /** @throws what `Runtime.loadAdapter` throws */
   async load({ name, path, intId, source, pin = false, replace = false }: AdapterToLoad): Promise<AdapterRecord> {
     const { registry, system, clock } = this.#input;
-    if (this.#ending !== null) throw this.#ending;
+    this.#checkOpen();
     checkAdapterName(name);
     if (intId !== undefined) registry.checkIntId(intId, name);
     this.#checkFree(name, replace);
@@ -55,7 +55,10 @@ export class AdapterControl {
     if (this.#pending.size >= MAX_PENDING) {
       throw new CapacityError("queue_full", `${MAX_PENDING} adapters are being loaded, which is the most at once; try again later`);
     }
-    const record = registry.propose(name, { path: await this.#bring(path), source: source ?? null }, clock.unixSeconds());
+    const place = await this.#bring(path);
+    // Nobody would end what starts only now.
+    this.#checkOpen();
+    const record = registry.propose(name, { path: place, source: source ?? null }, clock.unixSeconds());
     const reading = Promise.withResolvers<StagedAdapter>();
     this.#pending.set(record.id, reading);
     try {
@@ -165,6 +168,10 @@ export class AdapterControl {
     if (record.numLive > 0 || registry.byId(record.id) === undefined) return;
     registry.remove(record);
     system.forget(record.id);
+  }
+
+  #checkOpen(): void {
+    if (this.#ending !== null) throw this.#ending;
   }
 
   #pin(record: AdapterRecord): void {

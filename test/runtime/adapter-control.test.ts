@@ -120,10 +120,11 @@ describe("loading an adapter", () => {
     await runtime.close();
   });
 
-  test("under way when the runtime closes fails", async () => {
-    const { runtime } = open({ readAdapter: () => Promise.withResolvers<never>().promise });
+  test.each(["its path is looked up", "its files are read"])("under way when the runtime closes fails, while %s", async (stage) => {
+    const reading = Promise.withResolvers<void>();
+    const { runtime } = open({ readAdapter: () => (reading.resolve(), Promise.withResolvers<never>().promise) });
     const loading = codeOf(runtime.loadAdapter({ name: "a", path: "one" }));
-    await Bun.sleep(1);
+    if (stage === "its files are read") await reading.promise;
     void runtime.close(0);
     expect(await loading).toBe("shutting_down");
     expect(await codeOf(runtime.loadAdapter({ name: "b", path: "one" }))).toBe("shutting_down");
