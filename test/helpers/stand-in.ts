@@ -70,15 +70,23 @@ export function send(asked: Asked, response: ServerResponse, body: Uint8Array, h
   response.end(asked.method === "HEAD" ? undefined : part);
 }
 
-/** Says that all comes, sends so many bytes, and hangs up. */
-export function cutAfter(numBytes: number, asked: Asked, response: ServerResponse, body: Uint8Array): void {
+/**
+ * Says that all comes, sends so many bytes, and hangs up.
+ *
+ * @param isSeen whether the other end has taken so many bytes of the file: what it has not taken by then may be lost to it
+ */
+export function cutAfter(numBytes: number, asked: Asked, response: ServerResponse, body: Uint8Array, isSeen: (total: number) => boolean = () => true): void {
   const from = Number(/^bytes=(\d+)-$/.exec(asked.headers.range ?? "")?.[1] ?? 0);
   const part = body.subarray(from);
   response.writeHead(from > 0 ? 206 : 200, {
     "content-length": String(part.length),
     ...(from > 0 ? { "content-range": `bytes ${from}-${body.length - 1}/${body.length}` } : {}),
   });
-  response.write(part.subarray(0, numBytes), () => setTimeout(() => response.destroy(), 5));
+  const hangUp = (): void => {
+    if (isSeen(from + numBytes)) response.destroy();
+    else setTimeout(hangUp, 1);
+  };
+  response.write(part.subarray(0, numBytes), hangUp);
 }
 
 export const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes).digest("hex");

@@ -296,9 +296,11 @@ describe("what is not there, or not for us", () => {
 });
 
 describe("a download", () => {
+  let current: World;
   /** Faults of the storage, one per request; then it works. */
   const failing = async (faults: readonly ((asked: Parameters<typeof cutAfter>[1], response: Parameters<typeof cutAfter>[2], body: Uint8Array) => void)[], means: Partial<SourceMeans> = {}, timeoutS = 30) => {
     const w = await world({}, means, timeoutS);
+    current = w;
     const left = [...faults];
     w.hub.storage.fault = (asked, response, body) => {
       const fault = left.shift();
@@ -310,7 +312,8 @@ describe("a download", () => {
   const parts = (w: World): string[] => readdirSync(join(w.cache, "models--org--sql/blobs")).filter((name) => name.includes("part"));
   const ranges = (w: World) => w.hub.storage.asked.map(({ headers }) => headers.range ?? null);
   const isRight = async (w: World) => expect(readFileSync(join((await w.fetch("org/sql")).path, "adapter_model.safetensors"))).toEqual(Buffer.from(WEIGHTS));
-  const cut = (numBytes: number) => (...all: Parameters<typeof cutAfter> extends [number, ...infer Rest] ? Rest : never) => cutAfter(numBytes, ...all);
+  const cut = (numBytes: number) => (asked: Parameters<typeof cutAfter>[1], response: Parameters<typeof cutAfter>[2], body: Uint8Array) =>
+    cutAfter(numBytes, asked, response, body, (total) => current.progress.some(({ file, numBytes: seen }) => file === "adapter_model.safetensors" && seen >= total));
   const status = (code: number, headers: Record<string, string> = {}) => (_: unknown, response: Parameters<typeof cutAfter>[2]) => void response.writeHead(code, headers).end("x");
 
   test("that is cut goes on where it was", async () => {
@@ -373,6 +376,8 @@ describe("a download", () => {
     await using w = await failing([cut(1000), fault]);
     await isRight(w);
     expect(ranges(w)).toEqual([null, "bytes=1000-", null]);
+    // At once: nothing of that answer was kept.
+    expect(w.waits).toEqual([500, 0]);
   });
 
   test("waits as long as a busy server says, and longer each time where it says nothing", async () => {
