@@ -29,6 +29,7 @@ async function main() {
   installPackages(bun);
   const stages = [
     { name: "types", check: () => run(bun, ["check"]) },
+    { name: "types of the page", check: () => run(bun, ["check", "--project", "src/page"]) },
     { name: "lint", check: () => run(bun, ["--bun", "node_modules/.bin/oxlint", "--type-aware", "--deny-warnings"]) },
     { name: "native sources", check: checkWasm },
     { name: "cuda sources", check: () => checkCuda(bun) },
@@ -40,6 +41,7 @@ async function main() {
     if (!isGood) failed++;
     say(`== ${name}: ${isGood ? "good" : "FAILED"}`);
   }
+  installChromium();
   say("== tests");
   const tests = await runTests(bun, process.argv.slice(2));
   failed += tests.failed;
@@ -118,6 +120,16 @@ function installEmscripten() {
   if (!isCi()) return undefined;
   say("installing Emscripten");
   return aptInstall("emscripten") ? emscripten() : undefined;
+}
+
+function installChromium() {
+  const isHere = () => hasProgram("chromium") || hasProgram("chromium-browser") || hasProgram("google-chrome");
+  if (isHere()) return;
+  if (isCi()) {
+    say("installing Chromium");
+    aptInstall("chromium");
+  }
+  if (!isHere()) say("Chromium is not here (Debian: chromium), so the page is not tested in a browser");
 }
 
 /** Packages are installed on a CI machine only: nobody's own machine is changed. */

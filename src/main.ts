@@ -7,6 +7,8 @@ import { EXIT, parseCommandLine } from "./config/cli.ts";
 import type { Resolved } from "./config/resolve.ts";
 import { AdapterError, ConfigError, InvariantError, LorikeetError, RequestError } from "./core/errors.ts";
 import { generate } from "./generate.ts";
+// Here and not deeper: whatever bundles a server without its page would have to carry it.
+import page from "./page/index.html";
 import { inspect } from "./inspect.ts";
 import { banner, type RunningServer, startServer } from "./serve.ts";
 
@@ -42,7 +44,7 @@ async function main(argv: readonly string[]): Promise<void> {
     case "serve": {
       warn(command.resolved);
       const { config } = command.resolved;
-      const running = await startServer(config);
+      const running = await startServer(config, page);
       process.stdout.write(banner(config, running));
       stopOnSignal(running, config.shutdownTimeoutS);
     }

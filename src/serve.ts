@@ -18,8 +18,11 @@ export interface RunningServer {
   stop(): Promise<void>;
 }
 
-/** @throws {LorikeetError} when the model, an option or the address cannot be used */
-export async function startServer(config: Config): Promise<RunningServer> {
+/**
+ * @param page what a browser is shown at `/`; left out for nothing
+ * @throws {LorikeetError} when the model, an option or the address cannot be used
+ */
+export async function startServer(config: Config, page?: Bun.HTMLBundle): Promise<RunningServer> {
   const log = pino({ level: config.logLevel === "warning" ? "warn" : config.logLevel }, pino.destination({ dest: 2, sync: true }));
   const tracing = await openTracing(process.env, packageJson.version);
   let http: HttpServer | null = null;
@@ -48,6 +51,7 @@ export async function startServer(config: Config): Promise<RunningServer> {
       baseNames: [runtime.model.name],
       version: packageJson.version,
       log,
+      ...(page === undefined ? {} : { page }),
       ...(tracing === null ? {} : { onAnswer: tracing.onAnswer }),
     });
   } catch (thrown) {

@@ -24,7 +24,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   sources: ["core", "formats"],
   runtime: ["core", "model", "lora", "kv", "schedule", "engine", "backend", "actors", "sources"],
   config: ["core"],
-  http: ["core", "formats", "model", "runtime", "config"],
+  page: [],
+  http: ["core", "formats", "model", "runtime", "config", "page"],
   library: ["core", "runtime"],
 };
 
@@ -32,6 +33,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 const HOMES: Readonly<Record<string, string | readonly string[]>> = {
   xstate: "actors",
   elysia: "http",
+  preact: "page",
+  uplot: "page",
   "@opentelemetry/api": "http",
   "@opentelemetry/core": "http",
   "@opentelemetry/exporter-trace-otlp-http": "http",

@@ -4,6 +4,8 @@ import { RequestError } from "../core/errors.ts";
 
 export interface Access {
   readonly needsKey: boolean;
+  /** Whether there is an admin key. */
+  readonly hasAdmin: boolean;
   /** @throws {RequestError} `unauthorized` without an API key or an admin key, where there are API keys */
   check(headers: Headers): void;
   /** @throws {RequestError} `admin_only` without an admin key */
@@ -23,6 +25,7 @@ export function createAccess(keys: readonly string[], adminKeys: readonly string
   const isAdmin = (headers: Headers) => isAmong(admins, headers);
   return {
     needsKey: keys.length > 0,
+    hasAdmin: adminKeys.length > 0,
     isAdmin,
     check(headers) {
       if (keys.length === 0 || isAmong(users, headers)) return;

@@ -7,7 +7,9 @@ import { errorResponse } from "./error-response.ts";
 import { adapterRoutes } from "./routes/adapters.ts";
 import { chatCompletionRoutes } from "./routes/chat-completions.ts";
 import { completionRoutes } from "./routes/completions.ts";
+import { eventRoutes } from "./routes/events.ts";
 import { healthRoutes } from "./routes/health.ts";
+import { liveRoutes } from "./routes/live.ts";
 import { metricsRoutes } from "./routes/metrics.ts";
 import { modelRoutes } from "./routes/models.ts";
 
@@ -22,7 +24,9 @@ export const createApp = (deps: HttpDependencies) =>
     .use(adapterRoutes(deps))
     .use(completionRoutes(deps))
     .use(chatCompletionRoutes(deps))
-    .use(metricsRoutes(deps));
+    .use(metricsRoutes(deps))
+    .use(liveRoutes(deps))
+    .use(eventRoutes(deps));
 
 /** What holds for every route, known or not: errors in OpenAI's form, and the key. */
 export function createBase(deps: HttpDependencies) {

@@ -3,6 +3,7 @@ import type { Clock } from "../core/clock.ts";
 import type { ChatEncoder } from "../runtime/chat.ts";
 import type { Runtime } from "../runtime/runtime.ts";
 import type { Access } from "./access.ts";
+import type { EventFeeds } from "./event-feeds.ts";
 import type { BodyLimits } from "./json-body.ts";
 import type { LiveStreams } from "./live-streams.ts";
 import type { AdapterMetrics } from "./metrics/adapter-metrics.ts";
@@ -22,6 +23,7 @@ export interface HttpDependencies {
   readonly log: Log;
   readonly access: Access;
   readonly live: LiveStreams;
+  readonly feeds: EventFeeds;
   readonly metrics: RequestMetrics;
   readonly adapterMetrics: AdapterMetrics;
   readonly health: Health;

@@ -7,6 +7,7 @@ import { createAccess } from "./access.ts";
 import { createApp } from "./app.ts";
 import { Health, type HttpDependencies, type KeepOpen, type Log } from "./dependencies.ts";
 import { createEdge } from "./edge.ts";
+import { EventFeeds } from "./event-feeds.ts";
 import { defaultBodyLimits } from "./json-body.ts";
 import { type LiveStreamLimits, LiveStreams } from "./live-streams.ts";
 import { logFault } from "./log-fault.ts";
@@ -30,6 +31,8 @@ export interface HttpServerOptions {
   readonly allowedHosts: readonly string[];
   readonly baseNames: readonly [string, ...string[]];
   readonly version: string;
+  /** What is shown at `/` to a browser, bundled by Bun; left out for nothing. It holds no data: that has keys. */
+  readonly page?: Bun.HTMLBundle;
   readonly log: Log;
   /** Hears of every answer when it is over; it is logged in any case. */
   readonly onAnswer?: AnswerListener;
@@ -74,6 +77,10 @@ export function listen(options: HttpServerOptions): HttpServer {
       idleTimeout: IDLE_TIMEOUT_S,
       // Bun's own refusal says nothing. Our reader counts for itself, and what nobody reads Bun does not keep.
       maxRequestBodySize: Number.MAX_SAFE_INTEGER,
+      development: false,
+      // Without it, Bun shares a port that is in use with whoever has it.
+      reusePort: false,
+      ...(options.page === undefined ? {} : { routes: { "/": options.page } }),
       fetch: edge,
       error: (thrown) => {
         logFault(deps, thrown);
@@ -99,6 +106,7 @@ export function listen(options: HttpServerOptions): HttpServer {
     },
     async stop(graceMs = 2_000) {
       deps.health.isDraining = true;
+      deps.feeds.close();
       // Its promise would also wait for idle connections that their clients keep.
       void server.stop(false);
       const deadline = performance.now() + graceMs;
@@ -111,6 +119,7 @@ export function listen(options: HttpServerOptions): HttpServer {
 
 export function dependenciesOf(options: HttpServerOptions, keepOpen: KeepOpen): HttpDependencies {
   const clock = options.clock ?? systemClock;
+  const live = new LiveStreams(clock, options.streamLimits);
   const adapterMetrics = new AdapterMetrics();
   options.runtime.watch((transition) => adapterMetrics.see(transition));
   return {
@@ -119,7 +128,8 @@ export function dependenciesOf(options: HttpServerOptions, keepOpen: KeepOpen): 
     clock,
     log: options.log,
     access: createAccess(options.apiKeys, options.adminKeys),
-    live: new LiveStreams(clock, options.streamLimits),
+    live,
+    feeds: new EventFeeds({ runtime: options.runtime, live }),
     metrics: new RequestMetrics(clock),
     adapterMetrics,
     health: new Health(),

@@ -34,6 +34,11 @@ export class HostLru<T> {
     return this.#kept.get(adapterId)?.value;
   }
 
+  /** Every adapter kept, the longest unused first. */
+  sizes(): { readonly adapterId: AdapterId; readonly numBytes: number }[] {
+    return Array.from(this.#kept, ([adapterId, { numBytes }]) => ({ adapterId, numBytes }));
+  }
+
   /** The adapter's value, which becomes the most recently used. */
   get(adapterId: AdapterId): T | undefined {
     const kept = this.#kept.get(adapterId);

@@ -73,6 +73,11 @@ export class SlotPool {
     return slot;
   }
 
+  /** Every adapter on the device, the longest unused first. */
+  seated(): { readonly adapterId: AdapterId; readonly numBytes: number; readonly isLeased: boolean }[] {
+    return Array.from(this.#seats, ([adapterId, { numBytes, isLeased }]) => ({ adapterId, numBytes, isLeased }));
+  }
+
   /** Makes a seated adapter stay. */
   lease(adapterId: AdapterId): void {
     this.#touch(adapterId).isLeased = true;

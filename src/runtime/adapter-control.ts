@@ -72,8 +72,8 @@ export class AdapterControl {
       if (earlier !== null) void this.#removeOnceIdle(earlier);
       return record;
     } catch (thrown) {
-      registry.remove(record);
       system.forget(record.id);
+      registry.remove(record);
       throw thrown;
     } finally {
       this.#pending.delete(record.id);
@@ -166,8 +166,9 @@ export class AdapterControl {
     if (record.numLive > 0) return;
     await yieldTurn();
     if (record.numLive > 0 || registry.byId(record.id) === undefined) return;
-    registry.remove(record);
+    // Whoever watches is told its name while it goes.
     system.forget(record.id);
+    registry.remove(record);
   }
 
   #checkOpen(): void {

@@ -19,7 +19,7 @@ import { AdapterRegistry } from "./adapter-registry.ts";
 import { checkRequest } from "./check-request.ts";
 import { InFlight } from "./in-flight.ts";
 import { defaultRuntimeOptions, type RuntimeOptions } from "./runtime-options.ts";
-import { type AdapterLoad, collectStats, listAdapters, listingOf, type RuntimeParts } from "./runtime-parts.ts";
+import { type AdapterLoad, collectStats, listAdapters, listingOf, mapMemory, type RuntimeParts } from "./runtime-parts.ts";
 import { AdapterStager, type ReadAdapter } from "./stage-adapter.ts";
 import { Transitions, type TransitionListener } from "./transitions.ts";
 import type {
@@ -28,6 +28,7 @@ import type {
   AdapterToLoad,
   AdapterToUnload,
   Generation,
+  MemoryMap,
   Runtime,
   RuntimeStats,
 } from "./runtime.ts";
@@ -174,6 +175,10 @@ class InProcess implements LocalRuntime {
 
   stats(): RuntimeStats {
     return collectStats(this.#parts, this.#clock.nowMs());
+  }
+
+  memory(): MemoryMap {
+    return mapMemory(this.#parts, this.#input.backend.info);
   }
 
   watch(listener: TransitionListener): () => void {

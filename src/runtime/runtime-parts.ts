@@ -40,6 +40,8 @@ export type AdapterLoad =
     }
   | { readonly name: string; readonly error: LorikeetError };
 
+export { mapMemory } from "./memory-map.ts";
+
 export const listAdapters = (parts: RuntimeParts): readonly AdapterListing[] =>
   Array.from(parts.registry.records(), (record) => listingOf(parts, record));
 

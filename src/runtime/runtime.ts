@@ -8,8 +8,10 @@ import type { AdapterId, RequestId } from "../core/ids.ts";
 import type { GenerationEvent, GenerationRequest } from "../core/request.ts";
 import type { LoadedModel } from "../model/load-model.ts";
 import type { Contention } from "../schedule/contention.ts";
+import type { MemoryMap } from "./memory-map.ts";
 import type { TransitionListener } from "./transitions.ts";
 
+export type { MemoryMap } from "./memory-map.ts";
 export type { Transition, TransitionListener } from "./transitions.ts";
 
 export interface Runtime {
@@ -59,6 +61,9 @@ export interface Runtime {
   adapterDigest(adapter: AdapterId): string | null;
 
   stats(): RuntimeStats;
+
+  /** Who holds which part of the memory now. */
+  memory(): MemoryMap;
 
   /** Hears of every transition inside from here on. @returns what ends it */
   watch(listener: TransitionListener): () => void;

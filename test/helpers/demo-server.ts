@@ -40,7 +40,7 @@ export interface DemoServer {
 }
 
 /** On the WASM backend, whose answers do not depend on the batch, where nothing else is said. */
-export async function startDemo(options: object = {}): Promise<DemoServer> {
+export async function startDemo(options: object = {}, page?: Bun.HTMLBundle): Promise<DemoServer> {
   const { config } = resolveConfig(
     givenOptions({
       model: DEMO,
@@ -51,7 +51,7 @@ export async function startDemo(options: object = {}): Promise<DemoServer> {
       ...options,
     }, "server"),
   );
-  const running = await startServer(config);
+  const running = await startServer(config, page);
   const url = `http://127.0.0.1:${running.http.port}`;
   return {
     url,

@@ -12,6 +12,7 @@ import type {
   AdapterToLoad,
   AdapterToUnload,
   Generation,
+  MemoryMap,
   Runtime,
   RuntimeStats,
   Transition,
@@ -212,6 +213,15 @@ export class FakeRuntime implements Runtime {
     if (listing === undefined) throw new AdapterError("adapter_not_found", `no adapter is named "${name}"`, { field: "lora_name" });
     this.#names.splice(this.#names.indexOf(name), 1);
     return listing;
+  }
+
+  memory(): MemoryMap {
+    return {
+      weightBytes: 1000,
+      kv: { numBytes: 800, numPages: 8, pageTokens: 16, held: [{ adapter: "sql", numPages: 2 }] },
+      device: { maxBytes: 400, held: [{ adapter: "sql", numBytes: 100, isUsed: true }] },
+      host: { maxBytes: 1024, held: [] },
+    };
   }
 
   watch(listener: TransitionListener): () => void {

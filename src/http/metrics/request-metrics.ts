@@ -2,6 +2,7 @@
 import type { Clock } from "../../core/clock.ts";
 import type { Finish, GenerationEvent } from "../../core/request.ts";
 import { Histogram } from "./histogram.ts";
+import { RecentValues } from "./recent.ts";
 
 const FIRST_TOKEN_S = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560];
 const NEXT_TOKEN_S = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5];
@@ -18,6 +19,9 @@ export class RequestMetrics {
   readonly decode = new Histogram(PHASE_S);
   readonly promptTokens = new Histogram(TOKENS);
   readonly generatedTokens = new Histogram(TOKENS);
+  /** Seconds, as in the histograms. */
+  readonly recentFirstToken = new RecentValues();
+  readonly recentNextToken = new RecentValues();
   readonly #clock: Clock;
 
   constructor(clock: Clock) {
@@ -49,9 +53,16 @@ export class TrackedSequence {
   }
 
   #seeTokens(numTokens: number, nowMs: number): void {
-    if (this.#lastTokenMs === null) this.#metrics.firstToken.observe((nowMs - this.#startMs) / 1000);
-    // Tokens that came together share the time since the last piece.
-    else this.#metrics.nextToken.observe((nowMs - this.#lastTokenMs) / 1000 / numTokens, numTokens);
+    if (this.#lastTokenMs === null) {
+      const seconds = (nowMs - this.#startMs) / 1000;
+      this.#metrics.firstToken.observe(seconds);
+      this.#metrics.recentFirstToken.observe(seconds, nowMs);
+    } else {
+      // Tokens that came together share the time since the last piece.
+      const seconds = (nowMs - this.#lastTokenMs) / 1000 / numTokens;
+      this.#metrics.nextToken.observe(seconds, numTokens);
+      this.#metrics.recentNextToken.observe(seconds, nowMs);
+    }
     this.#lastTokenMs = nowMs;
   }
 

@@ -1,0 +1,50 @@
+/** Who holds which part of the memory now. */
+import type { BackendInfo } from "../backend/backend.ts";
+import type { AdapterId } from "../core/ids.ts";
+import type { RuntimeParts } from "./runtime-parts.ts";
+
+export interface MemoryMap {
+  /** The base model. */
+  readonly weightBytes: number;
+  readonly kv: {
+    readonly numBytes: number;
+    readonly numPages: number;
+    /** Positions in one page. */
+    readonly pageTokens: number;
+    /** Pages held by sequences, by adapter; `null` for the base model. */
+    readonly held: readonly { readonly adapter: string | null; readonly numPages: number }[];
+  };
+  readonly device: TierMap;
+  readonly host: TierMap;
+}
+
+export interface TierMap {
+  readonly maxBytes: number;
+  /** The longest unused first. */
+  readonly held: readonly { readonly adapter: string; readonly numBytes: number; readonly isUsed: boolean }[];
+}
+
+export function mapMemory({ table, pool, lru, registry }: RuntimeParts, info: Pick<BackendInfo, "weightBytes" | "kvBytes">): MemoryMap {
+  const nameOf = (adapterId: AdapterId): string => registry.byId(adapterId)?.name ?? `#${adapterId}`;
+  const pages = new Map<AdapterId | null, number>();
+  for (const { adapter, pages: held } of table.sequences.values()) {
+    if (held.length > 0) pages.set(adapter, (pages.get(adapter) ?? 0) + held.length);
+  }
+  return {
+    weightBytes: info.weightBytes,
+    kv: {
+      numBytes: info.kvBytes,
+      numPages: table.pool.numPages,
+      pageTokens: table.pool.pageTokens,
+      held: Array.from(pages, ([adapter, numPages]) => ({ adapter: adapter === null ? null : nameOf(adapter), numPages })),
+    },
+    device: {
+      maxBytes: pool.maxBytes,
+      held: pool.seated().map(({ adapterId, numBytes, isLeased }) => ({ adapter: nameOf(adapterId), numBytes, isUsed: isLeased })),
+    },
+    host: {
+      maxBytes: lru.maxBytes,
+      held: lru.sizes().map(({ adapterId, numBytes }) => ({ adapter: nameOf(adapterId), numBytes, isUsed: pool.slotOf(adapterId) !== null })),
+    },
+  };
+}
