@@ -55,7 +55,8 @@ export class AdapterControl {
     if (this.#pending.size >= MAX_PENDING) {
       throw new CapacityError("queue_full", `${MAX_PENDING} adapters are being loaded, which is the most at once; try again later`);
     }
-    const place = await this.#bring(path);
+    // What has the name already may be read again from where it is, though the operator put it outside the roots.
+    const place = registry.byName(name)?.path === path ? path : await this.#bring(path);
     // Nobody would end what starts only now.
     this.#checkOpen();
     const record = registry.propose(name, { path: place, source: source ?? null }, clock.unixSeconds());

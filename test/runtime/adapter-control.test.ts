@@ -84,6 +84,15 @@ describe("loading an adapter", () => {
     await runtime.close();
   });
 
+  test("pins one that the operator put outside the roots, by reading it again from where it is", async () => {
+    const listed = { name: "listed", path: "/elsewhere/two" };
+    const { runtime, reads } = open({ options: { adapterRoots: [], adapters: [listed] } });
+    expect(await codeOf(runtime.loadAdapter({ ...listed, name: "another" }))).toBe("forbidden_path");
+    expect(await runtime.loadAdapter({ ...listed, replace: true, pin: true })).toMatchObject({ ...listed, isPinned: true, tier: "host" });
+    expect(reads).toEqual(["two"]);
+    await runtime.close();
+  });
+
   test.each([
     ["a name that is taken", { name: "sql", path: "two" }, "adapter_exists"],
     ["a name that is none", { name: "../sql", path: "two" }, "invalid_request"],
