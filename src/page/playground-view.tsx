@@ -16,12 +16,13 @@ interface PlaygroundViewProps {
 export function PlaygroundView({ state, keys }: PlaygroundViewProps): JSX.Element {
   const base = state.server.model;
   const [prompt, setPrompt] = useState("Write SQL: How many users have age at least 12?");
-  const [chosen, setChosen] = useState<readonly string[] | null>(null);
+  const [chosen, setChosen] = useState<readonly string[]>(() => [base, ...state.adapters.slice(0, 2).map(({ name }) => name)]);
   const [maxTokens, setMaxTokens] = useState(64);
   const [temperature, setTemperature] = useState(0);
   const [columns, setColumns] = useState<readonly ColumnState[]>([]);
   const abort = useRef<AbortController | null>(null);
-  const models = chosen ?? [base, ...state.adapters.slice(0, 2).map(({ name }) => name)];
+  // Without those that were unloaded since.
+  const models = chosen.filter((model) => model === base || state.adapters.some(({ name }) => name === model));
   const numOver = columns.filter(isOver).length;
   const isRunning = numOver < columns.length;
 

@@ -30,7 +30,7 @@ function keepBusy(demo: DemoServer): () => void {
       await Bun.sleep(pause);
     }
   };
-  for (let i = 0; i < 14; i++) void client(i);
+  for (let i = 0; i < 7; i++) void client(i);
   return () => void (isOver = true);
 }
 
@@ -51,7 +51,7 @@ const pages = await Promise.all(
     return { kind, page };
   }),
 );
-await Bun.sleep(Number(process.argv[2] ?? 150) * 1000);
+await Bun.sleep(Number(process.argv[2] ?? 60) * 1000);
 for (const { kind, page } of pages) {
   await page.bringToFront();
   await Bun.sleep(1_200);
