@@ -81,6 +81,9 @@ export interface Backend {
    */
   attach(slot: SlotId, image: AdapterImage): Promise<void>;
 
+  /** Where an attached slot's bytes begin in the device memory of adapters; left out where that is not told. */
+  offsetBytes?(slot: SlotId): number | null;
+
   /** Frees a slot's memory. The slot must not be named by a step that has not finished. */
   detach(slot: SlotId): void;
 

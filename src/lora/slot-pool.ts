@@ -74,8 +74,8 @@ export class SlotPool {
   }
 
   /** Every adapter on the device, the longest unused first. */
-  seated(): { readonly adapterId: AdapterId; readonly numBytes: number; readonly isLeased: boolean }[] {
-    return Array.from(this.#seats, ([adapterId, { numBytes, isLeased }]) => ({ adapterId, numBytes, isLeased }));
+  seated(): (Unleased & { readonly isLeased: boolean })[] {
+    return Array.from(this.#seats, ([adapterId, seat]) => ({ adapterId, ...seat }));
   }
 
   /** Makes a seated adapter stay. */

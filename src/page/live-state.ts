@@ -61,7 +61,9 @@ export interface Tier {
 export interface Extent {
   readonly adapter: string;
   readonly numBytes: number;
-  /** Whether requests keep it there now. */
+  /** Where it begins; `null` where it has no fixed place. */
+  readonly offsetBytes: number | null;
+  /** Whether requests keep it there now; on the host, whether it is on the device as well. */
   readonly isUsed: boolean;
 }
 

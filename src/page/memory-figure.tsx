@@ -8,8 +8,9 @@ import type { MemoryState, Tier } from "./live-state.ts";
 interface Region {
   readonly key: string;
   readonly name: string;
-  /** Of the bar, 0 to 1. */
+  /** Of the bar, 0 to 1: how much of it, and from where on; in order where it has no fixed place. */
   readonly part: number;
+  readonly from: number | null;
   readonly hue: number | null;
   readonly isUsed: boolean;
   readonly told: string;
@@ -34,6 +35,7 @@ export function MemoryFigure({ memory }: { readonly memory: MemoryState }): JSX.
           key: `${adapter ?? ""}-${i}`,
           name: adapter ?? "base",
           part: numPages / kv.numPages,
+          from: null,
           hue: adapter === null ? null : hueOf(adapter),
           isUsed: true,
           told: plural(numPages, "page"),
@@ -57,12 +59,16 @@ function Bar({ title, note, regions }: BarProps): JSX.Element {
         <span class="note">{note}</span>
       </figcaption>
       <div class="track" aria-hidden="true">
-        {regions.map(({ key, name, part, hue, isUsed, told }) => (
+        {regions.map(({ key, name, part, from, hue, isUsed, told }) => (
           <span
             key={key}
             class={isUsed ? "region" : "region idle"}
             title={`${name}: ${told}`}
-            style={{ flexBasis: `${part * 100}%`, ...(hue === null ? {} : { "--hue": String(hue) }) }}
+            style={{
+              width: `${part * 100}%`,
+              ...(from === null ? {} : { position: "absolute", left: `${from * 100}%` }),
+              ...(hue === null ? {} : { "--hue": String(hue) }),
+            }}
             data-base={hue === null ? "" : undefined}
           />
         ))}
@@ -90,10 +96,11 @@ const noteOf = (tier: Tier): string => `${plural(tier.held.length, "adapter")}, 
 /** The latest used first, which is the last to go. */
 const regionsOf = ({ held, maxBytes }: Tier): Region[] =>
   held
-    .map(({ adapter, numBytes, isUsed }, i) => ({
+    .map(({ adapter, numBytes, offsetBytes, isUsed }, i) => ({
       key: `${adapter}-${i}`,
       name: adapter,
       part: maxBytes === 0 ? 0 : numBytes / maxBytes,
+      from: offsetBytes === null ? null : offsetBytes / maxBytes,
       hue: hueOf(adapter),
       isUsed,
       told: formatBytes(numBytes),

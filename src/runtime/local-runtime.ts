@@ -178,7 +178,7 @@ class InProcess implements LocalRuntime {
   }
 
   memory(): MemoryMap {
-    return mapMemory(this.#parts, this.#input.backend.info);
+    return mapMemory(this.#parts, this.#input.backend);
   }
 
   watch(listener: TransitionListener): () => void {

@@ -1,5 +1,5 @@
 /** Who holds which part of the memory now. */
-import type { BackendInfo } from "../backend/backend.ts";
+import type { Backend } from "../backend/backend.ts";
 import type { AdapterId } from "../core/ids.ts";
 import type { RuntimeParts } from "./runtime-parts.ts";
 
@@ -21,10 +21,20 @@ export interface MemoryMap {
 export interface TierMap {
   readonly maxBytes: number;
   /** The longest unused first. */
-  readonly held: readonly { readonly adapter: string; readonly numBytes: number; readonly isUsed: boolean }[];
+  readonly held: readonly Extent[];
 }
 
-export function mapMemory({ table, pool, lru, registry }: RuntimeParts, info: Pick<BackendInfo, "weightBytes" | "kvBytes">): MemoryMap {
+export interface Extent {
+  readonly adapter: string;
+  readonly numBytes: number;
+  /** Where it begins in its tier; `null` where it has no fixed place, or the backend does not tell. */
+  readonly offsetBytes: number | null;
+  /** Whether requests keep it there now; on the host, whether it is on the device as well. */
+  readonly isUsed: boolean;
+}
+
+export function mapMemory({ table, pool, lru, registry }: RuntimeParts, backend: Pick<Backend, "info" | "offsetBytes">): MemoryMap {
+  const { info } = backend;
   const nameOf = (adapterId: AdapterId): string => registry.byId(adapterId)?.name ?? `#${adapterId}`;
   const pages = new Map<AdapterId | null, number>();
   for (const { adapter, pages: held } of table.sequences.values()) {
@@ -40,11 +50,21 @@ export function mapMemory({ table, pool, lru, registry }: RuntimeParts, info: Pi
     },
     device: {
       maxBytes: pool.maxBytes,
-      held: pool.seated().map(({ adapterId, numBytes, isLeased }) => ({ adapter: nameOf(adapterId), numBytes, isUsed: isLeased })),
+      held: pool.seated().map(({ adapterId, slot, numBytes, isLeased }) => ({
+        adapter: nameOf(adapterId),
+        numBytes,
+        offsetBytes: backend.offsetBytes?.(slot) ?? null,
+        isUsed: isLeased,
+      })),
     },
     host: {
       maxBytes: lru.maxBytes,
-      held: lru.sizes().map(({ adapterId, numBytes }) => ({ adapter: nameOf(adapterId), numBytes, isUsed: pool.slotOf(adapterId) !== null })),
+      held: lru.sizes().map(({ adapterId, numBytes }) => ({
+        adapter: nameOf(adapterId),
+        numBytes,
+        offsetBytes: null,
+        isUsed: pool.slotOf(adapterId) !== null,
+      })),
     },
   };
 }

@@ -219,7 +219,7 @@ export class FakeRuntime implements Runtime {
     return {
       weightBytes: 1000,
       kv: { numBytes: 800, numPages: 8, pageTokens: 16, held: [{ adapter: "sql", numPages: 2 }] },
-      device: { maxBytes: 400, held: [{ adapter: "sql", numBytes: 100, isUsed: true }] },
+      device: { maxBytes: 400, held: [{ adapter: "sql", numBytes: 100, offsetBytes: 0, isUsed: true }] },
       host: { maxBytes: 1024, held: [] },
     };
   }

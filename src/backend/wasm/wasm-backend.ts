@@ -308,6 +308,11 @@ class WasmBackend implements Backend {
     attachImage(this.#memory, address, image, this.#siteTable(slot));
   }
 
+  offsetBytes(slot: SlotId): number | null {
+    const run = this.#attached.get(slot);
+    return run === undefined ? null : run.start * ADAPTER_UNIT_BYTES;
+  }
+
   detach(slot: SlotId): void {
     const run = this.#attached.get(slot);
     invariant(run !== undefined, "only an attached slot is detached");

@@ -1,0 +1,37 @@
+import { expect, test } from "bun:test";
+import { until } from "../helpers/until.ts";
+import { collect, openBench, requestWith } from "../helpers/runtime.ts";
+
+test("the memory map says who holds pages, the device and the host, and lets go of what has ended", async () => {
+  // Steps wait for their turn, so that they can be stopped while all three run.
+  const held = Promise.withResolvers<void>();
+  const turn = () => new Promise<void>((resolve) => void setImmediate(resolve));
+  const { runtime, backend } = openBench(
+    { yieldTurn: () => (runtime.stats().generatedTokens > 9 ? held.promise : turn()) },
+    { numSlots: 2 },
+  );
+  const idle = runtime.memory();
+  expect(idle).toMatchObject({
+    weightBytes: backend.info.weightBytes,
+    kv: { numPages: backend.info.numPages, pageTokens: backend.info.pageTokens, held: [] },
+    device: { maxBytes: backend.info.adapterBytes, held: [] },
+    host: { held: [] },
+  });
+  const ask = async (name: string | null) =>
+    runtime.generate(requestWith([1, 2, 3], { adapter: name === null ? null : await runtime.resolveAdapter({ name }), maxTokens: 40 }));
+  const running = [await ask("a1"), await ask("a1"), await ask(null)];
+  await until(() => runtime.stats().runningRequests === 3 && runtime.stats().generatedTokens > 9);
+  const busy = runtime.memory();
+  expect(busy.device.held).toEqual([{ adapter: "a1", numBytes: expect.any(Number), offsetBytes: null, isUsed: true }]);
+  expect(busy.host.held).toEqual([{ adapter: "a1", numBytes: 100, offsetBytes: null, isUsed: true }]);
+  expect(new Set(busy.kv.held.map(({ adapter }) => adapter))).toEqual(new Set(["a1", null]));
+  expect(busy.kv.held.reduce((sum, { numPages }) => sum + numPages, 0)).toBe(runtime.stats().usedPages);
+
+  held.resolve();
+  await Promise.all(running.map((generation) => collect(generation)));
+  await collect(await ask("a2"));
+  await until(() => runtime.memory().device.held.every(({ isUsed }) => !isUsed));
+  expect(runtime.memory().kv.held).toEqual([]);
+  expect(runtime.memory().device.held.map(({ adapter }) => adapter)).toEqual(["a1", "a2"]);
+  await runtime.close();
+});
