@@ -8,6 +8,7 @@ export interface Machine {
 export function findBun(machine?: Machine): string;
 export function platformPackages(): [string, string | undefined];
 export function installPackages(bun: string): void;
+export function missingPackages(folder?: string): string[];
 export function run(command: string, args: readonly string[], options?: object): Promise<number>;
 export function say(text: string): void;
 export function fail(text: string): never;

@@ -9,7 +9,7 @@
  */
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { chmodSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { delimiter, dirname, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
@@ -42,15 +42,23 @@ const thisMachine = () => ({
   home: root,
 });
 
-/** Installs the packages when the lock file or a patch has changed since they were last installed. */
+/** Installs the packages when the lock file or a patch has changed since they were last installed, or one is missing. */
 export function installPackages(bun) {
   const stamp = join(root, "node_modules", ".installed");
   const wanted = installDigest();
-  if (existsSync(stamp) && readFileSync(stamp, "utf8") === wanted) return;
+  if (existsSync(stamp) && readFileSync(stamp, "utf8") === wanted && missingPackages().length === 0) return;
   say("installing packages");
   const { status } = spawnSync(bun, ["install", "--frozen-lockfile"], { cwd: root, stdio: ["ignore", 2, 2] });
   if (status !== 0) fail("the packages could not be installed; see the messages above");
+  // Not written through: another checkout's packages may be hard links to these, the stamp among them.
+  rmSync(stamp, { force: true });
   writeFileSync(stamp, wanted);
+}
+
+/** Those of package.json that are not there, whatever a stamp says. */
+export function missingPackages(folder = root) {
+  const { dependencies = {}, devDependencies = {} } = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
+  return Object.keys({ ...dependencies, ...devDependencies }).filter((name) => !existsSync(join(folder, "node_modules", name)));
 }
 
 /** Runs a command to its end with this process' streams and signals. @returns its exit code */

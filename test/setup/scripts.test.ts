@@ -1,8 +1,8 @@
 import { describe, expect, test } from "bun:test";
-import { chmod, mkdtemp } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { findBun, isAtLeast, platformPackages } from "../../scripts/bun.mjs";
+import { findBun, isAtLeast, missingPackages, platformPackages } from "../../scripts/bun.mjs";
 import { buildCommands, whatIsMissing } from "../../scripts/build-cuda.mjs";
 import { countTests } from "../../scripts/test.mjs";
 
@@ -21,6 +21,14 @@ describe("the version check", () => {
   ])("takes %p: %p", (version, isGood) => {
     expect(isAtLeast(version, "1.4.5")).toBe(isGood);
   });
+});
+
+test("a package that is missing is noticed, whatever was said to be installed", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "lorikeet-packages-"));
+  await Bun.write(join(folder, "package.json"), JSON.stringify({ dependencies: { "@scope/a": "1.0.0", b: "1.0.0" }, devDependencies: { c: "1.0.0" } }));
+  for (const name of ["@scope/a", "c"]) await mkdir(join(folder, "node_modules", name), { recursive: true });
+  expect(missingPackages(folder)).toEqual(["b"]);
+  expect(missingPackages()).toEqual([]);
 });
 
 describe("Bun", () => {
