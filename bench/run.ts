@@ -17,6 +17,7 @@ const SET: readonly (readonly [script: string, args: readonly string[], result: 
   ["bench/serving/overhead.ts", ["--model", "135m"], "serving-overhead-135m.json"],
   ["bench/micro/scheduler.ts", [], "scheduler.json"],
   ["bench/kernels/wasm-linear.ts", [], "wasm-linear.json"],
+  ["bench/kernels/wasm-experts.ts", [], "wasm-experts.json"],
 ];
 
 parseFlags({});

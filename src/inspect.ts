@@ -50,6 +50,7 @@ async function judge(config: Config, model: string, path: string): Promise<Judge
   const { loraCkptSource: source, nemoQkvLayout } = config.loraConfig;
   const about = { model, backend: backend.name };
   try {
+    backend.checkProgram(program);
     const weights = checkForms(await readAdapter(path, program, { ...adapterLimits(config), source, nemoQkvLayout }), backend);
     const { digest, forms = [], report } = weights;
     return { ...about, isServed: true, digest, forms, report: backend.adapterNumbers === undefined ? report : reportOn(report, backend.adapterNumbers), problem: null };

@@ -7,6 +7,7 @@ import type { Backend, BackendInfo, BackendOptions, WeightFormat } from "./backe
 import { type CudaAddon, type CudaDevice, loadAddon } from "./cuda/addon.ts";
 import { activationBytes, ADAPTER_NUMBERS, cudaPageBytes, openCudaBackend } from "./cuda/cuda-backend.ts";
 import { PAGE_TOKENS as CUDA_PAGE_TOKENS } from "./cuda/layout.ts";
+import { checkProgram } from "./cuda/lower-program.ts";
 import { PAGE_TOKENS as WASM_PAGE_TOKENS } from "./wasm/layout.ts";
 import { ADAPTER_FORMS as WASM_FORMS, kvPageBytes, openWasmBackend } from "./wasm/wasm-backend.ts";
 
@@ -18,6 +19,12 @@ export interface ChosenBackend {
   readonly adapterForms: readonly AdapterForm[];
   readonly adapterNumbers?: DeviceNumbers;
   readonly device: DeviceMemory;
+  /**
+   * Asked before anything is sized or opened.
+   *
+   * @throws {ModelError} `model_unsupported` for a model that has no kernels here
+   */
+  checkProgram(program: Program): void;
   open(options: BackendOptions): Promise<Backend>;
 }
 
@@ -80,6 +87,7 @@ const wasm = (reason: string): ChosenBackend => ({
     defaultKvShare: 0.5,
     defaultAdapterBytes: 256 * MIB,
   },
+  checkProgram: () => undefined,
   open: openWasmBackend,
 });
 
@@ -101,5 +109,6 @@ const cuda = (addon: CudaAddon, device: CudaDevice, reason: string): ChosenBacke
     defaultKvShare: 1,
     defaultAdapterBytes: device.freeBytes / 16,
   },
+  checkProgram,
   open: (options) => openCudaBackend({ ...options, device: device.index }, addon),
 });

@@ -97,6 +97,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
   const adapterSources = await findAdapterSources(sources, options.loraConfig.loraDir);
   const model = await loadModel(base.path, { name: options.servedModelName ?? base.name });
   const { program } = model;
+  chosen.checkProgram(program);
   const maxRows = Math.max(options.maxNumTokens, options.maxBatchSize);
   const sizes = sizeMemory(program, memoryWish(options, limits.maxRank), {
     ...chosen.device,

@@ -51,6 +51,15 @@ describe("auto", () => {
   });
 });
 
+describe("a model", () => {
+  test("with experts is refused by name on a device before anything is opened, and by no other backend", () => {
+    const program = { ...tinyProgram(TINY), routing: { numExperts: 8, topK: 2 } };
+    expect(() => chooseBackend("auto", withDevice).checkProgram(program)).toThrow("a mixture of experts (8 experts) is not served on a CUDA device; use --backend wasm");
+    expect(() => chooseBackend("wasm").checkProgram(program)).not.toThrow();
+    expect(() => chooseBackend("auto", withDevice).checkProgram(tinyProgram(TINY))).not.toThrow();
+  });
+});
+
 describe("cuda", () => {
   test("is taken where a device answers", () => {
     const chosen = chooseBackend("cuda", withDevice);

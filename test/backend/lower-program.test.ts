@@ -1,7 +1,7 @@
 /** Forward programs as the CUDA engine runs them, one readable line per kernel. */
 import { describe, expect, test } from "bun:test";
 import { LAUNCH, LAUNCH_OP, LAUNCH_WORDS } from "../../src/backend/cuda/layout.ts";
-import { lowerProgram } from "../../src/backend/cuda/lower-program.ts";
+import { checkProgram, lowerProgram } from "../../src/backend/cuda/lower-program.ts";
 import { ModelError } from "../../src/core/errors.ts";
 import type { Program } from "../../src/model/program.ts";
 import { thrownBy } from "../helpers/thrown.ts";
@@ -151,8 +151,9 @@ describe("what no kernel serves", () => {
   });
 
   test("is a mixture of experts", () => {
-    const thrown = thrownBy(() => lowerProgram({ ...one(), routing: { numExperts: 8, topK: 2 } }));
-    expect(thrown).toBeInstanceOf(ModelError);
+    const experts = { ...one(), routing: { numExperts: 8, topK: 2 } };
+    expect(() => lowerProgram(experts)).toThrow(ModelError);
+    const thrown = thrownBy(() => checkProgram(experts));
     expect(thrown).toMatchObject({
       errorCode: "model_unsupported",
       field: "backend",

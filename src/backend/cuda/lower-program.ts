@@ -29,8 +29,8 @@ type Fields = Partial<Record<keyof typeof LAUNCH, number>>;
 /** Heads wider than this do not fit the registers of one warp. */
 const MAX_HEAD_DIM = 512;
 
-/** @throws {ModelError} `model_unsupported` for a shape that no kernel serves */
-export function lowerProgram(program: Program): LoweredProgram {
+/** @throws {ModelError} `model_unsupported` for what no kernel serves */
+export function checkProgram(program: Program): void {
   const { headDim } = program.attention;
   if (headDim > MAX_HEAD_DIM) {
     throw new ModelError("model_unsupported", `head_dim must be at most ${MAX_HEAD_DIM} on a CUDA device, got ${headDim}; use --backend wasm`, {
@@ -42,6 +42,11 @@ export function lowerProgram(program: Program): LoweredProgram {
       field: "backend",
     });
   }
+}
+
+/** @throws {ModelError} `model_unsupported` for what no kernel serves */
+export function lowerProgram(program: Program): LoweredProgram {
+  checkProgram(program);
   const lowering = new Lowering(program);
   for (const operation of program.operations) lowering.add(operation);
   return lowering.finish();
