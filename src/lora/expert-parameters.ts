@@ -81,22 +81,26 @@ function perExpert(key: string, sites: readonly LoraSite[], a: Tensor, b: Tensor
     throw invalid(key, `has lora_A of ${stackedRank} rows and lora_B of ${columns} columns; both must be the rank times the base's ${sites.length} experts`);
   }
   const expertBytes = rank * inWidth * DTYPE_BYTES[a.dtype];
+  const words = wordsOf(b);
   return sites.flatMap((site, expert): [string, Tensor][] => {
     const { path } = wholeModule(site);
     return [
       [`${path}.lora_A.weight`, { ...a, shape: [rank, inWidth], bytes: a.bytes.subarray(expert * expertBytes, (expert + 1) * expertBytes) }],
-      [`${path}.lora_B.weight`, { ...b, shape: [outWidth, rank], bytes: everyNth(b, expert, sites.length) }],
+      [`${path}.lora_B.weight`, { ...b, shape: [outWidth, rank], bytes: everyNth(words, expert, sites.length) }],
     ];
   });
 }
 
-/** Elements `first`, `first + step`, ... of a tensor. */
-function everyNth({ dtype, bytes }: Tensor, first: number, step: number): Uint8Array {
-  const Words = DTYPE_BYTES[dtype] === 4 ? Uint32Array : Uint16Array;
-  // Tensors in a file may start at any byte; typed arrays may not.
-  const from = new Words(new Uint8Array(bytes).buffer);
-  const to = new Words(from.length / step);
-  for (let i = 0; i < to.length; i++) to[i] = from[first + i * step]!;
+/** Tensors in a file may start at any byte; typed arrays may not. */
+function wordsOf({ dtype, bytes }: Tensor): Uint16Array | Uint32Array {
+  const { buffer } = new Uint8Array(bytes);
+  return DTYPE_BYTES[dtype] === 4 ? new Uint32Array(buffer) : new Uint16Array(buffer);
+}
+
+/** Elements `first`, `first + step`, ... */
+function everyNth(from: Uint16Array | Uint32Array, first: number, step: number): Uint8Array {
+  const to = from instanceof Uint32Array ? new Uint32Array(from.length / step) : new Uint16Array(from.length / step);
+  for (let i = 0, at = first; i < to.length; i++, at += step) to[i] = from[at]!;
   return new Uint8Array(to.buffer);
 }
 
