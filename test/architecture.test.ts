@@ -20,9 +20,10 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   schedule: ["core", "kv", "lora"],
   backend: ["core", "lora", "model"],
   engine: ["core", "model", "lora", "kv", "schedule", "backend"],
+  grammar: ["core", "model"],
   actors: ["core", "model", "lora", "kv", "schedule", "engine", "backend"],
   sources: ["core", "formats"],
-  runtime: ["core", "model", "lora", "kv", "schedule", "engine", "backend", "actors", "sources"],
+  runtime: ["core", "model", "lora", "kv", "schedule", "engine", "backend", "grammar", "actors", "sources"],
   config: ["core"],
   page: [],
   http: ["core", "formats", "model", "runtime", "config", "page"],
@@ -32,6 +33,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
 /** Packages with a home, or two. */
 const HOMES: Readonly<Record<string, string | readonly string[]>> = {
   xstate: "actors",
+  "@mlc-ai/web-xgrammar": "grammar",
   elysia: "http",
   preact: "page",
   uplot: "page",

@@ -74,6 +74,8 @@ export interface ActorSystem {
   pin(adapterId: AdapterId): void;
   /** Frees what an adapter takes, at once or when its last request has ended; no new ones may come. */
   forget(adapterId: AdapterId): void;
+  /** A sequence that could not take part in steps now can. */
+  ready(): void;
   /** Lets everything queued end; `scheduler.drained` tells when. */
   drain(): void;
   /** Ends everything with `shutdown`; `scheduler.drained` tells when. */
@@ -168,6 +170,7 @@ export function startSystem(input: SystemInput): ActorSystem {
       cache.send({ type: "image.forget", adapterId });
       slots.send({ type: "slot.forget", adapterId });
     },
+    ready: () => scheduler.send({ type: "request.ready" }),
     drain: () => scheduler.send({ type: "scheduler.drain" }),
     stopRequests: () => scheduler.send({ type: "scheduler.stop" }),
     stop: () => {

@@ -47,6 +47,8 @@ export interface BackendInfo {
   readonly adapterNumbers?: DeviceNumbers;
   /** Forms of adapters served beyond plain LoRA; left out for none. */
   readonly adapterForms?: readonly AdapterForm[];
+  /** Whether `StepSample.allowed` is kept to; left out for no. */
+  readonly allowsTokens?: boolean;
 }
 
 /** An adapter in the backend's own layout, ready to be copied to the device. Immutable. */

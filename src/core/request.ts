@@ -1,5 +1,6 @@
 /** What a client asked, past all parsing: token ids, a sampling record and an adapter by id. */
 import type { LorikeetError } from "./errors.ts";
+import type { Grammar } from "./grammar.ts";
 import type { AdapterId } from "./ids.ts";
 import type { FinishReason, SampledToken, Sampling } from "./sampling.ts";
 
@@ -11,6 +12,8 @@ export interface GenerationRequest {
   readonly sampling: Sampling;
   /** Whose request it is, for limits and fairness; empty without keys. */
   readonly tenant: string;
+  /** What the output must be, compiled by the same runtime; left out or `null` for anything. */
+  readonly grammar?: Grammar | null;
   /** Longest time from submission to the last token; `null` for the server's own limit. */
   readonly timeoutMs: number | null;
 }

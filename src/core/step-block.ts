@@ -51,10 +51,11 @@ interface StepCounts {
   segments: number;
   samples: number;
   adjustments: number;
+  allowedWords: number;
 }
 
 function countStep(step: Step): StepCounts {
-  const counts: StepCounts = { rows: 0, pages: 0, segments: 0, samples: 0, adjustments: 0 };
+  const counts: StepCounts = { rows: 0, pages: 0, segments: 0, samples: 0, adjustments: 0, allowedWords: 0 };
   let previousSlot = -1;
   for (const sequence of step.sequences) {
     counts.rows += sequence.tokens.length;
@@ -64,6 +65,7 @@ function countStep(step: Step): StepCounts {
     if (sequence.sample !== null) {
       counts.samples++;
       counts.adjustments += sequence.sample.adjustments.length;
+      counts.allowedWords += sequence.sample.allowed?.length ?? 0;
     }
   }
   return counts;
@@ -77,6 +79,7 @@ export function stepWords(
   segments: number,
   samples: number,
   adjustments: number,
+  allowedWords: number,
 ): number {
   return (
     STEP_HEADER_WORDS +
@@ -85,7 +88,8 @@ export function stepWords(
     pages +
     SEGMENT_WORDS * segments +
     SAMPLE_WORDS * samples +
-    ADJUSTMENT_WORDS * adjustments
+    ADJUSTMENT_WORDS * adjustments +
+    allowedWords
   );
 }
 
@@ -107,7 +111,8 @@ export function encodeStep(step: Step, block: StepBlock): void {
   const segmentsAt = pagesAt + counts.pages;
   const samplesAt = segmentsAt + SEGMENT_WORDS * counts.segments;
   const adjustmentsAt = samplesAt + SAMPLE_WORDS * counts.samples;
-  const numWords = adjustmentsAt + ADJUSTMENT_WORDS * counts.adjustments;
+  const allowedAt = adjustmentsAt + ADJUSTMENT_WORDS * counts.adjustments;
+  const numWords = allowedAt + counts.allowedWords;
   block.reserve(numWords);
 
   const { words } = block;
@@ -131,6 +136,7 @@ export function encodeStep(step: Step, block: StepBlock): void {
   let segment = segmentsAt - SEGMENT_WORDS;
   let sample = samplesAt;
   let adjustment = 0;
+  let allowed = allowedAt;
   let previousSlot = -1;
   for (let s = 0; s < numSequences; s++) {
     const sequence = step.sequences[s]!;
@@ -168,6 +174,11 @@ export function encodeStep(step: Step, block: StepBlock): void {
         words[to + ADJUSTMENT.seen] = entry.seen ? 1 : 0;
         block.floats[to + ADJUSTMENT.bias] = entry.bias;
       }
+      if (sequence.sample.allowed !== undefined) {
+        words[sample + SAMPLE.allowedAt] = allowed;
+        words.set(sequence.sample.allowed, allowed);
+        allowed += sequence.sample.allowed.length;
+      }
       sample += SAMPLE_WORDS;
     }
   }
@@ -198,7 +209,7 @@ function writeSample(
   words[at + SAMPLE.adjustmentsStart] = adjustmentsStart;
   words[at + SAMPLE.numAdjustments] = adjustments.length;
   words[at + SAMPLE.numTop] = sampling.logprobs ?? 0;
-  words[at + 15] = 0;
+  words[at + SAMPLE.allowedAt] = 0;
 }
 
 /** Reads a result record; `words` and `floats` are views of the same bytes. */

@@ -71,6 +71,8 @@ export const SAMPLE = {
   numAdjustments: 13,
   /** Alternatives wanted, 0 to MAX_LOGPROBS. */
   numTop: 14,
+  /** Where in the block the bits of the allowed tokens start, `ceil(vocabulary / 32)` words; 0 when all are. */
+  allowedAt: 15,
 } as const;
 export const SAMPLE_WORDS = 16;
 

@@ -26,6 +26,8 @@ export interface StepSample {
   readonly counter: number;
   /** Tokens whose logits change before sampling; empty in the common case. */
   readonly adjustments: readonly TokenAdjustment[];
+  /** One bit per token, lowest bit first: those that may be picked. Left out when all may. */
+  readonly allowed?: Int32Array;
 }
 
 export interface TokenAdjustment {

@@ -99,8 +99,8 @@ function toStepSequence(entry: PlanEntry): StepSequence {
   };
 }
 
-const toSample = (sequence: Sequence): StepSample => ({
-  sampling: sequence.sampling,
-  counter: numGenerated(sequence),
-  adjustments: sequence.output.adjustments(),
-});
+function toSample(sequence: Sequence): StepSample {
+  const { sampling, output } = sequence;
+  const allowed = output.allowed ?? null;
+  return { sampling, counter: numGenerated(sequence), adjustments: output.adjustments(), ...(allowed === null ? {} : { allowed }) };
+}

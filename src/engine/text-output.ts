@@ -1,4 +1,5 @@
 /** What becomes of one sequence's tokens: text, stop conditions, and the stream to its reader. */
+import type { GrammarCursor } from "../core/grammar.ts";
 import type { Finish } from "../core/request.ts";
 import type { SampledToken, Sampling } from "../core/sampling.ts";
 import type { TokenAdjustment } from "../core/step.ts";
@@ -14,6 +15,8 @@ export interface TextOutputInput {
   /** `null`: tokens only, all text stays empty. */
   readonly tokenizer: Tokenizer | null;
   readonly stream: TokenStream;
+  /** Where in its grammar the output is; the sequence's own from here on. */
+  readonly grammar?: GrammarCursor | null;
 }
 
 export class TextOutput implements SequenceOutput {
@@ -22,15 +25,17 @@ export class TextOutput implements SequenceOutput {
   readonly #adjustments: TokenAdjustments;
   readonly #detokenizer: Detokenizer | null;
   readonly #matcher: StopMatcher | null;
+  readonly #grammar: GrammarCursor | null;
   #numGenerated = 0;
   /** The last token and its text, which leave together with the finish. */
   #lastText = "";
   #lastTokens: SampledToken[] = [];
   #stopFound = false;
 
-  constructor({ sampling, promptTokens, tokenizer, stream }: TextOutputInput) {
+  constructor({ sampling, promptTokens, tokenizer, stream, grammar = null }: TextOutputInput) {
     this.#sampling = sampling;
     this.#stream = stream;
+    this.#grammar = grammar;
     this.#adjustments = new TokenAdjustments(sampling, promptTokens);
     this.#detokenizer =
       tokenizer?.detokenizer({ skipSpecialTokens: sampling.skipSpecialTokens }) ?? null;
@@ -42,7 +47,17 @@ export class TextOutput implements SequenceOutput {
     return this.#adjustments.entries;
   }
 
+  get isReady(): boolean {
+    return this.#grammar?.isReady ?? true;
+  }
+
+  get allowed(): Int32Array | null {
+    return this.#grammar?.allowed ?? null;
+  }
+
   accept(token: SampledToken): Ending | null {
+    const lost = this.#grammar?.failure ?? null;
+    if (lost !== null) return { reason: "error", stopReason: null, error: lost };
     const { stopTokenIds, eosTokenIds, includeStop, minTokens, maxTokens } = this.#sampling;
     this.#numGenerated++;
     this.#adjustments.count(token.id);
@@ -74,11 +89,13 @@ export class TextOutput implements SequenceOutput {
       this.#lastTokens = [token];
       return ending;
     }
+    this.#grammar?.accept(token.id);
     const hasRoom = this.#stream.push(text, [token]);
     return hasRoom ? null : { reason: "cancelled", stopReason: null, error: null };
   }
 
   finish(finish: Finish): void {
+    this.#grammar?.end();
     this.#stream.end(this.#tail(), this.#lastTokens, finish);
   }
 

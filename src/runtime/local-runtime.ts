@@ -6,20 +6,16 @@ import { CapacityError, toLorikeetError, type LorikeetError } from "../core/erro
 import { asRequestId, type AdapterId } from "../core/ids.ts";
 import type { GenerationRequest } from "../core/request.ts";
 import { TokenStream } from "../core/token-stream.ts";
-import { Engine } from "../engine/engine.ts";
 import { TextOutput } from "../engine/text-output.ts";
-import { HostLru } from "../lora/host-lru.ts";
-import { SlotPool } from "../lora/slot-pool.ts";
 import type { LoadedModel } from "../model/load-model.ts";
 import { endingOf, failure, retire } from "../schedule/retire.ts";
-import { createScheduleTable } from "../schedule/schedule-table.ts";
 import { createSequence, finishOf, type Ending } from "../schedule/sequence.ts";
 import { AdapterControl } from "./adapter-control.ts";
-import { AdapterRegistry } from "./adapter-registry.ts";
 import { checkRequest } from "./check-request.ts";
 import { InFlight } from "./in-flight.ts";
+import { modelGrammars, type ModelGrammars } from "./model-grammars.ts";
 import { defaultRuntimeOptions, type RuntimeOptions } from "./runtime-options.ts";
-import { type AdapterLoad, collectStats, listAdapters, listingOf, mapMemory, type RuntimeParts } from "./runtime-parts.ts";
+import { type AdapterLoad, collectStats, createParts, listAdapters, listingOf, mapMemory, type RuntimeParts } from "./runtime-parts.ts";
 import { AdapterStager, type ReadAdapter } from "./stage-adapter.ts";
 import { Transitions, type TransitionListener } from "./transitions.ts";
 import type {
@@ -80,6 +76,7 @@ class InProcess implements LocalRuntime {
   readonly #control: AdapterControl;
   readonly #inFlight = new InFlight();
   readonly #transitions: Transitions;
+  readonly #grammars: ModelGrammars;
   readonly #drained = Promise.withResolvers<void>();
   /** Two runtimes never give the same id. */
   readonly #idPrefix = crypto.randomUUID().slice(0, 8);
@@ -98,23 +95,9 @@ class InProcess implements LocalRuntime {
     const numPositions = info.numPages * info.pageTokens;
     const configured = this.#options.maxContext ?? Infinity;
     this.maxContext = Math.min(configured, program.maxContext, numPositions);
-    const limits = {
-      ...this.#options,
-      maxContext: this.maxContext,
-      maxRows: info.maxRows,
-      maxSequences: info.maxSequences,
-    };
-    this.#parts = {
-      table: createScheduleTable(limits, info.numPages, info.pageTokens),
-      engine: new Engine(
-        { run: (step) => this.#inFlight.track(input.backend.run(step)) },
-        this.#clock,
-      ),
-      pool: new SlotPool(info.numSlots, info.adapterBytes),
-      lru: new HostLru(this.#options.hostCacheBytes),
-      registry: new AdapterRegistry(this.#options.maxAdapters),
-      counters: { adapterLoads: 0, adapterEvictions: 0, stepMs: 0, refused: {} },
-    };
+    const run: Backend["run"] = (step) => this.#inFlight.track(input.backend.run(step));
+    this.#parts = createParts({ info, run }, { ...this.#options, maxContext: this.maxContext }, this.#clock);
+    this.#grammars = modelGrammars(input.model, input.backend);
     this.#transitions = new Transitions({
       clock: this.#clock,
       nameOf: (adapterId) => this.#parts.registry.byId(adapterId)?.name ?? `#${adapterId}`,
@@ -148,6 +131,8 @@ class InProcess implements LocalRuntime {
       throw error;
     }
   }
+
+  compileGrammar: Runtime["compileGrammar"] = (spec) => this.#grammars.compile(spec);
 
   registerAdapter(name: string, path: string): AdapterId {
     return this.#parts.registry.register(name, path, this.#clock.unixSeconds()).id;
@@ -206,7 +191,8 @@ class InProcess implements LocalRuntime {
     };
     const stream = new TokenStream(cancel, this.#options);
     const { tokenizer } = this.model;
-    const output = new TextOutput({ sampling, promptTokens, tokenizer, stream });
+    const grammar = request.grammar?.start(() => this.#system.ready()) ?? null;
+    const output = new TextOutput({ sampling, promptTokens, tokenizer, stream, grammar });
     const submittedMs = this.#clock.nowMs();
     const limitMs = this.#options.requestTimeoutMs ?? Infinity;
     const deadlineMs = submittedMs + Math.min(timeoutMs ?? Infinity, limitMs);
@@ -309,6 +295,7 @@ class InProcess implements LocalRuntime {
     }
     this.#system.stop();
     await this.#within(CLOSE_GRACE_MS, this.#inFlight.settled());
+    this.#grammars.close();
     await this.#input.backend.close();
   }
 

@@ -1,6 +1,7 @@
 /** From prompts and what a user said about sampling to the records that `Runtime.generate` takes. */
 import { RequestError } from "../core/errors.ts";
 import type { AdapterId } from "../core/ids.ts";
+import type { Grammar } from "../core/grammar.ts";
 import type { GenerationRequest } from "../core/request.ts";
 import {
   resolveChoices,
@@ -17,6 +18,8 @@ export { httpDefaults, libraryDefaults, MAX_CHOICES, type SamplingParams } from 
 export interface RequestDraft {
   readonly prompts: readonly (readonly number[])[];
   readonly adapter: AdapterId | null;
+  /** What every output must be; left out or `null` for any text. */
+  readonly grammar?: Grammar | null;
   readonly params: SamplingParams;
   readonly defaults: SamplingDefaults;
   /** Spells a field as its caller wrote it. */
@@ -30,7 +33,7 @@ export interface RequestDraft {
  */
 export function prepareRequests(
   { model, maxContext }: Pick<Runtime, "model" | "maxContext">,
-  { prompts, adapter, params, defaults, fieldName }: RequestDraft,
+  { prompts, adapter, grammar = null, params, defaults, fieldName }: RequestDraft,
 ): GenerationRequest[] {
   const numChoices = resolveChoices(params, fieldName);
   return prompts.flatMap((promptTokens) => {
@@ -46,6 +49,7 @@ export function prepareRequests(
     return Array.from({ length: numChoices }, (_, choice) => ({
       promptTokens,
       adapter,
+      grammar,
       sampling: samplingOfChoice(sampling, choice),
       tenant: "",
       timeoutMs: null,

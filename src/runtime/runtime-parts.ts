@@ -1,14 +1,17 @@
 /** The data that a running Lorikeet consists of, and what listings and statistics show of it. */
 import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.events.ts";
-import type { Engine } from "../engine/engine.ts";
+import type { Backend } from "../backend/backend.ts";
+import type { Clock } from "../core/clock.ts";
+import { Engine } from "../engine/engine.ts";
 import type { LorikeetError } from "../core/errors.ts";
 import type { AdapterReport } from "../lora/adapter-report.ts";
-import type { HostLru } from "../lora/host-lru.ts";
-import type { SlotPool } from "../lora/slot-pool.ts";
+import { HostLru } from "../lora/host-lru.ts";
+import { SlotPool } from "../lora/slot-pool.ts";
 import { contentionOf } from "../schedule/contention.ts";
-import type { ScheduleTable } from "../schedule/schedule-table.ts";
+import { createScheduleTable, type ScheduleTable } from "../schedule/schedule-table.ts";
 import type { AdapterRecord } from "./adapter-record.ts";
-import type { AdapterRegistry } from "./adapter-registry.ts";
+import { AdapterRegistry } from "./adapter-registry.ts";
+import type { RuntimeOptions } from "./runtime-options.ts";
 import type { AdapterListing, AdapterState, AdapterTier, RuntimeStats } from "./runtime.ts";
 
 export interface RuntimeParts {
@@ -19,6 +22,20 @@ export interface RuntimeParts {
   readonly registry: AdapterRegistry;
   readonly counters: RuntimeCounters;
 }
+
+/** @param limits those of the runtime, the context as the backend allows it */
+export const createParts = (
+  { info, run }: Pick<Backend, "info" | "run">,
+  limits: RuntimeOptions & { readonly maxContext: number },
+  clock: Clock,
+): RuntimeParts => ({
+  table: createScheduleTable({ ...limits, maxRows: info.maxRows, maxSequences: info.maxSequences }, info.numPages, info.pageTokens),
+  engine: new Engine({ run }, clock),
+  pool: new SlotPool(info.numSlots, info.adapterBytes),
+  lru: new HostLru(limits.hostCacheBytes),
+  registry: new AdapterRegistry(limits.maxAdapters),
+  counters: { adapterLoads: 0, adapterEvictions: 0, stepMs: 0, refused: {} },
+});
 
 /** Only grow. */
 export interface RuntimeCounters {

@@ -4,6 +4,7 @@
  * Every call is a message that could be sent to another process: plain records in, plain records or a
  * stream of them out.
  */
+import type { Grammar, GrammarSpec } from "../core/grammar.ts";
 import type { AdapterId, RequestId } from "../core/ids.ts";
 import type { GenerationEvent, GenerationRequest } from "../core/request.ts";
 import type { LoadedModel } from "../model/load-model.ts";
@@ -27,6 +28,13 @@ export interface Runtime {
    * @throws {RequestError} `context_length_exceeded`, `invalid_request`
    */
   generate(request: GenerationRequest): Generation;
+
+  /**
+   * Compiles what outputs are to be held to, or finds it compiled.
+   *
+   * @throws {RequestError} `invalid_request` for what is no grammar, or where the backend cannot hold outputs to one
+   */
+  compileGrammar(spec: GrammarSpec): Promise<Grammar>;
 
   /**
    * Finds the adapter that a client named, registering one by path where that is allowed.

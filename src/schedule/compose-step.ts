@@ -44,6 +44,7 @@ export function composeStep(table: ScheduleTable, nowMs: number): StepPlan {
   const prefilling: Sequence[] = [];
   for (const sequence of table.running.slice()) {
     if (sequence.phase !== "running") continue;
+    if (sequence.output.isReady === false) continue;
     if (!isDecoding(sequence)) prefilling.push(sequence);
     else if (reservePages(table, sequence, sequence.length)) addRows(table, plan, sequence, 1);
   }
@@ -95,6 +96,10 @@ function startWaiting(table: ScheduleTable, plan: StepPlan, nowMs: number): void
     const group = nextToStart(table);
     const sequence = group?.waiting[0];
     if (group === undefined || sequence === undefined) return;
+    if (sequence.output.isReady === false) {
+      group.skippedAt = table.numComposed;
+      continue;
+    }
     const { pool } = table;
     const needed = pagesToStart(table, sequence);
     if (pool.numFree - promised < needed) {

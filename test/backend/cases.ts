@@ -266,8 +266,9 @@ export function samplingCases(name: string, open: OpenBackend, format: WeightFor
     });
     afterAll(() => backend.close());
 
-    const sample = async (sampling: Sampling, counter = 0, adjustments: NonNullable<StepSequence["sample"]>["adjustments"] = []) => {
-      const sequence = { tokens: [1, 2, 3], position: 0, pages: [asPageId(0)], slot: NO_SLOT, sample: { sampling, counter, adjustments } };
+    const sample = async (sampling: Sampling, counter = 0, adjustments: NonNullable<StepSequence["sample"]>["adjustments"] = [], allowed?: Int32Array) => {
+      const wanted = { sampling, counter, adjustments, ...(allowed === undefined ? {} : { allowed }) };
+      const sequence = { tokens: [1, 2, 3], position: 0, pages: [asPageId(0)], slot: NO_SLOT, sample: wanted };
       return (await backend.run({ sequences: [sequence] })).sampled[0]!;
     };
     const draws = async (sampling: Sampling, count: number): Promise<Map<number, number>> => {
@@ -290,6 +291,26 @@ export function samplingCases(name: string, open: OpenBackend, format: WeightFor
       expect(token.id).toBe(byLikelihood[0]!);
       expect(token.top.map(({ id }) => id)).toEqual(byLikelihood.slice(0, 5));
       expect(Math.abs(token.logprob - reference[token.id]!)).toBeLessThan(TOLERANCE[format]);
+    });
+
+    test("picks among the allowed tokens only, whatever the sampling; what it reports is the raw distribution", async () => {
+      if (backend.info.allowsTokens !== true) return expect(backend.info.name).toBe("cuda");
+      for (const ids of [[299], [0, 31, 32, 63], byLikelihood.slice(40, 60), byLikelihood.slice(3)]) {
+        const allowed = new Int32Array(Math.ceil(300 / 32));
+        for (const id of ids) allowed[id >> 5]! |= 1 << (id & 31);
+        const best = byLikelihood.find((id) => ids.includes(id))!;
+        const greedy = (await sample(samplingWith({ logprobs: 2 }), 0, [], allowed))!;
+        expect(greedy.id).toBe(best);
+        expect(greedy.top.map(({ id }) => id)).toEqual(byLikelihood.slice(0, 2));
+        expect(greedy.rank).toBe(byLikelihood.indexOf(best) + 1);
+        for (const cut of [{}, { topK: 3 }, { topP: 0.7 }, { minP: 0.2 }]) {
+          for (let i = 0; i < 40; i++) expect(ids).toContain((await sample({ ...samplingWith(), temperature: 4, ...cut }, i, [], allowed))!.id);
+        }
+        const top = (await sample({ ...samplingWith(), temperature: 4, topK: 1 }, 7, [], allowed))!;
+        expect(top.id).toBe(best);
+      }
+      expect(await sample(samplingWith(), 0, [], new Int32Array(10))).toBeNull();
+      expect((await sample(samplingWith()))!.id).toBe(byLikelihood[0]!);
     });
 
     test("a draw follows the distribution", async () => {

@@ -1,5 +1,6 @@
 /** A runtime without a model: it answers every request with a script, through real token streams. */
 import { AdapterError, CapacityError, type LorikeetError } from "../../src/core/errors.ts";
+import type { Grammar, GrammarSpec } from "../../src/core/grammar.ts";
 import { type AdapterId, asAdapterId, asRequestId } from "../../src/core/ids.ts";
 import type { Finish, GenerationRequest, RequestTiming } from "../../src/core/request.ts";
 import type { FinishReason, SampledToken } from "../../src/core/sampling.ts";
@@ -110,6 +111,7 @@ export class FakeRuntime implements Runtime {
   readonly backend = { name: "fake", description: "no model" };
   readonly maxContext: number;
   readonly sequences: FakeSequence[] = [];
+  readonly grammars: GrammarSpec[] = [];
   readonly references: AdapterReference[] = [];
   readonly loads: AdapterToLoad[] = [];
   readonly listeners = new Set<TransitionListener>();
@@ -161,6 +163,11 @@ export class FakeRuntime implements Runtime {
       cancel: () => sequence.cancel(),
       [Symbol.asyncIterator]: () => sequence.stream[Symbol.asyncIterator](),
     };
+  }
+
+  async compileGrammar(spec: GrammarSpec): Promise<Grammar> {
+    this.grammars.push(spec);
+    return { start: () => ({ isReady: true, allowed: new Int32Array(1).fill(-1), failure: null, accept: () => undefined, end: () => undefined }) };
   }
 
   async resolveAdapter(reference: AdapterReference): Promise<AdapterId> {

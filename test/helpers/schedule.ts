@@ -43,6 +43,8 @@ export interface Asked {
   readonly prompt?: number;
   readonly maxTokens?: number;
   readonly deadlineMs?: number;
+  /** Whether the tokens that may come next are known. */
+  readonly isReady?: () => boolean;
 }
 
 let numAsked = 0;
@@ -59,6 +61,9 @@ export function submit(table: ScheduleTable, asked: Asked = {}): Sequence {
     sampling: samplingWith({ maxTokens: asked.maxTokens ?? 4 }),
     output: {
       adjustments: () => [],
+      get isReady() {
+        return asked.isReady?.() ?? true;
+      },
       accept: () => null,
       finish: (finish) => void finishes.set(id, finish),
     },

@@ -53,7 +53,7 @@ const completionCases: readonly Case[] = [
   ["best_of", { ...completion, best_of: 3 }, BAD, INVALID, "best_of", "best_of 3 is not supported"],
   ["a suffix", { ...completion, suffix: "end" }, BAD, INVALID, "suffix", 'suffix "end" is not supported'],
   ["beam search", { ...completion, use_beam_search: true }, BAD, INVALID, "use_beam_search", "use_beam_search true is not supported"],
-  ["a JSON answer", { ...completion, response_format: { type: "json_object" } }, BAD, INVALID, "response_format", 'response_format of type "json_object" is not supported'],
+  ["a structural tag", { ...completion, response_format: { type: "structural_tag" } }, BAD, INVALID, "response_format.type", 'response_format.type "structural_tag" is not supported'],
   ["stream as text", { ...completion, stream: "yes" }, BAD, INVALID, "stream", 'stream must be true or false, got "yes"'],
   ["stream options without a stream", { ...completion, stream_options: { include_usage: true } }, BAD, INVALID, "stream_options", "only be sent together with stream: true"],
   ["an unknown stream option", { ...completion, stream: true, stream_options: { include_use: true } }, BAD, INVALID, "stream_options.include_use", "did you mean include_usage?"],
@@ -90,7 +90,7 @@ const chatCases: readonly Case[] = [
   ["two different lengths", { ...chat, max_tokens: 3, max_completion_tokens: 4 }, BAD, INVALID, "max_completion_tokens", "differ"],
   ["a length as text", { ...chat, max_completion_tokens: "4" }, BAD, INVALID, "max_completion_tokens", "must be a whole number"],
   ["a template of the client's", { ...chat, chat_template: "{{ 1 }}" }, BAD, INVALID, "chat_template", "not supported"],
-  ["a JSON schema", { ...chat, response_format: { type: "json_schema", json_schema: {} } }, BAD, INVALID, "response_format", "not supported"],
+  ["a JSON schema", { ...chat, response_format: { type: "json_schema", json_schema: {} } }, BAD, INVALID, "response_format.json_schema.schema", "is missing"],
   ["a prompt", { ...chat, prompt: "hi" }, BAD, INVALID, "prompt", "prompt is not a field"],
 ];
 

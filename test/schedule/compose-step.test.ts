@@ -31,6 +31,22 @@ describe("composition of a step", () => {
     expect(table.pool.numHeld).toBe(0);
   });
 
+  test("leaves out a sequence whose next tokens are not known yet, and nobody else", () => {
+    const table = tableWith();
+    let isReady = false;
+    submit(table, { id: "late", prompt: 3, isReady: () => isReady, maxTokens: 9 });
+    expect(shapeOf(stepOnce(table).plan)).toEqual([]);
+    submit(table, { id: "a", adapter: 1, prompt: 5, maxTokens: 9 });
+    grantAll(table);
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["a:5"]);
+    isReady = true;
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["late:3", "a:1"]);
+    isReady = false;
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["a:1"]);
+    isReady = true;
+    expect(shapeOf(stepOnce(table).plan)).toEqual(["late:1", "a:1"]);
+  });
+
   test("splits a long prompt into chunks of the token budget", () => {
     const table = tableWith({ maxRows: 8 });
     submit(table, { id: "a", prompt: 20 });

@@ -7,6 +7,8 @@ export type RequestSchedulerCommand =
   /** Queues a sequence that admission has let in. */
   | { readonly type: "request.submit"; readonly sequence: Sequence }
   | { readonly type: "request.cancel"; readonly requestId: RequestId }
+  /** A sequence that could not take part in steps now can. */
+  | { readonly type: "request.ready" }
   | {
       readonly type: "adapter.use";
       readonly adapterId: AdapterId;

@@ -206,6 +206,7 @@ export const requestSchedulerMachine = setup({
     waiting: {
       after: { nextDeadline: "composing" },
       on: {
+        "request.ready": "composing",
         "request.submit": {
           target: "gathering",
           actions: { type: "enqueue", params: ({ event }) => event },

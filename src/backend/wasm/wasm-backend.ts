@@ -124,7 +124,7 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
   );
   // Penalties list tokens that are in the KV pool, or were just sampled; biases and stop tokens come on top.
   const maxAdjustments = numPages * PAGE_TOKENS + maxSequences * 1024;
-  const blockWords = stepWords(maxRows, maxSequences, numPages, maxSequences, maxSequences, maxAdjustments);
+  const blockWords = stepWords(maxRows, maxSequences, numPages, maxSequences, maxSequences, maxAdjustments, maxSequences * Math.ceil(program.vocabSize / 32));
   const workCounterWords = program.operations.length * WORK_COUNTERS;
   const eachBytes = program.weights.map((weight) => matrixBytes(exports, weight, format));
   const sizes = program.weights.map(({ numExperts: count = 1 }, id) => eachBytes[id]! * count);
@@ -247,6 +247,7 @@ class WasmBackend implements Backend {
     const threads = options.numThreads === 1 ? "1 thread" : `${options.numThreads} threads`;
     this.info = {
       adapterForms: ADAPTER_FORMS,
+      allowsTokens: true,
       name: "wasm",
       description: `WebAssembly SIMD, ${threads}, ${options.format} weights`,
       pageTokens: PAGE_TOKENS,

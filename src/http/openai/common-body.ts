@@ -4,6 +4,7 @@ import type { AdapterReference } from "../../runtime/runtime.ts";
 import type { SamplingParams } from "../../runtime/requests.ts";
 import { badField } from "../error-response.ts";
 import { Fields, shown } from "./fields.ts";
+import { readWantedGrammar, type WantedGrammar } from "./structured-output.ts";
 import { type FieldTable, knownFields, refuseUnserved, SAMPLING_FIELDS } from "./known-fields.ts";
 
 export interface CommonBody {
@@ -12,6 +13,8 @@ export interface CommonBody {
   readonly loraRequest: AdapterReference | null;
   /** Unchecked values under the sampler's names. */
   readonly params: SamplingParams;
+  /** What the output must be; `null` for any text. */
+  readonly wanted: WantedGrammar | null;
   readonly stream: boolean;
   /** One last chunk with the usage. */
   readonly includeUsage: boolean;
@@ -37,7 +40,8 @@ export function readCommonBody(
   const fields = new Fields(body);
   fields.refuseUnknown(knownFields(table));
   refuseUnserved(body, table);
-  checkResponseFormat(fields);
+  const wanted = readWantedGrammar(fields);
+  if (wanted !== null) refuseBeside(fields, wanted);
   const model = fields.required("model", fields.string("model"));
   const stream = fields.boolean("stream") ?? false;
   const streamOptions = readStreamOptions(fields.object("stream_options"), stream);
@@ -49,6 +53,7 @@ export function readCommonBody(
     model,
     loraRequest: readLoraRequest(fields.object("lora_request")),
     params: { ...samplingParams(fields), logprobs: logprobs(fields) ?? null },
+    wanted,
     stream,
     ...streamOptions,
     truncatePromptTokens: fields.integer("truncate_prompt_tokens", 1, Number.MAX_SAFE_INTEGER) ?? null,
@@ -56,6 +61,12 @@ export function readCommonBody(
     tokensAsIds: fields.boolean("return_tokens_as_token_ids") ?? false,
     withTimeline,
   };
+}
+
+/** A grammar says itself where the output may end, and lets nothing follow. */
+function refuseBeside(fields: Fields, { field }: WantedGrammar): void {
+  if (fields.boolean("ignore_eos") === true) throw badField("ignore_eos", `cannot be true together with ${field}`);
+  if ((fields.integer("min_tokens", 0, Number.MAX_SAFE_INTEGER) ?? 0) > 0) throw badField("min_tokens", `cannot be above 0 together with ${field}`);
 }
 
 /** The sampler checks types and ranges itself. */
@@ -99,12 +110,4 @@ function readLoraRequest(fields: Fields | undefined): AdapterReference | null {
     ...(path === undefined || path === "" ? {} : { path }),
     ...(source === undefined ? {} : { source }),
   };
-}
-
-function checkResponseFormat(fields: Fields): void {
-  const format = fields.object("response_format");
-  if (format === undefined) return;
-  const type = format.required("type", format.string("type"));
-  if (type !== "text") throw badField("response_format", `of type ${shown(type)} is not supported; send "text" or leave it out`);
-  format.refuseUnknown(["type"]);
 }

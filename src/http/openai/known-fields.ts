@@ -3,6 +3,7 @@ import { type JsonObject, type JsonValue } from "../../formats/json.ts";
 import type { SamplingParams } from "../../runtime/requests.ts";
 import { badField } from "../error-response.ts";
 import { shown } from "./fields.ts";
+import { STRUCTURED_FIELDS } from "./structured-output.ts";
 
 /** Passed on to the sampler under another spelling. */
 export const SAMPLING_FIELDS = {
@@ -112,7 +113,7 @@ export const knownFields = ({ own, unserved }: FieldTable): readonly string[] =>
   ...Object.keys(SAMPLING_FIELDS),
   ...Object.keys(unserved),
   ...IGNORED_FIELDS,
-  "response_format",
+  ...STRUCTURED_FIELDS,
 ];
 
 /** @throws {RequestError} naming a field that asks for something that is not served */

@@ -1,5 +1,8 @@
 /** From a parsed body to its answer: the way that completions and chat share. */
-import { CapacityError } from "../../core/errors.ts";
+import { CapacityError, RequestError } from "../../core/errors.ts";
+import type { Grammar } from "../../core/grammar.ts";
+import type { Runtime } from "../../runtime/runtime.ts";
+import type { WantedGrammar } from "../openai/structured-output.ts";
 import { bodyField, type CommonBody } from "../openai/common-body.ts";
 import { generateAll, httpDefaults, prepareRequests } from "../../runtime/requests.ts";
 import { Answer } from "../answer.ts";
@@ -37,9 +40,11 @@ export async function answerRequest(deps: HttpDependencies, request: Request, as
   const prompts = ask.prompts.map((prompt) =>
     body.truncatePromptTokens === null ? prompt : prompt.slice(-body.truncatePromptTokens),
   );
+  const grammar = await compileWanted(runtime, body.wanted);
   const requests = prepareRequests(runtime, {
     prompts,
     adapter,
+    grammar,
     params: body.params,
     defaults: httpDefaults,
     fieldName: bodyField,
@@ -88,6 +93,16 @@ export async function answerRequest(deps: HttpDependencies, request: Request, as
   // Headers that leave before the adapter was read could not say which one it is.
   const patience = adapter !== null && digest() === null ? LOAD_PATIENCE : 1;
   return sendEvents(answer, { ...body, ...deps, headersAfterMs: deps.headersAfterMs * patience, headers, onEnd });
+}
+
+async function compileWanted(runtime: Runtime, wanted: WantedGrammar | null): Promise<Grammar | null> {
+  if (wanted === null) return null;
+  try {
+    return await runtime.compileGrammar(wanted.spec);
+  } catch (thrown) {
+    if (!(thrown instanceof RequestError)) throw thrown;
+    throw new RequestError(thrown.errorCode, `${wanted.field} is not usable: ${thrown.message}`, { field: wanted.field, cause: thrown });
+  }
 }
 
 /** How much longer a stream's headers wait for an adapter that was not read yet. */

@@ -17,6 +17,7 @@ typedef struct {
   uint32_t size;
   const int32_t* sample; /* SAMPLE record */
   int32_t* adjustments;  /* ADJUSTMENT records of this row */
+  const uint32_t* allowed; /* one bit per token, or null when all may be picked */
   float* weights;        /* private, one float per token, padded to four */
 } row_t;
 
@@ -41,6 +42,19 @@ static float largest(const float* x, uint32_t size) {
   float result = horizontal_max(best);
   for (; i < size; i++) result = x[i] > result ? x[i] : result;
   return result;
+}
+
+static int is_allowed(const row_t* row, uint32_t token) { return row->allowed[token >> 5] >> (token & 31) & 1; }
+
+/* Walks the bits rather than the tokens: a grammar often allows a handful. */
+static uint32_t best_allowed(const row_t* row) {
+  uint32_t best = row->size;
+  for (uint32_t word = 0; word * 32 < row->size; word++)
+    for (uint32_t bits = row->allowed[word]; bits != 0; bits &= bits - 1) {
+      const uint32_t token = word * 32 + (uint32_t)__builtin_ctz(bits);
+      if (token < row->size && (best == row->size || row->logits[token] > row->logits[best])) best = token;
+    }
+  return best;
 }
 
 static uint32_t first_index_of(const float* x, uint32_t size, float value) {
@@ -125,6 +139,10 @@ static uint32_t draw(const row_t* row, float max) {
   }
   for (; i < row->size; i++) row->weights[i] = exp_f32((row->logits[i] - max) * wasm_f32x4_extract_lane(inverse, 0));
 
+  if (row->allowed)
+    for (i = 0; i < row->size; i++)
+      if (!is_allowed(row, i)) row->weights[i] = 0.0f;
+
   const float min_p = parameter(row, SAMPLE_MIN_P), top_p = parameter(row, SAMPLE_TOP_P);
   const int32_t top_k = row->sample[SAMPLE_TOP_K];
   if (min_p > 0.0f) drop_below(row, min_p);
@@ -190,13 +208,14 @@ static void sample_row(const row_t* row, int32_t* result) {
     return;
   }
   adjust(row);
-  const float max = largest(row->logits, row->size);
+  const uint32_t best = row->allowed ? best_allowed(row) : row->size;
+  const float max = !row->allowed ? largest(row->logits, row->size) : best < row->size ? row->logits[best] : -__builtin_inff();
   if (max - max != 0.0f) { /* every token was forbidden */
     result[RESULT_FLAGS] = RESULT_FLAG_NON_FINITE;
     return;
   }
   const int32_t flags = row->sample[SAMPLE_FLAGS];
-  const uint32_t token = flags & SAMPLE_FLAG_GREEDY ? first_index_of(row->logits, row->size, max) : draw(row, max);
+  const uint32_t token = flags & SAMPLE_FLAG_GREEDY ? (row->allowed ? best : first_index_of(row->logits, row->size, max)) : draw(row, max);
   result[RESULT_TOKEN] = (int32_t)token;
   if (flags & SAMPLE_FLAG_LOGPROBS) {
     restore(row);
@@ -214,6 +233,7 @@ void run_sample(step_t* step, const uint32_t* op) {
         .size = op[OPERATION_N],
         .sample = sample,
         .adjustments = block + block[STEP_HEADER_ADJUSTMENTS_AT] + sample[SAMPLE_ADJUSTMENTS_START] * ADJUSTMENT_WORDS,
+        .allowed = sample[SAMPLE_ALLOWED_AT] ? (const uint32_t*)block + sample[SAMPLE_ALLOWED_AT] : 0,
         .weights = scratch(step),
     };
     sample_row(&row, result + RESULT_HEADER_WORDS + i * RESULT_WORDS);
