@@ -14,6 +14,8 @@ export interface GenerationRequest {
   readonly tenant: string;
   /** What the output must be, compiled by the same runtime; left out or `null` for anything. */
   readonly grammar?: Grammar | null;
+  /** Lower goes first, among requests that wait for the same adapter and between adapters; default 0. */
+  readonly priority?: number;
   /** Longest time from submission to the last token; `null` for the server's own limit. */
   readonly timeoutMs: number | null;
 }

@@ -1,8 +1,7 @@
 /** What a user may say about sampling, and its translation to the `Sampling` record. */
-import { RequestError } from "../core/errors.ts";
 import type { Sampling } from "../core/sampling.ts";
 import { MAX_LOGPROBS } from "../core/step-layout.ts";
-import { promptTooLong } from "../schedule/admission.ts";
+import { promptTooLong, tooManyTokens } from "../schedule/admission.ts";
 import {
   booleanField,
   integerField,
@@ -33,13 +32,13 @@ export interface SamplingParams {
   readonly stop?: string | readonly string[] | null;
   /** Up to 64 ids. */
   readonly stopTokenIds?: readonly number[] | null;
-  /** At least 1; what does not fit the context is left off. */
+  /** At least 1. What does not fit the context is left off in a program, refused in a request to a server. */
   readonly maxTokens?: number | null;
   /** Stop tokens and strings are ignored until then; at most `maxTokens`. */
   readonly minTokens?: number | null;
   /** Outputs per prompt, 1 to 8. */
   readonly n?: number | null;
-  /** Not supported: refused when present. */
+  /** Outputs generated per prompt, `n` to 8, of which the `n` likeliest are given; not for greedy sampling above 1. */
   readonly bestOf?: number | null;
   /** Alternatives reported per token, 0 to 20. */
   readonly logprobs?: number | null;
@@ -57,10 +56,12 @@ export interface SamplingDefaults {
   readonly maxTokens: number | null;
   /** `null` lets the greedy rule decide. */
   readonly temperature: number | null;
+  /** Whether a `maxTokens` beyond the context is cut to what fits, as TensorRT-LLM does, or refused, as OpenAI and vLLM do. */
+  readonly cutsMaxTokens: boolean;
 }
 
-export const libraryDefaults: SamplingDefaults = { maxTokens: 32, temperature: null };
-export const httpDefaults: SamplingDefaults = { maxTokens: null, temperature: 1 };
+export const libraryDefaults: SamplingDefaults = { maxTokens: 32, temperature: null, cutsMaxTokens: true };
+export const httpDefaults: SamplingDefaults = { maxTokens: null, temperature: 1, cutsMaxTokens: false };
 
 export interface SamplingContext {
   readonly defaults: SamplingDefaults;
@@ -117,12 +118,7 @@ const FIELDS = [
 export function resolveSampling(params: SamplingParams, context: SamplingContext): Sampling {
   const name = context.fieldName ?? ((field: string) => field);
   refuseUnknownFields(params, FIELDS);
-  if (params.bestOf != null) {
-    throw new RequestError("invalid_request", `${name("bestOf")} is not supported; leave it out and use ${name("n")}`, {
-      field: name("bestOf"),
-    });
-  }
-  resolveChoices(params, context.fieldName);
+  const { numWanted, numGenerated } = resolveChoices(params, context.fieldName);
 
   const topK = integerField(params.topK, name("topK"), 0, 2 ** 31 - 1);
   const topP = numberField(params.topP, name("topP"), 0, 1);
@@ -133,6 +129,8 @@ export function resolveSampling(params: SamplingParams, context: SamplingContext
     (temperature !== null && temperature < MIN_TEMPERATURE) ||
     topK === 1 ||
     topP === 0;
+
+  if (isGreedy && numGenerated > numWanted) throw refuse(name("bestOf"), `left out with greedy sampling, whose outputs are all the same`, numGenerated);
 
   const minP = numberField(params.minP, name("minP"), 0, 1) ?? 0;
   const { maxTokens, minTokens } = resolveLength(params, context);
@@ -160,16 +158,24 @@ export function resolveSampling(params: SamplingParams, context: SamplingContext
     stop: resolveStops(params, context),
     includeStop: booleanField(params.includeStopStrInOutput, name("includeStopStrInOutput"), false),
     skipSpecialTokens: booleanField(params.skipSpecialTokens, name("skipSpecialTokens"), true),
-    logprobs: integerField(params.logprobs, name("logprobs"), 0, MAX_LOGPROBS),
+    // What decides between outputs is how likely they are.
+    logprobs: integerField(params.logprobs, name("logprobs"), 0, MAX_LOGPROBS) ?? (numGenerated > numWanted ? 0 : null),
   };
 }
 
-/** Outputs wanted per prompt. @throws {RequestError} `invalid_request` */
-export function resolveChoices(
-  params: SamplingParams,
-  fieldName: SamplingContext["fieldName"] = (field) => field,
-): number {
-  return integerField(params.n, fieldName("n"), 1, MAX_CHOICES) ?? 1;
+export interface Choices {
+  /** Outputs given per prompt. */
+  readonly numWanted: number;
+  /** Outputs generated per prompt, at least as many. */
+  readonly numGenerated: number;
+}
+
+/** @throws {RequestError} `invalid_request` */
+export function resolveChoices(params: SamplingParams, fieldName: SamplingContext["fieldName"] = (field) => field): Choices {
+  const numWanted = integerField(params.n, fieldName("n"), 1, MAX_CHOICES) ?? 1;
+  const numGenerated = integerField(params.bestOf, fieldName("bestOf"), 1, MAX_CHOICES) ?? numWanted;
+  if (numGenerated < numWanted) throw refuse(fieldName("bestOf"), `at least ${fieldName("n")} (${numWanted})`, numGenerated);
+  return { numWanted, numGenerated };
 }
 
 /** The record for choice `index` of `n`: same in all but the seed. */
@@ -192,6 +198,7 @@ function resolveLength(
     throw refuse(name("minTokens"), `at most ${name("maxTokens")} (${asked})`, minTokens);
   }
   if (room < 1) throw promptTooLong(promptLength, maxContext);
+  if (asked !== null && asked > room && !context.defaults.cutsMaxTokens) throw tooManyTokens(name("maxTokens"), asked, promptLength, maxContext);
   const maxTokens = Math.min(asked ?? room, room);
   return { maxTokens, minTokens: Math.min(minTokens, maxTokens) };
 }

@@ -8,6 +8,8 @@ export interface StartedPrompt {
   readonly tokens: readonly number[];
   /** One per output. */
   readonly generations: readonly Generation[];
+  /** Outputs given: all of them, or the likeliest once all have ended. */
+  readonly numWanted: number;
   readonly withLogprobs: boolean;
 }
 
@@ -46,11 +48,12 @@ export class GenerationResult implements PromiseLike<RequestOutput>, AsyncIterab
   /**
    * The same `RequestOutput` after every event, grown by it; `textDiff` is what is new.
    *
-   * Events of several outputs arrive in the order they happen. Leaving the loop early cancels the rest.
+   * With `bestOf` above `n` there is one output only, at the end. Events of several outputs arrive in the order they happen. Leaving the loop early cancels the rest.
    */
   async *[Symbol.asyncIterator](): AsyncIterator<RequestOutput> {
-    const { prompt, tokens, generations, withLogprobs } = await this.#started;
-    const [first, ...others] = generations.map((_, i) => new CompletionOutput(i, withLogprobs));
+    const { prompt, tokens, generations, numWanted, withLogprobs } = await this.#started;
+    const picksBest = numWanted < generations.length;
+    const [first, ...others] = generations.map((_, i) => new CompletionOutput(i, withLogprobs || picksBest));
     const outputs = [first!, ...others] as const;
     const request = new RequestOutput(generations[0]!.id, prompt, tokens, [...outputs]);
     const iterators = generations.map((generation) => generation[Symbol.asyncIterator]());
@@ -66,12 +69,22 @@ export class GenerationResult implements PromiseLike<RequestOutput>, AsyncIterab
         pending.set(i, next(i));
         for (const output of outputs) output.textDiff = "";
         outputs[i]!.apply(result.value);
-        yield request;
+        if (!picksBest) yield request;
       }
+      if (picksBest) yield new RequestOutput(request.requestId, prompt, tokens, likeliest(outputs, numWanted, withLogprobs));
     } catch (thrown) {
       throw toLorikeetError(thrown);
     } finally {
       for (const generation of generations) generation.cancel();
     }
   }
+}
+
+function likeliest(outputs: readonly CompletionOutput[], numWanted: number, withLogprobs: boolean): [CompletionOutput, ...CompletionOutput[]] {
+  const sorted = outputs.toSorted((a, b) => b.cumulativeLogprob! - a.cumulativeLogprob!).slice(0, numWanted);
+  for (const [index, output] of sorted.entries()) {
+    output.index = index;
+    if (!withLogprobs) output.logprobs = null;
+  }
+  return [sorted[0]!, ...sorted.slice(1)];
 }

@@ -8,6 +8,7 @@ import {
   libraryDefaults,
   prepareRequests,
   promptTokens,
+  resolveChoices,
   type SamplingParams,
 } from "../runtime/requests.ts";
 import type { AdapterListing, AdapterToLoad, AdapterToUnload, Runtime, RuntimeStats } from "../runtime/runtime.ts";
@@ -157,8 +158,9 @@ export class Generator implements AsyncDisposable {
         defaults: libraryDefaults,
         fieldName: (field) => field,
       });
-      const withLogprobs = requests[0]!.sampling.logprobs !== null;
-      return { prompt, tokens, generations: generateAll(runtime, requests), withLogprobs };
+      const { numWanted } = resolveChoices(params);
+      const withLogprobs = params.logprobs != null;
+      return { prompt, tokens, generations: generateAll(runtime, requests), numWanted, withLogprobs };
     }, signal);
   }
 }

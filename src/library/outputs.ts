@@ -11,7 +11,7 @@ export interface Logprob {
 
 /** One sequence's output so far. */
 export class CompletionOutput {
-  readonly index: number;
+  index: number;
   text = "";
   /** Text that the newest event added. */
   textDiff = "";

@@ -23,6 +23,8 @@ export interface ChatInput {
 }
 
 export interface ChatTemplate {
+  /** Its text; of two, the one for requests with tools. */
+  readonly source: string;
   /**
    * @throws {RequestError} `invalid_request` when the template refuses the conversation or cannot write it
    */
@@ -76,6 +78,7 @@ export async function loadChatTemplate(
     tools === undefined ? null : compileChatTemplate(tools, variables);
   if (plain === null || withTools === null) return plain ?? withTools;
   return {
+    source: withTools.source,
     render: (input) => (isEmpty(input.tools) ? plain : withTools).render(input),
   };
 }
@@ -100,7 +103,7 @@ export function compileChatTemplate(
       { field: "chat_template", cause },
     );
   }
-  return { render: (input) => render(template, input, variables) };
+  return { source: text, render: (input) => render(template, input, variables) };
 }
 
 function render(

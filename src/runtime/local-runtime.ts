@@ -203,6 +203,7 @@ class InProcess implements LocalRuntime {
       sampling,
       output,
       arrival,
+      priority: request.priority ?? 0,
       submittedMs,
       deadlineMs,
     });

@@ -13,13 +13,17 @@ import {
 import type { LoadedModel } from "../model/load-model.ts";
 import type { Generation, Runtime } from "./runtime.ts";
 
-export { httpDefaults, libraryDefaults, MAX_CHOICES, type SamplingParams } from "../engine/sampling-params.ts";
+export { httpDefaults, libraryDefaults, MAX_CHOICES, resolveChoices, type Choices, type SamplingParams } from "../engine/sampling-params.ts";
 
 export interface RequestDraft {
   readonly prompts: readonly (readonly number[])[];
   readonly adapter: AdapterId | null;
   /** What every output must be; left out or `null` for any text. */
   readonly grammar?: Grammar | null;
+  /** Of each request, in milliseconds; left out or `null` for the server's own. */
+  readonly timeoutMs?: number | null;
+  /** Lower goes first; default 0. */
+  readonly priority?: number;
   readonly params: SamplingParams;
   readonly defaults: SamplingDefaults;
   /** Spells a field as its caller wrote it. */
@@ -27,15 +31,15 @@ export interface RequestDraft {
 }
 
 /**
- * One record per prompt and choice: `n` for the first prompt, then `n` for the second, and so on.
+ * One record per prompt and choice: those of the first prompt, then those of the second, and so on.
  *
  * @throws {RequestError} `invalid_request`, `context_length_exceeded`
  */
 export function prepareRequests(
   { model, maxContext }: Pick<Runtime, "model" | "maxContext">,
-  { prompts, adapter, grammar = null, params, defaults, fieldName }: RequestDraft,
+  { prompts, adapter, grammar = null, timeoutMs = null, priority = 0, params, defaults, fieldName }: RequestDraft,
 ): GenerationRequest[] {
-  const numChoices = resolveChoices(params, fieldName);
+  const { numGenerated } = resolveChoices(params, fieldName);
   return prompts.flatMap((promptTokens) => {
     const sampling = resolveSampling(params, {
       defaults,
@@ -46,13 +50,14 @@ export function prepareRequests(
       hasTokenizer: model.tokenizer !== null,
       fieldName,
     });
-    return Array.from({ length: numChoices }, (_, choice) => ({
+    return Array.from({ length: numGenerated }, (_, choice) => ({
       promptTokens,
       adapter,
       grammar,
       sampling: samplingOfChoice(sampling, choice),
       tenant: "",
-      timeoutMs: null,
+      timeoutMs,
+      priority,
     }));
   });
 }

@@ -2,7 +2,7 @@
 import { CapacityError, RequestError } from "../core/errors.ts";
 import type { ScheduleLimits, ScheduleTable } from "./schedule-table.ts";
 import { groupOf } from "./schedule-table.ts";
-import type { Sequence } from "./sequence.ts";
+import { priorityOf, type Sequence } from "./sequence.ts";
 
 export const promptTooLong = (promptLength: number, maxContext: number): RequestError =>
   new RequestError(
@@ -10,6 +10,15 @@ export const promptTooLong = (promptLength: number, maxContext: number): Request
     `the prompt has ${promptLength} tokens, but at most ${maxContext} fit with at least one token of ` +
       `output; shorten it to ${maxContext - 1} tokens or fewer`,
     { field: "prompt", details: { promptLength, maxContext } },
+  );
+
+/** @param field as the caller spells it */
+export const tooManyTokens = (field: string, maxTokens: number, promptLength: number, maxContext: number): RequestError =>
+  new RequestError(
+    "context_length_exceeded",
+    `the prompt has ${promptLength} tokens and ${field} asks for up to ${maxTokens} more, but at most ${maxContext} ` +
+      `fit together; ask for ${maxContext - promptLength} or fewer`,
+    { field, details: { promptLength, maxTokens, maxContext } },
   );
 
 /**
@@ -25,12 +34,7 @@ export function checkContext(
   const { maxContext } = limits;
   if (promptLength >= maxContext) throw promptTooLong(promptLength, maxContext);
   if (promptLength + maxTokens <= maxContext) return;
-  throw new RequestError(
-    "context_length_exceeded",
-    `the prompt has ${promptLength} tokens and asks for up to ${maxTokens} more, but at most ${maxContext} ` +
-      `fit together; ask for ${maxContext - promptLength} or fewer`,
-    { field: "maxTokens", details: { promptLength, maxTokens, maxContext } },
-  );
+  throw tooManyTokens("maxTokens", maxTokens, promptLength, maxContext);
 }
 
 /** @throws {CapacityError} `queue_full` */
@@ -52,14 +56,20 @@ export function checkQueueRoom(table: ScheduleTable, promptLength: number): void
   }
 }
 
-/** Puts an admitted sequence at the end of its adapter's queue. */
+/** Puts an admitted sequence into its adapter's queue, behind all of its priority; those that were preempted stay in front. */
 export function enqueue(table: ScheduleTable, sequence: Sequence): void {
   const group = groupOf(table, sequence.adapter);
   sequence.queuedStep = table.step;
-  group.waiting.push(sequence);
+  group.waiting.splice(placeOf(sequence, group.waiting), 0, sequence);
   table.sequences.set(sequence.id, sequence);
   table.numWaiting++;
   table.waitingTokens += sequence.length;
   table.nextDeadlineMs = Math.min(table.nextDeadlineMs, sequence.deadlineMs);
   if (group.lease === "held") sequence.adapterReadyMs = sequence.submittedMs;
+}
+
+function placeOf(sequence: Sequence, waiting: readonly Sequence[]): number {
+  let place = waiting.length;
+  while (place > 0 && waiting[place - 1]!.numPreemptions === 0 && priorityOf(waiting[place - 1]!) > priorityOf(sequence)) place--;
+  return place;
 }

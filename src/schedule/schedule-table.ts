@@ -40,7 +40,7 @@ export type LeaseState = "none" | "asked" | "blocked" | "held";
 /** Requests of one adapter. */
 export interface AdapterGroup {
   readonly adapter: GroupKey;
-  /** First come, first served; a preempted sequence is put back at the head. */
+  /** By priority, then first come, first served; a preempted sequence is put back at the head. */
   readonly waiting: Sequence[];
   numRunning: number;
   /** Step since which nothing of it runs. */

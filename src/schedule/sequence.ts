@@ -39,6 +39,8 @@ export interface Sequence {
   readonly promptLength: number;
   /** Order of submission, over all adapters. */
   readonly arrival: number;
+  /** Lower starts first; default 0. */
+  readonly priority?: number;
   readonly submittedMs: number;
   /** `Infinity` for none. */
   readonly deadlineMs: number;
@@ -78,9 +80,12 @@ export interface SequenceStart {
   readonly sampling: Sampling;
   readonly output: SequenceOutput;
   readonly arrival: number;
+  readonly priority?: number;
   readonly submittedMs: number;
   readonly deadlineMs: number;
 }
+
+export const priorityOf = (sequence: Sequence): number => sequence.priority ?? 0;
 
 export function createSequence(start: SequenceStart): Sequence {
   const { promptTokens, ...rest } = start;

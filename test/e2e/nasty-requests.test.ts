@@ -127,7 +127,7 @@ const CHATS: readonly Case[] = [
   ["a conversation longer than the context", 400, "at most 1024 fit", chat({ messages: Array(2000).fill({ role: "user", content: "a b c" }) })],
   ["top_logprobs of 1e6", 400, "top_logprobs must be", chat({ logprobs: true, top_logprobs: 1e6 })],
   ["max_completion_tokens of 0", 400, "max_completion_tokens must be", chat({ max_completion_tokens: 0 })],
-  ["a tool call in a message", 400, "tool_calls is not supported", chat({ messages: [{ role: "assistant", content: "x", tool_calls: [] }] })],
+  ["a tool call in a message", 400, "tool_calls[0] must be an object", chat({ messages: [{ role: "assistant", content: "x", tool_calls: [1] }] })],
 ];
 
 interface ErrorAnswer {
@@ -197,7 +197,6 @@ describe("requests that are strange, not wrong,", () => {
     ["a top_p of 0", text({ top_p: 0, temperature: 1 })],
     ["the largest temperature", text({ temperature: 1e6 })],
     ["a bias against all that is likely", text({ logit_bias: { 5: -3e38, 6: 3e38 } })],
-    ["more tokens than the context has room for", text({ max_tokens: 1_000_000 })],
     ["an adapter by path", text({ lora_request: { lora_name: "by-path", lora_path: "good" } })],
   ])("%s, are answered", async (_, body) => {
     const response = await send("/v1/completions", body);

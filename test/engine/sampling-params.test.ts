@@ -160,7 +160,8 @@ describe("resolveSampling", () => {
     ["minTokens", 33, "minTokens must be at most maxTokens (32), got 33"],
     ["n", 0, "n must be a whole number from 1 to 8, got 0"],
     ["n", 9, "got 9"],
-    ["bestOf", 1, "bestOf is not supported; leave it out and use n"],
+    ["bestOf", 9, "bestOf must be a whole number from 1 to 8, got 9"],
+    ["bestOf", 2, "bestOf must be left out with greedy sampling"],
     ["logprobs", 21, "logprobs must be a whole number from 0 to 20, got 21"],
     ["logprobs", true, "got true"],
     ["logitBias", { "-1": 1 }, 'logitBias must be token ids from 0 to 999, got "-1"'],
@@ -253,8 +254,10 @@ describe("resolveSampling", () => {
 });
 
 test("choices differ in nothing but the seed", () => {
-  expect(resolveChoices({})).toBe(1);
-  expect(resolveChoices({ n: 8 })).toBe(8);
+  expect(resolveChoices({})).toEqual({ numWanted: 1, numGenerated: 1 });
+  expect(resolveChoices({ n: 8 })).toEqual({ numWanted: 8, numGenerated: 8 });
+  expect(resolveChoices({ n: 2, bestOf: 5 })).toEqual({ numWanted: 2, numGenerated: 5 });
+  expect(() => resolveChoices({ n: 3, bestOf: 2 })).toThrow("bestOf must be at least n (3), got 2");
   const sampling = resolve({ seed: 2n ** 64n - 1n, temperature: 1 });
   expect(samplingOfChoice(sampling, 0)).toBe(sampling);
   expect(samplingOfChoice(sampling, 2)).toEqual({ ...sampling, seed: 1n });

@@ -104,6 +104,8 @@ export interface FakeRuntimeOptions {
   /** Of adapters by name; `registered` and unknown otherwise. */
   readonly states?: Readonly<Record<string, AdapterState>>;
   readonly ranks?: Readonly<Record<string, number>>;
+  /** Text of the chat template. */
+  readonly template?: string;
 }
 
 export class FakeRuntime implements Runtime {
@@ -137,7 +139,7 @@ export class FakeRuntime implements Runtime {
       directory: "demo",
       program: { vocabSize: FAKE_VOCAB },
       tokenizer: options.hasTokenizer === false ? null : fakeTokenizer,
-      chatTemplate: null,
+      chatTemplate: options.template === undefined ? null : { source: options.template },
       generation: { eosTokenIds: [257], bosTokenId: 256, padTokenId: null },
     };
     // The rest of a model is for backends, and there is none.

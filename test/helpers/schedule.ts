@@ -43,6 +43,7 @@ export interface Asked {
   readonly prompt?: number;
   readonly maxTokens?: number;
   readonly deadlineMs?: number;
+  readonly priority?: number;
   /** Whether the tokens that may come next are known. */
   readonly isReady?: () => boolean;
 }
@@ -68,6 +69,7 @@ export function submit(table: ScheduleTable, asked: Asked = {}): Sequence {
       finish: (finish) => void finishes.set(id, finish),
     },
     arrival,
+    priority: asked.priority ?? 0,
     submittedMs: 0,
     deadlineMs: asked.deadlineMs ?? Infinity,
   });

@@ -4,6 +4,7 @@ import { FakeRuntime } from "../helpers/fake-runtime.ts";
 import { harness } from "./harness.ts";
 
 const completion = { model: "demo", prompt: "hi" };
+const tool = { type: "function", function: { name: "f" } };
 const chat = { model: "demo", messages: [{ role: "user", content: "hi" }] };
 
 /** What to send, and the status, code, param and a part of the message that come back. */
@@ -49,8 +50,14 @@ const completionCases: readonly Case[] = [
   ["a bias on no token", { ...completion, logit_bias: { a: 1 } }, BAD, INVALID, "logit_bias", 'logit_bias must be token ids from 0 to 258, got "a"'],
   ["21 logprobs", { ...completion, logprobs: 21 }, BAD, INVALID, "logprobs", "logprobs must be a whole number from 0 to 20, got 21"],
   ["logprobs as in chat", { ...completion, logprobs: true }, BAD, INVALID, "logprobs", "logprobs must be a whole number from 0 to 20, got true"],
-  ["echo", { ...completion, echo: true }, BAD, INVALID, "echo", "echo true is not supported; leave it out or send false"],
-  ["best_of", { ...completion, best_of: 3 }, BAD, INVALID, "best_of", "best_of 3 is not supported"],
+  ["echo as text", { ...completion, echo: "yes" }, BAD, INVALID, "echo", 'echo must be true or false, got "yes"'],
+  ["log-probabilities of an echoed prompt", { ...completion, echo: true, logprobs: 1 }, BAD, INVALID, "logprobs", "logprobs of a prompt are not served"],
+  ["best_of below n", { ...completion, n: 2, best_of: 1 }, BAD, INVALID, "best_of", "best_of must be at least n (2), got 1"],
+  ["best_of as a stream", { ...completion, best_of: 2, stream: true }, BAD, INVALID, "best_of", "best_of must equal n with stream: true"],
+  ["the best of greedy outputs", { ...completion, best_of: 2, temperature: 0 }, BAD, INVALID, "best_of", "best_of must be left out with greedy sampling"],
+  ["more tokens than the context holds", { ...completion, max_tokens: 600 }, BAD, "context_length_exceeded", "max_tokens", "max_tokens asks for up to 600 more, but at most 512 fit together"],
+  ["a priority in words", { ...completion, priority: "high" }, BAD, INVALID, "priority", 'priority must be a whole number from -1000000 to 1000000, got "high"'],
+  ["no time", { ...completion, timeout: 0 }, BAD, INVALID, "timeout", "timeout must be a number of seconds above 0"],
   ["a suffix", { ...completion, suffix: "end" }, BAD, INVALID, "suffix", 'suffix "end" is not supported'],
   ["beam search", { ...completion, use_beam_search: true }, BAD, INVALID, "use_beam_search", "use_beam_search true is not supported"],
   ["a structural tag", { ...completion, response_format: { type: "structural_tag" } }, BAD, INVALID, "response_format.type", 'response_format.type "structural_tag" is not supported'],
@@ -79,12 +86,21 @@ const chatCases: readonly Case[] = [
   ["messages as text", { ...chat, messages: "hi" }, BAD, INVALID, "messages", "messages must be a list, got a string"],
   ["a message that is text", { ...chat, messages: ["hi"] }, BAD, INVALID, "messages[0]", "must be an object with role and content"],
   ["an unknown role", { ...chat, messages: [{ role: "robot", content: "x" }] }, BAD, INVALID, "messages[0].role", 'got "robot"'],
-  ["a tool's message", { ...chat, messages: [{ role: "tool", content: "x" }] }, BAD, INVALID, "messages[0].role", "tools are not served yet"],
+  ["a tool's message", { ...chat, messages: [{ role: "tool", content: "x" }] }, BAD, INVALID, "messages[0].tool_call_id", "is missing"],
+  ["a function's message", { ...chat, messages: [{ role: "function", name: "f", content: "x" }] }, BAD, INVALID, "messages[0].role", 'send a tool\'s answer with the role "tool"'],
+  ["a user's tool call", { ...chat, messages: [{ role: "user", content: "x", tool_calls: [] }] }, BAD, INVALID, "messages[0].tool_calls", "may only be in an assistant's message"],
+  ["arguments that are no object", { ...chat, messages: [{ role: "assistant", tool_calls: [{ id: "1", type: "function", function: { name: "f", arguments: "[1]" } }] }] }, BAD, INVALID, "messages[0].tool_calls[0].function.arguments", "must be the JSON text of an object"],
   ["no content", { ...chat, messages: [{ role: "user" }] }, BAD, INVALID, "messages[0].content", "messages[0].content is missing"],
   ["a picture", { ...chat, messages: [{ role: "user", content: [{ type: "image_url", image_url: {} }] }] }, BAD, INVALID, "messages[0].content[0].type", '"image_url" is not supported'],
   ["a part without text", { ...chat, messages: [{ role: "user", content: [{ type: "text" }] }] }, BAD, INVALID, "messages[0].content[0].text", "is missing"],
-  ["tools", { ...chat, tools: [{}] }, BAD, INVALID, "tools", "tools an array is not supported; leave it out"],
-  ["a forced tool", { ...chat, tool_choice: "required" }, BAD, INVALID, "tool_choice", 'tool_choice "required" is not supported'],
+  ["a tool without a function", { ...chat, tools: [{}] }, BAD, INVALID, "tools[0].function", "tools[0].function is missing"],
+  ["a tool of another kind", { ...chat, tools: [{ type: "web_search" }] }, BAD, INVALID, "tools[0].type", '"web_search" is not supported; only "function" is'],
+  ["a tool with a strange name", { ...chat, tools: [{ type: "function", function: { name: "a b" } }] }, BAD, INVALID, "tools[0].function.name", "letters, digits"],
+  ["one tool twice", { ...chat, tools: [tool, tool] }, BAD, INVALID, "tools", 'tools has two functions named "f"'],
+  ["tools where the template has none", { ...chat, tools: [tool] }, BAD, INVALID, "tools", "this model's chat template has no place for tools"],
+  ["a forced tool and none", { ...chat, tool_choice: "required" }, BAD, INVALID, "tool_choice", "tool_choice may only be sent together with tools"],
+  ["a tool that is not there", { ...chat, tools: [tool], tool_choice: { type: "function", function: { name: "g" } } }, BAD, INVALID, "tool_choice.function.name", '"g" is not among the tools'],
+  ["a forced tool and a schema", { ...chat, tools: [tool], tool_choice: "required", guided_regex: "a" }, BAD, INVALID, "guided_regex", "cannot be sent together with a tool_choice"],
   ["top_logprobs alone", { ...chat, top_logprobs: 3 }, BAD, INVALID, "top_logprobs", "needs logprobs: true"],
   ["logprobs as in completions", { ...chat, logprobs: 3 }, BAD, INVALID, "logprobs", "logprobs must be true or false, got 3"],
   ["two different lengths", { ...chat, max_tokens: 3, max_completion_tokens: 4 }, BAD, INVALID, "max_completion_tokens", "differ"],

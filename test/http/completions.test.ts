@@ -196,3 +196,49 @@ describe("the list of models", () => {
     expect([missing.status, await missing.json()]).toMatchObject([404, { error: { code: "model_not_found", param: "model" } }]);
   });
 });
+
+describe("best_of, echo, priority and timeout", () => {
+  /** Says how many sequences there were before; the later, the likelier. */
+  const numbered = () => {
+    let count = 0;
+    return new FakeRuntime({
+      script: (sequence) => {
+        const token = { id: 97 + count, logprob: -10 + count, rank: 1, top: [] };
+        sequence.tokens.push(token);
+        sequence.stream.push(String.fromCharCode(97 + count++), [token]);
+        sequence.end("stop");
+      },
+    });
+  };
+
+  test("gives the likeliest n of best_of for each prompt, and counts all", async () => {
+    const runtime = numbered();
+    const answer = await json(await harness(runtime).post("/v1/completions", { ...body, prompt: ["x", "y"], n: 2, best_of: 3 }));
+    const choices = answer["choices"] as readonly { readonly index: number; readonly text: string; readonly logprobs: unknown }[];
+    expect(choices.map(({ index, text, logprobs }) => [index, text, logprobs])).toEqual([[0, "c", null], [1, "b", null], [2, "f", null], [3, "e", null]]);
+    expect(answer["usage"]).toMatchObject({ completion_tokens: 6 });
+    expect(runtime.sequences.map(({ request }) => request.sampling.logprobs)).toEqual([0, 0, 0, 0, 0, 0]);
+  });
+
+  test("echoes each prompt as it was written, token ids as their text", async () => {
+    const { post } = harness(new FakeRuntime({ script: saying("!") }));
+    const texts = async (fields: object) => ((await json(await post("/v1/completions", { ...body, echo: true, ...fields })))["choices"] as { text: string }[]).map(({ text }) => text);
+    expect(await texts({ prompt: ["hé", "yo"], n: 2 })).toEqual(["hé!", "hé!", "yo!", "yo!"]);
+    expect(await texts({ prompt: [104, 105] })).toEqual(["hi!"]);
+    expect(await texts({ prompt: "abcdef", truncate_prompt_tokens: 2 })).toEqual(["ef!"]);
+  });
+
+  test("echoes first in a stream", async () => {
+    const { post } = harness(new FakeRuntime({ script: saying("one two") }));
+    const events = dataOf(await (await post("/v1/completions", { ...body, echo: true, stream: true })).text()).slice(0, -1) as { choices: { text: string }[] }[];
+    expect(events[0]!.choices[0]!.text).toBe("hi");
+    expect(events.map(({ choices }) => choices[0]!.text).join("")).toBe("hione two");
+  });
+
+  test("hands priority and timeout on", async () => {
+    const { post, runtime } = harness();
+    await post("/v1/completions", { ...body, priority: -3, timeout: 1.5 });
+    await post("/v1/completions", body);
+    expect(runtime.sequences.map(({ request }) => [request.priority, request.timeoutMs])).toEqual([[-3, 1500], [0, null]]);
+  });
+});

@@ -12,7 +12,7 @@ describe("admission", () => {
   test("refuses what could never be held, with the numbers", () => {
     const limits = limitsWith({ maxContext: 100 });
     expect(() => checkContext(limits, 50, 51)).toThrow(
-      "the prompt has 50 tokens and asks for up to 51 more, but at most 100 fit together; " +
+      "the prompt has 50 tokens and maxTokens asks for up to 51 more, but at most 100 fit together; " +
         "ask for 50 or fewer",
     );
     expect(() => checkContext(limits, 100, 1)).toThrow(

@@ -31,6 +31,19 @@ describe("composition of a step", () => {
     expect(table.pool.numHeld).toBe(0);
   });
 
+  test("starts by priority, then in order of arrival, adapters of urgent requests first", () => {
+    const table = tableWith({ maxSequences: 1 });
+    submit(table, { id: "first", prompt: 4, maxTokens: 1 });
+    submit(table, { id: "late", prompt: 4, priority: 5, maxTokens: 1 });
+    submit(table, { id: "second", prompt: 4, maxTokens: 1 });
+    submit(table, { id: "urgent", prompt: 4, priority: -1, maxTokens: 1 });
+    submit(table, { id: "other", adapter: 1, prompt: 4, priority: -2, maxTokens: 1 });
+    grantAll(table);
+    const order = [];
+    for (let i = 0; i < 5; i++) order.push(...shapeOf(stepOnce(table).plan));
+    expect(order).toEqual(["other:4", "urgent:4", "first:4", "second:4", "late:4"]);
+  });
+
   test("leaves out a sequence whose next tokens are not known yet, and nobody else", () => {
     const table = tableWith();
     let isReady = false;

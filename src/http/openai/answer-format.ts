@@ -15,6 +15,8 @@ export interface AnswerContext {
   readonly tokensAsIds: boolean;
   readonly skipSpecialTokens: boolean;
   readonly returnTokenIds: boolean;
+  /** What the text of each choice starts with, before the model's own. */
+  readonly prefixOf: (choice: number) => string;
   /** Prompt of each choice. */
   readonly promptOf: (choice: number) => readonly number[];
 }

@@ -15,6 +15,10 @@ export interface CommonBody {
   readonly params: SamplingParams;
   /** What the output must be; `null` for any text. */
   readonly wanted: WantedGrammar | null;
+  /** Lower goes first. */
+  readonly priority: number;
+  /** Longest life of the request; `null` for the server's own limit. */
+  readonly timeoutMs: number | null;
   readonly stream: boolean;
   /** One last chunk with the usage. */
   readonly includeUsage: boolean;
@@ -49,11 +53,14 @@ export function readCommonBody(
   if (withTimeline && stream && !streamOptions.includeUsage) {
     throw badField("return_timeline", "is told in the usage; send stream_options: {\"include_usage\": true} with it");
   }
+  if (stream) refuseBestOf(fields);
   return {
     model,
     loraRequest: readLoraRequest(fields.object("lora_request")),
     params: { ...samplingParams(fields), logprobs: logprobs(fields) ?? null },
     wanted,
+    priority: fields.integer("priority", -MAX_PRIORITY, MAX_PRIORITY) ?? 0,
+    timeoutMs: readTimeout(fields),
     stream,
     ...streamOptions,
     truncatePromptTokens: fields.integer("truncate_prompt_tokens", 1, Number.MAX_SAFE_INTEGER) ?? null,
@@ -61,6 +68,22 @@ export function readCommonBody(
     tokensAsIds: fields.boolean("return_tokens_as_token_ids") ?? false,
     withTimeline,
   };
+}
+
+/** Which outputs are the best is known when all have ended. */
+function refuseBestOf(fields: Fields): void {
+  const bestOf = fields.raw("best_of");
+  if (bestOf !== undefined && bestOf !== (fields.raw("n") ?? 1)) throw badField("best_of", "must equal n with stream: true");
+}
+
+const MAX_PRIORITY = 1_000_000;
+
+/** Seconds, whole or not. */
+function readTimeout(fields: Fields): number | null {
+  const timeout = fields.raw("timeout");
+  if (timeout === undefined) return null;
+  if (typeof timeout === "number" && timeout > 0 && timeout <= 86_400) return timeout * 1000;
+  throw badField("timeout", `must be a number of seconds above 0, at most 86400, got ${shown(timeout)}`);
 }
 
 /** A grammar says itself where the output may end, and lets nothing follow. */

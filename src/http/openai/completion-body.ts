@@ -15,15 +15,20 @@ export type PromptInput = string | readonly JsonValue[];
 export interface CompletionBody extends CommonBody {
   readonly prompts: readonly PromptInput[];
   readonly addSpecialTokens: boolean;
+  /** Whether each choice's text starts with its prompt. */
+  readonly echo: boolean;
 }
 
 /** @throws {RequestError} `invalid_request` */
 export function readCompletionBody(body: JsonObject): CompletionBody {
   const common = readCommonBody(body, COMPLETION_FIELDS, (fields) => fields.integer("logprobs", 0, MAX_LOGPROBS));
   const fields = new Fields(body);
+  const echo = fields.boolean("echo") ?? false;
+  if (echo && common.params.logprobs !== null) throw badField("logprobs", "of a prompt are not served: leave it out, or echo");
   return {
     ...common,
     prompts: readPrompts(fields.required("prompt", fields.raw("prompt"))),
+    echo,
     addSpecialTokens: fields.boolean("add_special_tokens") ?? true,
   };
 }

@@ -19,8 +19,9 @@ export class CompletionFormat implements AnswerFormat {
     this.#context = context;
   }
 
-  opening(): object[] {
-    return [];
+  opening(choice: number): object[] {
+    const prefix = this.#context.prefixOf(choice);
+    return prefix === "" ? [] : [{ ...this.#head(), choices: [this.#choice(choice, prefix, [], { finish_reason: null, stop_reason: null })] }];
   }
 
   pieces(choice: number, { text, tokens, finish }: GenerationEvent): object[] {
@@ -36,7 +37,7 @@ export class CompletionFormat implements AnswerFormat {
 
   whole(choices: readonly WholeChoice[], usage: AnswerUsage): object {
     const written = choices.map(({ text, tokens, finishReason, stopReason }, i) => {
-      const choice = this.#choice(i, text, tokens, { finish_reason: finishReason, stop_reason: stopReason });
+      const choice = this.#choice(i, this.#context.prefixOf(i) + text, tokens, { finish_reason: finishReason, stop_reason: stopReason });
       return this.#context.returnTokenIds
         ? { ...choice, prompt_token_ids: this.#context.promptOf(i) }
         : choice;

@@ -20,6 +20,7 @@ export const SAMPLING_FIELDS = {
   max_tokens: "maxTokens",
   min_tokens: "minTokens",
   n: "n",
+  best_of: "bestOf",
   logit_bias: "logitBias",
   ignore_eos: "ignoreEos",
   include_stop_str_in_output: "includeStopStrInOutput",
@@ -37,6 +38,8 @@ const COMMON_FIELDS = [
   "return_token_ids",
   "return_tokens_as_token_ids",
   "return_timeline",
+  "priority",
+  "timeout",
 ] as const;
 
 /** For a service's books: they change no answer, so any value is taken and none is kept. */
@@ -56,8 +59,6 @@ interface Unserved {
 }
 
 const COMMON_UNSERVED: Unserved = {
-  best_of: [1],
-  echo: [false],
   use_beam_search: [false],
   length_penalty: [1, 0],
   early_stopping: [false],
@@ -69,7 +70,6 @@ const COMMON_UNSERVED: Unserved = {
   detokenize: [true],
   thinking_token_budget: [],
   disaggregated_params: [],
-  priority: [0],
   cache_salt: [],
 };
 
@@ -79,26 +79,32 @@ export interface FieldTable {
 }
 
 export const COMPLETION_FIELDS: FieldTable = {
-  own: ["prompt", "add_special_tokens"],
+  own: ["prompt", "add_special_tokens", "echo"],
   unserved: { ...COMMON_UNSERVED, suffix: [""] },
 };
 
 export const CHAT_FIELDS: FieldTable = {
-  own: ["messages", "top_logprobs", "max_completion_tokens", "add_generation_prompt"],
+  own: [
+    "messages",
+    "top_logprobs",
+    "max_completion_tokens",
+    "add_generation_prompt",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "documents",
+    "chat_template_kwargs",
+  ],
   unserved: {
     ...COMMON_UNSERVED,
+    echo: [false],
     add_special_tokens: [false],
     prompt_token_ids: [],
-    tools: [],
-    tool_choice: ["none"],
-    parallel_tool_calls: [true, false],
     functions: [],
     function_call: ["none"],
     reasoning_effort: [],
     verbosity: [],
-    documents: [],
     chat_template: [],
-    chat_template_kwargs: [],
     mm_processor_kwargs: [],
     modalities: [],
     audio: [],

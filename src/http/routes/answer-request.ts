@@ -4,7 +4,7 @@ import type { Grammar } from "../../core/grammar.ts";
 import type { Runtime } from "../../runtime/runtime.ts";
 import type { WantedGrammar } from "../openai/structured-output.ts";
 import { bodyField, type CommonBody } from "../openai/common-body.ts";
-import { generateAll, httpDefaults, prepareRequests } from "../../runtime/requests.ts";
+import { generateAll, httpDefaults, prepareRequests, resolveChoices } from "../../runtime/requests.ts";
 import { Answer } from "../answer.ts";
 import { logFault } from "../log-fault.ts";
 import { requestIdOf } from "../request-id.ts";
@@ -18,6 +18,8 @@ export interface Ask {
   readonly body: CommonBody;
   /** Token ids of each prompt, checked. */
   readonly prompts: readonly (readonly number[])[];
+  /** What the choices of each prompt start with, given the tokens in use; left out for nothing. */
+  readonly prefixOf?: (prompt: number, tokens: readonly number[]) => string;
   readonly idPrefix: "cmpl" | "chatcmpl";
   readonly formatOf: (context: AnswerContext) => AnswerFormat;
 }
@@ -45,11 +47,13 @@ export async function answerRequest(deps: HttpDependencies, request: Request, as
     prompts,
     adapter,
     grammar,
+    timeoutMs: body.timeoutMs,
+    priority: body.priority,
     params: body.params,
     defaults: httpDefaults,
     fieldName: bodyField,
   });
-  const numChoices = requests.length / prompts.length;
+  const { numWanted, numGenerated } = resolveChoices(body.params, bodyField);
   const format = ask.formatOf({
     id: `${ask.idPrefix}-${crypto.randomUUID().replaceAll("-", "")}`,
     model: body.model,
@@ -59,7 +63,11 @@ export async function answerRequest(deps: HttpDependencies, request: Request, as
     tokensAsIds: body.tokensAsIds,
     skipSpecialTokens: body.params.skipSpecialTokens ?? true,
     returnTokenIds: body.returnTokenIds,
-    promptOf: (choice) => prompts[Math.floor(choice / numChoices)]!,
+    promptOf: (choice) => prompts[Math.floor(choice / numWanted)]!,
+    prefixOf: (choice) => {
+      const prompt = Math.floor(choice / numWanted);
+      return ask.prefixOf?.(prompt, prompts[prompt]!) ?? "";
+    },
   });
   const startMs = clock.nowMs();
   const startUnixMs = Date.now();
@@ -89,7 +97,7 @@ export async function answerRequest(deps: HttpDependencies, request: Request, as
   const onEnd = deps.keepOpen(request);
   const digest = () => (adapter === null ? null : runtime.adapterDigest(adapter));
   const headers = () => digestHeader(digest());
-  if (!body.stream) return sendWhole(answer, headers).finally(onEnd);
+  if (!body.stream) return sendWhole(answer, { numWanted, numGenerated }, headers).finally(onEnd);
   // Headers that leave before the adapter was read could not say which one it is.
   const patience = adapter !== null && digest() === null ? LOAD_PATIENCE : 1;
   return sendEvents(answer, { ...body, ...deps, headersAfterMs: deps.headersAfterMs * patience, headers, onEnd });
