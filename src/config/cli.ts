@@ -5,6 +5,7 @@ import { ConfigError } from "../core/errors.ts";
 import { type Given, givenEnvironment, givenFlag, parseFlag, type Resolved, resolveConfig } from "./resolve.ts";
 import { integer, number } from "./setting.ts";
 import { flagOf, SETTINGS } from "./settings.ts";
+import { ownArguments } from "./trtllm-arguments.ts";
 import { readYaml } from "./yaml-file.ts";
 
 /** Documented in `--help`. */
@@ -117,7 +118,8 @@ export function parseCommandLine(argv: readonly string[], environment: CliEnviro
     command.exitOverride().configureOutput({ writeOut: (text) => (printed += text), writeErr: () => undefined });
   }
   try {
-    program.parse([...argv], { from: "user" });
+    const flags = new Set([serve, generate, inspect].flatMap((command) => command.options.map(({ long }) => long)));
+    program.parse(ownArguments(argv, (flag) => flags.has(flag)), { from: "user" });
   } catch (thrown) {
     if (!(thrown instanceof CommanderError)) throw thrown;
     if (thrown.exitCode !== 0) throw usageError(thrown, program);

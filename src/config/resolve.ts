@@ -3,7 +3,7 @@ import { ConfigError } from "../core/errors.ts";
 import { didYouMean } from "../core/nearest.ts";
 import { type Setting, WrongValue } from "./setting.ts";
 import { type Config, flagOf, isServerOnly, SECTIONS, SETTINGS, snakeCase, type Section } from "./settings.ts";
-import { notServed } from "./trtllm-keys.ts";
+import { isHarmless, notServed, unservedKey } from "./trtllm-keys.ts";
 
 /** A value that somebody wrote, checked, with the place where it was written. */
 export interface Given {
@@ -56,17 +56,21 @@ export function givenOptions(options: object, user: "library" | "server" = "libr
     if (value === undefined) return [];
     if (isSection(name)) {
       if (typeof value !== "object" || value === null) throw wrong(name, "must be an object of settings");
-      return Object.entries(value).map(([inner, each]: [string, unknown]) => givenOption(`${name}.${inner}`, each));
+      return Object.entries(value).flatMap(([inner, each]: [string, unknown]) => givenOption(`${name}.${inner}`, each));
     }
     if (user === "library" && isServerOnly(name)) throw wrong(name, "is a setting of the server, which a program does not start; leave it out");
-    return [givenOption(name, value)];
+    return givenOption(name, value);
   });
 }
 
-function givenOption(name: string, value: unknown): Given {
-  const setting = SETTINGS.get(name);
-  if (setting === undefined) throw wrong(name, notServed(yamlName(name)) ?? `is not a setting${nearestTo(name)}`);
-  return { setting: name, value: readSetting(name, value, name), source: name };
+function givenOption(name: string, value: unknown): Given[] {
+  const unserved = unservedKey(yamlName(name));
+  if (unserved !== undefined) {
+    if (isHarmless(unserved, value)) return [];
+    throw wrong(name, notServed(unserved, "a key"));
+  }
+  if (!SETTINGS.has(name)) throw wrong(name, `is not a setting${nearestTo(name)}`);
+  return [{ setting: name, value: readSetting(name, value, name), source: name }];
 }
 
 const nearestTo = (name: string): string => didYouMean(name, [...SETTINGS.keys(), ...Object.keys(SECTIONS)]);

@@ -4,7 +4,7 @@ import { ConfigError } from "../core/errors.ts";
 import { didYouMean } from "../core/nearest.ts";
 import { type Given, isSection, readSetting, yamlName } from "./resolve.ts";
 import { camelCase, SECTIONS, SETTINGS, snakeCase } from "./settings.ts";
-import { notServed } from "./trtllm-keys.ts";
+import { isHarmless, notServed, unservedKey } from "./trtllm-keys.ts";
 
 const MAX_CHARS = 1024 * 1024;
 
@@ -35,29 +35,32 @@ class YamlReader {
     return this.#entries(root as Node, "the file").flatMap(({ key, keyAt, value, valueAt }) => {
       const name = camelCase(key);
       if (key !== name && isSection(name)) return this.#section(name, value, valueAt);
-      return [this.#setting(name, key, keyAt, value, valueAt)];
+      return this.#setting(name, key, keyAt, value, valueAt);
     });
   }
 
   #section(section: keyof typeof SECTIONS, value: Node | null, at: number): Given[] {
     if (value === null || isNull(value)) return [];
     if (!isMap(this.#resolved(value))) throw this.#fail(at, `${yamlName(section)} must be a map of settings`);
-    return this.#entries(value, yamlName(section)).map((entry) =>
+    return this.#entries(value, yamlName(section)).flatMap((entry) =>
       this.#setting(`${section}.${camelCase(entry.key)}`, `${yamlName(section)}.${entry.key}`, entry.keyAt, entry.value, entry.valueAt),
     );
   }
 
-  #setting(place: string, key: string, keyAt: number, value: Node | null, valueAt: number): Given {
-    // A camelCase key would be found too, but files are written in snake_case.
+  #setting(place: string, key: string, keyAt: number, value: Node | null, valueAt: number): Given[] {
+    const unserved = unservedKey(key);
+    if (unserved !== undefined) {
+      if (isHarmless(unserved, value === null || isScalar(value) ? this.#plain(value) : value)) return [];
+      throw this.#fail(keyAt, `${key} ${notServed(unserved, "a key")}`, key);
+    }
+    // A camelCase key would be found too, but files are written in snake_case or kebab-case.
     if (!SETTINGS.has(place) || yamlName(place) !== key) throw this.#unknown(key, keyAt);
     const source = this.#place(keyAt);
     const plain = this.#plain(value);
-    return { setting: place, value: readSetting(place, plain, `${this.#place(valueAt)}: ${key}`, key), source: `${source} (${key})` };
+    return [{ setting: place, value: readSetting(place, plain, `${this.#place(valueAt)}: ${key}`, key), source: `${source} (${key})` }];
   }
 
   #unknown(key: string, at: number): ConfigError {
-    const problem = notServed(key);
-    if (problem !== undefined) return this.#fail(at, `${key} ${problem}`, key);
     const near = neighbours(key);
     const hint = near.length === 1 ? ` (did you mean ${near[0]}?)` : didYouMean(key, near);
     return this.#fail(at, `${key} is not a setting${hint}`, key);
@@ -69,7 +72,7 @@ class YamlReader {
     return map.items.map(({ key, value }) => {
       const keyAt = (key as Node).range?.[0] ?? 0;
       if (!isScalar(key) || typeof key.value !== "string") throw this.#fail(keyAt, "a key must be a name");
-      return { key: key.value, keyAt, value: value as Node | null, valueAt: (value as Node | null)?.range?.[0] ?? keyAt };
+      return { key: key.value.replaceAll("-", "_"), keyAt, value: value as Node | null, valueAt: (value as Node | null)?.range?.[0] ?? keyAt };
     });
   }
 

@@ -126,8 +126,8 @@ export class GrammarThread {
     this.#isSpent = true;
     this.#worker.terminate();
     const error = cause instanceof RequestError ? cause : lost(cause);
-    for (const grammar of [...this.#compiling.keys()]) this.#settle(grammar, ({ reject }) => reject(error));
-    for (const cursor of [...this.#cursors.values()]) cursor.fail(lost(cause));
+    for (const grammar of this.#compiling.keys()) this.#settle(grammar, ({ reject }) => reject(error));
+    for (const cursor of this.#cursors.values()) cursor.fail(lost(cause));
   }
 
   #send(command: GrammarCommand): void {

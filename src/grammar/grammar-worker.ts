@@ -118,7 +118,7 @@ const compileSchema = (schema: string, isClosed: boolean): Promise<CompiledGramm
 const reason = (printed: string): string | undefined => /\[FATAL\] \S+:\d+: (?:Check failed: .* is false: )?(.{1,400}?)(?:Aborted|$)/s.exec(printed)?.[1];
 
 const literal = (text: string): string =>
-  `"${[...text].map((char) => (/[A-Za-z0-9 ]/.test(char) ? char : `\\U${char.codePointAt(0)!.toString(16).padStart(8, "0")}`)).join("")}"`;
+  `"${text.replaceAll(/[^A-Za-z0-9 ]/gu, (char) => `\\U${char.codePointAt(0)!.toString(16).padStart(8, "0")}`)}"`;
 
 async function writeMask({ matcher, mask }: Cursor): Promise<void> {
   if (matcher.isTerminated()) mask.fill(0);

@@ -9,7 +9,7 @@ import { discoverAdapters, type NamedAdapter } from "../lora/adapter-paths.ts";
 import type { AdapterLimits } from "../lora/assemble-adapter.ts";
 import type { AdapterWeights } from "../lora/adapter-weights.ts";
 import { type CheckpointSource, readAdapter } from "../lora/read-adapter.ts";
-import { targetModules } from "../lora/target-modules.ts";
+import { checkModuleNames, targetModules } from "../lora/target-modules.ts";
 import { loadModel } from "../model/load-model.ts";
 import { type AdapterSource, findAdapterSources, findModel, SourceLoads, type SourceOptions, sourcesOf } from "./find-sources.ts";
 import { createLocalRuntime, type LocalRuntime } from "./local-runtime.ts";
@@ -87,7 +87,7 @@ const MAX_CHECKED_ADAPTERS = 64;
  * @throws {NativeError} `backend_unavailable`
  */
 export async function openRuntime(options: OpenOptions): Promise<Opened> {
-  refuseUnserved(options);
+  checkModuleNames(options.loraConfig.trtllmModulesToHfModules);
   const chosen = chooseBackend(options.backend);
   const format = options.dtype === "auto" ? "bfloat16" : options.dtype;
   const limits = adapterLimits(options);
@@ -146,15 +146,6 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     ...(options.onFailure === undefined ? {} : { onFailure: options.onFailure }),
   });
   return { runtime, backendReason: chosen.reason, modelOrigin: base.origin, served, refused };
-}
-
-/** Adapters that need these would be answered wrongly without them. */
-function refuseUnserved({ loraConfig }: OpenOptions): void {
-  const unserved = (field: string, problem: string): ConfigError =>
-    new ConfigError("config_invalid", `lora_config.${field} ${problem}`, { field: `lora_config.${field}` });
-  if (Object.keys(loraConfig.trtllmModulesToHfModules).length > 0) {
-    throw unserved("trtllm_modules_to_hf_modules", "is not served yet; adapters are matched by the model's own module names");
-  }
 }
 
 /**

@@ -66,7 +66,7 @@ describe("constructor options", () => {
     [{ port: 1 }, "port is a setting of the server, which a program does not start; leave it out"],
     [{ apiKey: ["k"] }, "apiKey is a setting of the server"],
     [{ servedModelName: "m" }, "servedModelName is a setting of the server"],
-    [{ kvCacheConfig: { freeGpuMemoryFraction: 0.5 } }, "kvCacheConfig.freeGpuMemoryFraction is a key of TensorRT-LLM that is known, not supported: this build has no GPU"],
+    [{ kvCacheConfig: { freeGpuMemoryFraction: 0.5 } }, "kvCacheConfig.freeGpuMemoryFraction is a key of TensorRT-LLM that is known, not supported: set kv_cache_config.max_tokens instead"],
   ])("%p are refused by name", (options, message) => {
     expect(() => givenOptions(options)).toThrow(message);
   });

@@ -63,7 +63,7 @@ test("no text makes a reader throw, and text without marks passes unchanged", ()
   const forms: readonly ToolCallForm[] = ["hermes", "llama3_json", "mistral", "list"];
   const pieces = fc.array(fc.oneof(fc.string(), fc.constantFrom("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "{", "}", '"name"', ":", '"', "[", "]", ";", ",")));
   fc.assert(fc.property(fc.constantFrom(...forms), pieces, (form, texts) => void read(form, texts)), { numRuns: 500 });
-  fc.assert(fc.property(fc.string().filter((text) => !/[<[{]/.test(text)), (text) => expect(read("hermes", [...text]).content).toBe(text)));
+  fc.assert(fc.property(fc.string().filter((text) => !/[<[{]/.test(text)), (text) => expect(read("hermes", text.split("")).content).toBe(text)));
 });
 
 test("arguments leave as they come", () => {

@@ -97,7 +97,8 @@ describe("what cannot be opened", () => {
     [{ model: "no/such/model" }, 'the model "no/such/model" is not a directory'],
     [{ loraConfig: { loraTargetModules: ["attn_p"] } }, 'got "attn_p" (did you mean attn_q?)'],
     [{ loraConfig: { loraTargetModules: ["constructor"] } }, "lora_target_modules must be among attn_qkv, attn_q"],
-    [{ loraConfig: { trtllmModulesToHfModules: { attn_q: ["q"] } } }, "lora_config.trtllm_modules_to_hf_modules is not served yet"],
+    [{ loraConfig: { trtllmModulesToHfModules: { attn_q: ["q"] } } }, "lora_config.trtllm_modules_to_hf_modules may name q_proj for attn_q, not q; adapters are matched"],
+    [{ loraConfig: { trtllmModulesToHfModules: { attn: ["q_proj"] } } }, "not attn; adapters are matched"],
   ])("is %p, a mistake of the settings", async (options, message) => {
     await expect(open(options)).rejects.toMatchObject({ errorCode: "config_invalid", message: expect.stringContaining(message) });
   });

@@ -43,7 +43,7 @@ const COMMON_FIELDS = [
 ] as const;
 
 /** For a service's books: they change no answer, so any value is taken and none is kept. */
-const IGNORED_FIELDS = [
+export const IGNORED_FIELDS = [
   "user",
   "metadata",
   "store",
