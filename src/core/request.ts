@@ -25,6 +25,8 @@ export interface GenerationEvent {
   /** New text, always whole code points; may be empty while a stop string or a character is incomplete. */
   readonly text: string;
   readonly tokens: readonly SampledToken[];
+  /** How likely each token of the prompt was, from its second on; with the first event of a sequence that asked for it. */
+  readonly prompt?: readonly SampledToken[];
   /** Present on the last event only. */
   readonly finish: Finish | null;
 }

@@ -36,6 +36,8 @@ export interface Sampling {
   readonly skipSpecialTokens: boolean;
   /** Most likely tokens reported per step, 0 to 20; `null` for no log-probabilities at all. */
   readonly logprobs: number | null;
+  /** The same for each token of the prompt but the first; left out or `null` for none. */
+  readonly promptLogprobs?: number | null;
 }
 
 export type FinishReason = "stop" | "length" | "cancelled" | "timeout" | "shutdown" | "error";

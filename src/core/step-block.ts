@@ -1,7 +1,7 @@
 /** Writes a `Step` as the words of `step-layout.ts`, and reads a result back. */
 import { invariant } from "./errors.ts";
 import type { SampledToken } from "./sampling.ts";
-import type { Step, StepResult, StepSample } from "./step.ts";
+import type { Step, StepResult, StepSample, StepScore, StepSequence } from "./step.ts";
 import {
   ABI_VERSION,
   ADJUSTMENT,
@@ -62,13 +62,18 @@ function countStep(step: Step): StepCounts {
     counts.pages += sequence.pages.length;
     if (sequence.slot >= 0 && sequence.slot !== previousSlot) counts.segments++;
     previousSlot = sequence.slot;
-    if (sequence.sample !== null) {
+    for (const { sample } of samplesOf(sequence)) {
       counts.samples++;
-      counts.adjustments += sequence.sample.adjustments.length;
-      counts.allowedWords += sequence.sample.allowed?.length ?? 0;
+      counts.adjustments += sample.adjustments.length;
+      counts.allowedWords += sample.allowed?.length ?? 0;
     }
   }
   return counts;
+}
+
+/** Every sample of a sequence with its row. */
+function samplesOf({ tokens, sample, scores = [] }: StepSequence): readonly StepScore[] {
+  return sample === null ? scores : [...scores, { row: tokens.length - 1, sample }];
 }
 
 /** Words that a block of this many parts takes; backends size their memory with it. */
@@ -160,24 +165,25 @@ export function encodeStep(step: Step, block: StepBlock): void {
     }
     previousSlot = sequence.slot;
 
+    const firstRow = row;
     for (let i = 0; i < numRows; i++, row++) {
       words[tokensAt + row] = sequence.tokens[i]!;
       words[positionsAt + row] = sequence.position + i;
       words[sequenceOfRowAt + row] = s;
     }
-    if (sequence.sample !== null) {
-      writeSample(block, sample, row - 1, sequence.sample, adjustment);
-      for (const entry of sequence.sample.adjustments) {
+    for (const wanted of samplesOf(sequence)) {
+      writeSample(block, sample, firstRow + wanted.row, wanted.sample, adjustment);
+      for (const entry of wanted.sample.adjustments) {
         const to = adjustmentsAt + ADJUSTMENT_WORDS * adjustment++;
         words[to + ADJUSTMENT.token] = entry.token;
         words[to + ADJUSTMENT.generatedCount] = entry.generatedCount;
         words[to + ADJUSTMENT.seen] = entry.seen ? 1 : 0;
         block.floats[to + ADJUSTMENT.bias] = entry.bias;
       }
-      if (sequence.sample.allowed !== undefined) {
+      if (wanted.sample.allowed !== undefined) {
         words[sample + SAMPLE.allowedAt] = allowed;
-        words.set(sequence.sample.allowed, allowed);
-        allowed += sequence.sample.allowed.length;
+        words.set(wanted.sample.allowed, allowed);
+        allowed += wanted.sample.allowed.length;
       }
       sample += SAMPLE_WORDS;
     }

@@ -18,6 +18,15 @@ export interface StepSequence {
   readonly slot: SlotId;
   /** Present when the last row's logits are wanted: a decode row, or the end of a prompt. */
   readonly sample: StepSample | null;
+  /** Further rows whose logits are wanted, ascending, none of them the last. Their results come before `sample`'s. */
+  readonly scores?: readonly StepScore[];
+}
+
+/** How likely a row's next token is, which is known already. */
+export interface StepScore {
+  /** Index in `tokens`. */
+  readonly row: number;
+  readonly sample: StepSample;
 }
 
 export interface StepSample {
@@ -43,7 +52,7 @@ export interface Step {
 }
 
 export interface StepResult {
-  /** One entry per sequence that asked for a sample, in step order; `null` where logits were not finite. */
+  /** One entry per sample and score, in step order; `null` where logits were not finite. */
   readonly sampled: readonly (SampledToken | null)[];
   /** Time inside native code. */
   readonly computeMs: number;

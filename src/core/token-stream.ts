@@ -28,6 +28,7 @@ export class TokenStream implements AsyncIterable<GenerationEvent> {
   readonly #onAbandon: () => void;
   #text = "";
   #tokens: SampledToken[] = [];
+  #prompt: SampledToken[] | null = null;
   #numUnread = 0;
   #finish: Finish | null = null;
   /** `finished`: the last piece is in; `ended`: it was read, or the reader left. */
@@ -54,6 +55,12 @@ export class TokenStream implements AsyncIterable<GenerationEvent> {
       this.#numUnread <= this.#limits.maxUnreadTokens &&
       this.#text.length <= this.#limits.maxUnreadChars
     );
+  }
+
+  /** Adds how likely tokens of the prompt were, which go with the first text; bounded by the context, so no cap counts them. */
+  keepPrompt(tokens: readonly SampledToken[]): void {
+    this.#prompt ??= [];
+    for (const token of tokens) this.#prompt.push(token);
   }
 
   /** Adds the last piece; later calls change nothing. */
@@ -87,7 +94,9 @@ export class TokenStream implements AsyncIterable<GenerationEvent> {
   }
 
   #take(): ReadResult {
-    const value: GenerationEvent = { text: this.#text, tokens: this.#tokens, finish: this.#finish };
+    const prompt = this.#prompt === null ? {} : { prompt: this.#prompt };
+    const value: GenerationEvent = { text: this.#text, tokens: this.#tokens, finish: this.#finish, ...prompt };
+    this.#prompt = null;
     this.#text = "";
     this.#tokens = [];
     this.#numUnread = 0;

@@ -3,10 +3,10 @@ import type { Backend } from "../backend/backend.ts";
 import type { Clock } from "../core/clock.ts";
 import { NativeError, toLorikeetError } from "../core/errors.ts";
 import type { SampledToken } from "../core/sampling.ts";
-import type { Step, StepSample, StepSequence } from "../core/step.ts";
+import type { Step, StepSample, StepScore, StepSequence } from "../core/step.ts";
 import { picksToken, type PlanEntry, type StepPlan } from "../schedule/compose-step.ts";
 import { failure } from "../schedule/retire.ts";
-import { appendToken, numGenerated, type Sequence } from "../schedule/sequence.ts";
+import { appendToken, isScoring, numGenerated, type Sequence } from "../schedule/sequence.ts";
 
 /** Only grow. */
 export interface EngineCounters {
@@ -40,7 +40,7 @@ export class Engine {
    */
   async runStep(plan: StepPlan): Promise<void> {
     const result = await this.#backend.run(toStep(plan));
-    const numSampled = plan.entries.reduce((sum, entry) => sum + (picksToken(entry) ? 1 : 0), 0);
+    const numSampled = plan.entries.reduce((sum, entry) => sum + numScores(entry) + (picksToken(entry) ? 1 : 0), 0);
     if (result.sampled.length !== numSampled) {
       throw new NativeError(
         "backend_failed",
@@ -52,8 +52,10 @@ export class Engine {
     const nowMs = this.#clock.nowMs();
     let next = 0;
     for (const entry of plan.entries) {
+      const scores = result.sampled.slice(next, (next += numScores(entry)));
       const token = picksToken(entry) ? result.sampled[next++]! : undefined;
       entry.sequence.computed = entry.position + entry.numRows;
+      if (scores.length > 0 && entry.sequence.ending === null) score(entry.sequence, scores);
       if (token !== undefined && entry.sequence.ending === null) {
         this.#apply(entry.sequence, token, nowMs);
       }
@@ -62,12 +64,7 @@ export class Engine {
 
   #apply(sequence: Sequence, token: SampledToken | null, nowMs: number): void {
     if (token === null) {
-      sequence.ending = failure(
-        new NativeError(
-          "non_finite_logits",
-          "the model's output for this request was not a finite number; check the adapter's weights",
-        ),
-      );
+      sequence.ending = failure(notFinite());
       return;
     }
     appendToken(sequence, token.id);
@@ -85,6 +82,19 @@ export class Engine {
   }
 }
 
+/** Rows whose next token is one of the prompt's and is to be scored; not again for those computed a second time. */
+function numScores({ sequence, position, numRows }: PlanEntry): number {
+  if (!isScoring(sequence)) return 0;
+  return Math.max(0, Math.min(position + numRows, sequence.promptLength - 1) - Math.max(position, sequence.scored));
+}
+
+function score(sequence: Sequence, scores: readonly (SampledToken | null)[]): void {
+  const finite = scores.filter((token) => token !== null);
+  if (finite.length < scores.length) sequence.ending = failure(notFinite());
+  sequence.scored += scores.length;
+  sequence.output.score?.(finite);
+}
+
 /** @complexity O(sequences); tokens are views, page tables and adjustments are shared with the records */
 export const toStep = (plan: StepPlan): Step => ({ sequences: plan.entries.map(toStepSequence) });
 
@@ -96,8 +106,23 @@ function toStepSequence(entry: PlanEntry): StepSequence {
     pages: sequence.pages,
     slot,
     sample: picksToken(entry) ? toSample(sequence) : null,
+    ...(isScoring(sequence) ? { scores: toScores(entry) } : {}),
   };
 }
+
+function toScores(entry: PlanEntry): StepScore[] {
+  const { sequence, position } = entry;
+  const first = Math.max(position, sequence.scored);
+  return Array.from({ length: numScores(entry) }, (_, i) => {
+    // A bias that no logit outweighs: the sampler then picks the token that is there, and reports it.
+    const adjustments = [{ token: sequence.tokens[first + i + 1]!, generatedCount: 0, seen: false, bias: 1e30 }];
+    const sampling = { ...sequence.sampling, temperature: 0, repetitionPenalty: 1, presencePenalty: 0, frequencyPenalty: 0, logprobs: sequence.sampling.promptLogprobs ?? 0 };
+    return { row: first + i - position, sample: { sampling, counter: 0, adjustments } };
+  });
+}
+
+const notFinite = (): NativeError =>
+  new NativeError("non_finite_logits", "the model's output for this request was not a finite number; check the adapter's weights");
 
 function toSample(sequence: Sequence): StepSample {
   const { sampling, output } = sequence;

@@ -42,6 +42,8 @@ export interface SamplingParams {
   readonly bestOf?: number | null;
   /** Alternatives reported per token, 0 to 20. */
   readonly logprobs?: number | null;
+  /** The same for each token of the prompt but the first. */
+  readonly promptLogprobs?: number | null;
   readonly ignoreEos?: boolean | null;
   /** Up to 300 token ids with what is added to their logits. */
   readonly logitBias?: Readonly<Record<string, number>> | null;
@@ -100,6 +102,7 @@ const FIELDS = [
   "n",
   "bestOf",
   "logprobs",
+  "promptLogprobs",
   "ignoreEos",
   "logitBias",
   "includeStopStrInOutput",
@@ -134,6 +137,7 @@ export function resolveSampling(params: SamplingParams, context: SamplingContext
 
   const minP = numberField(params.minP, name("minP"), 0, 1) ?? 0;
   const { maxTokens, minTokens } = resolveLength(params, context);
+  const promptLogprobs = integerField(params.promptLogprobs, name("promptLogprobs"), 0, MAX_LOGPROBS);
   const ignoresEos = booleanField(params.ignoreEos, name("ignoreEos"), false);
   const eosTokenIds = ignoresEos ? [] : context.eosTokenIds;
   const stopTokenIds = new Set([...eosTokenIds, ...resolveStopTokens(params, context)]);
@@ -158,6 +162,7 @@ export function resolveSampling(params: SamplingParams, context: SamplingContext
     stop: resolveStops(params, context),
     includeStop: booleanField(params.includeStopStrInOutput, name("includeStopStrInOutput"), false),
     skipSpecialTokens: booleanField(params.skipSpecialTokens, name("skipSpecialTokens"), true),
+    ...(promptLogprobs === null ? {} : { promptLogprobs }),
     // What decides between outputs is how likely they are.
     logprobs: integerField(params.logprobs, name("logprobs"), 0, MAX_LOGPROBS) ?? (numGenerated > numWanted ? 0 : null),
   };

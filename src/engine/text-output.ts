@@ -94,6 +94,10 @@ export class TextOutput implements SequenceOutput {
     return hasRoom ? null : { reason: "cancelled", stopReason: null, error: null };
   }
 
+  score(tokens: readonly SampledToken[]): void {
+    this.#stream.keepPrompt(tokens);
+  }
+
   finish(finish: Finish): void {
     this.#grammar?.end();
     this.#stream.end(this.#tail(), this.#lastTokens, finish);

@@ -14,6 +14,7 @@ export async function sendWhole(answer: Answer, { numWanted, numGenerated }: Cho
   const choices = answer.generations.map(() => ({
     text: "",
     tokens: [] as SampledToken[],
+    prompt: null as WholeChoice["prompt"],
     finishReason: "",
     stopReason: null as WholeChoice["stopReason"],
   }));
@@ -22,6 +23,7 @@ export async function sendWhole(answer: Answer, { numWanted, numGenerated }: Cho
       const whole = choices[choice]!;
       whole.text += event.text;
       for (const token of event.tokens) whole.tokens.push(token);
+      whole.prompt ??= event.prompt ?? null;
       if (event.finish === null) continue;
       whole.finishReason = event.finish.reason;
       whole.stopReason = event.finish.stopReason;

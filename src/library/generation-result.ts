@@ -1,7 +1,7 @@
 /** One prompt under way: awaitable for the whole, iterable for its pieces. */
 import { toLorikeetError } from "../core/errors.ts";
 import type { Generation } from "../runtime/runtime.ts";
-import { CompletionOutput, RequestOutput } from "./outputs.ts";
+import { CompletionOutput, promptLogprobsOf, RequestOutput } from "./outputs.ts";
 
 export interface StartedPrompt {
   readonly prompt: string | null;
@@ -69,9 +69,13 @@ export class GenerationResult implements PromiseLike<RequestOutput>, AsyncIterab
         pending.set(i, next(i));
         for (const output of outputs) output.textDiff = "";
         outputs[i]!.apply(result.value);
+        if (result.value.prompt !== undefined) request.promptLogprobs ??= promptLogprobsOf(result.value.prompt);
         if (!picksBest) yield request;
       }
-      if (picksBest) yield new RequestOutput(request.requestId, prompt, tokens, likeliest(outputs, numWanted, withLogprobs));
+      if (!picksBest) return;
+      const best = new RequestOutput(request.requestId, prompt, tokens, likeliest(outputs, numWanted, withLogprobs));
+      best.promptLogprobs = request.promptLogprobs;
+      yield best;
     } catch (thrown) {
       throw toLorikeetError(thrown);
     } finally {

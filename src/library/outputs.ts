@@ -55,6 +55,9 @@ export class CompletionOutput {
   }
 }
 
+/** Of tokens of the prompt, from the second on. */
+export const promptLogprobsOf = (tokens: readonly SampledToken[]): RequestOutput["promptLogprobs"] => [null, ...tokens.map(alternatives)];
+
 function alternatives(token: SampledToken): ReadonlyMap<number, Logprob> {
   const map = new Map(token.top.map(({ id, logprob }, i) => [id, { logprob, rank: i + 1 }]));
   if (!map.has(token.id)) map.set(token.id, { logprob: token.logprob, rank: token.rank });
@@ -68,6 +71,8 @@ export class RequestOutput {
   readonly prompt: string | null;
   readonly promptTokenIds: readonly number[];
   readonly outputs: readonly [CompletionOutput, ...CompletionOutput[]];
+  /** Per token of the prompt: the alternatives asked for and the token itself, `null` for the first; `null` unless asked for. */
+  promptLogprobs: readonly (ReadonlyMap<number, Logprob> | null)[] | null = null;
 
   constructor(
     requestId: string,

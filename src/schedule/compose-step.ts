@@ -5,7 +5,7 @@ import { hasStartable, nextToStart } from "./fair-order.ts";
 import { reservePages } from "./preempt.ts";
 import { maxRunning, pagesToStart, promisedPages } from "./room.ts";
 import { groupOf, isAged, type ScheduleTable } from "./schedule-table.ts";
-import { isDecoding, numUncomputed, type Sequence } from "./sequence.ts";
+import { isDecoding, isScoring, numUncomputed, type Sequence } from "./sequence.ts";
 
 /** Consecutive positions of one sequence. */
 export interface PlanEntry {
@@ -21,6 +21,8 @@ export interface PlanEntry {
 export interface StepPlan {
   entries: PlanEntry[];
   numRows: number;
+  /** Samples beyond one for each running sequence. */
+  numScores: number;
 }
 
 /** Whether the entry computes the newest token, so that the next one is picked. */
@@ -38,7 +40,7 @@ export const picksToken = (entry: PlanEntry): boolean =>
  * @complexity O(running + starts · groups)
  */
 export function composeStep(table: ScheduleTable, nowMs: number): StepPlan {
-  const plan: StepPlan = { entries: [], numRows: 0 };
+  const plan: StepPlan = { entries: [], numRows: 0, numScores: 0 };
   const numPreempted = table.counters.preemptions;
   table.numComposed++;
   const prefilling: Sequence[] = [];
@@ -68,7 +70,15 @@ function addRows(table: ScheduleTable, plan: StepPlan, sequence: Sequence, numRo
   const { slot } = groupOf(table, sequence.adapter);
   plan.entries.push({ sequence, slot, position: sequence.computed, numRows });
   plan.numRows += numRows;
+  if (isScoring(sequence)) plan.numScores += numRows - 1;
 }
+
+/** Samples that nobody in the step needs, were every running sequence to pick a token. */
+const samplesLeft = ({ limits, running }: ScheduleTable, { numScores }: StepPlan): number => limits.maxSequences - running.length - numScores;
+
+/** Rows that a prompt may take, of those it is given: one that is scored needs a sample for each, its own among them. */
+const scorable = (table: ScheduleTable, plan: StepPlan, sequence: Sequence, numRows: number): number =>
+  isScoring(sequence) ? Math.min(numRows, Math.max(1, samplesLeft(table, plan) + 1)) : numRows;
 
 /** Rows for a prompt: half of what is left while another prompt is behind it. */
 function chunkRows(sequence: Sequence, rowsLeft: number, isLast: boolean): number {
@@ -82,7 +92,7 @@ function continuePrefills(table: ScheduleTable, plan: StepPlan, prefilling: Sequ
     if (rowsLeft === 0) return;
     if (sequence.phase !== "running") continue;
     const isLast = index === prefilling.length - 1 && !hasPlace;
-    const numRows = chunkRows(sequence, rowsLeft, isLast);
+    const numRows = scorable(table, plan, sequence, chunkRows(sequence, rowsLeft, isLast));
     if (reservePages(table, sequence, sequence.computed + numRows)) {
       addRows(table, plan, sequence, numRows);
     }
@@ -92,7 +102,7 @@ function continuePrefills(table: ScheduleTable, plan: StepPlan, prefilling: Sequ
 function startWaiting(table: ScheduleTable, plan: StepPlan, nowMs: number): void {
   if (table.numWaiting === 0) return;
   let promised = promisedPages(table);
-  while (table.running.length < maxRunning(table) && plan.numRows < table.limits.maxRows) {
+  while (table.running.length < maxRunning(table) && plan.numRows < table.limits.maxRows && samplesLeft(table, plan) > 0) {
     const group = nextToStart(table);
     const sequence = group?.waiting[0];
     if (group === undefined || sequence === undefined) return;
@@ -109,7 +119,7 @@ function startWaiting(table: ScheduleTable, plan: StepPlan, nowMs: number): void
     }
     start(table, sequence, nowMs);
     const isLast = table.running.length === maxRunning(table) || !hasStartable(table);
-    const numRows = chunkRows(sequence, table.limits.maxRows - plan.numRows, isLast);
+    const numRows = scorable(table, plan, sequence, chunkRows(sequence, table.limits.maxRows - plan.numRows, isLast));
     growTable(pool, sequence.pages, numRows);
     promised += needed - sequence.pages.length;
     addRows(table, plan, sequence, numRows);
@@ -134,6 +144,7 @@ function start(table: ScheduleTable, sequence: Sequence, nowMs: number): void {
 function giveRest(table: ScheduleTable, plan: StepPlan): void {
   for (const entry of plan.entries) {
     const { sequence } = entry;
+    if (isScoring(sequence)) continue;
     const rowsLeft = table.limits.maxRows - plan.numRows;
     const extra = Math.min(rowsLeft, numUncomputed(sequence) - entry.numRows);
     if (extra <= 0) continue;

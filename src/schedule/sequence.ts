@@ -26,6 +26,8 @@ export interface SequenceOutput {
   readonly allowed?: Int32Array | null;
   /** Takes the next token. @returns how the sequence ends with it, or `null` */
   accept(token: SampledToken): Ending | null;
+  /** Takes how likely tokens of the prompt were, in order. */
+  score?(tokens: readonly SampledToken[]): void;
   /** Lets go what was held back and closes the stream. Called once. */
   finish(finish: Finish): void;
 }
@@ -48,6 +50,8 @@ export interface Sequence {
   /** Prompt and generated tokens; the first `length` count. */
   tokens: Int32Array;
   length: number;
+  /** Positions whose next token has been scored, of a prompt whose tokens are. */
+  scored: number;
   /** Positions whose KV is in the pages; less than `length` while there is something to compute. */
   computed: number;
   readonly pages: PageId[];
@@ -97,6 +101,7 @@ export function createSequence(start: SequenceStart): Sequence {
     promptLength,
     tokens,
     length: promptLength,
+    scored: 0,
     computed: 0,
     pages: [],
     phase: "waiting",
@@ -118,6 +123,10 @@ export const numGenerated = (sequence: Sequence): number => sequence.length - se
 /** Tokens that the sequence may still generate. */
 export const numRemaining = (sequence: Sequence): number =>
   sequence.sampling.maxTokens - numGenerated(sequence);
+
+/** Whether rows of the prompt are still to be scored, each of which takes a sample. */
+export const isScoring = ({ sampling, scored, promptLength }: Sequence): boolean =>
+  (sampling.promptLogprobs ?? null) !== null && scored < promptLength - 1;
 
 /** Tokens whose KV is still to be computed; at least 1 while the sequence lives. */
 export const numUncomputed = (sequence: Sequence): number => sequence.length - sequence.computed;

@@ -12,7 +12,7 @@ import {
 } from "../../src/schedule/schedule-table.ts";
 import {
   appendToken,
-  createSequence,
+  createSequence, isScoring,
   numRemaining,
   type Sequence,
 } from "../../src/schedule/sequence.ts";
@@ -44,6 +44,8 @@ export interface Asked {
   readonly maxTokens?: number;
   readonly deadlineMs?: number;
   readonly priority?: number;
+  /** Whether its prompt's tokens are scored. */
+  readonly isScored?: boolean;
   /** Whether the tokens that may come next are known. */
   readonly isReady?: () => boolean;
 }
@@ -59,7 +61,7 @@ export function submit(table: ScheduleTable, asked: Asked = {}): Sequence {
     id: asRequestId(id),
     adapter: asked.adapter === undefined ? null : asAdapterId(asked.adapter),
     promptTokens: Array.from({ length: asked.prompt ?? 4 }, (_, index) => index),
-    sampling: samplingWith({ maxTokens: asked.maxTokens ?? 4 }),
+    sampling: samplingWith({ maxTokens: asked.maxTokens ?? 4, ...(asked.isScored === true ? { promptLogprobs: 0 } : {}) }),
     output: {
       adjustments: () => [],
       get isReady() {
@@ -91,6 +93,7 @@ export function compute(table: ScheduleTable, plan: StepPlan): Retired[] {
     const { sequence } = entry;
     const picks = picksToken(entry);
     sequence.computed = entry.position + entry.numRows;
+    if (isScoring(sequence)) sequence.scored = Math.max(sequence.scored, Math.min(sequence.computed, sequence.promptLength - 1));
     if (!picks) continue;
     appendToken(sequence, 7);
     if (numRemaining(sequence) === 0) {

@@ -51,7 +51,7 @@ const completionCases: readonly Case[] = [
   ["21 logprobs", { ...completion, logprobs: 21 }, BAD, INVALID, "logprobs", "logprobs must be a whole number from 0 to 20, got 21"],
   ["logprobs as in chat", { ...completion, logprobs: true }, BAD, INVALID, "logprobs", "logprobs must be a whole number from 0 to 20, got true"],
   ["echo as text", { ...completion, echo: "yes" }, BAD, INVALID, "echo", 'echo must be true or false, got "yes"'],
-  ["log-probabilities of an echoed prompt", { ...completion, echo: true, logprobs: 1 }, BAD, INVALID, "logprobs", "logprobs of a prompt are not served"],
+  ["no tokens without an echo", { ...completion, max_tokens: 0 }, BAD, INVALID, "max_tokens", "max_tokens must be a whole number of at least 1"],
   ["best_of below n", { ...completion, n: 2, best_of: 1 }, BAD, INVALID, "best_of", "best_of must be at least n (2), got 1"],
   ["best_of as a stream", { ...completion, best_of: 2, stream: true }, BAD, INVALID, "best_of", "best_of must equal n with stream: true"],
   ["the best of greedy outputs", { ...completion, best_of: 2, temperature: 0 }, BAD, INVALID, "best_of", "best_of must be left out with greedy sampling"],

@@ -1,7 +1,8 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import { composeStep } from "../../src/schedule/compose-step.ts";
+import { composeStep, picksToken } from "../../src/schedule/compose-step.ts";
 import { endAll, endingOf } from "../../src/schedule/retire.ts";
+import { isScoring } from "../../src/schedule/sequence.ts";
 import {
   checkTable,
   compute,
@@ -14,7 +15,7 @@ import {
 
 describe("composition of a step", () => {
   test("is empty when nothing waits", () => {
-    expect(composeStep(tableWith(), 0)).toEqual({ entries: [], numRows: 0 });
+    expect(composeStep(tableWith(), 0)).toEqual({ entries: [], numRows: 0, numScores: 0 });
   });
 
   test("computes a short prompt whole and then one row per token", () => {
@@ -170,6 +171,7 @@ describe("preemption", () => {
       prompt: fc.integer({ min: 1, max: 30 }),
       maxTokens: fc.integer({ min: 1, max: 10 }),
       atStep: fc.nat(30),
+      isScored: fc.boolean(),
     });
     const shape = fc.record({
       maxRows: fc.integer({ min: 1, max: 20 }),
@@ -183,14 +185,16 @@ describe("preemption", () => {
         const firstStarts = new Map<number | null, number[]>();
         let numEnded = 0;
         for (let step = 0; step < 5000; step++) {
-          for (const { adapter, prompt, maxTokens, atStep } of requests) {
+          for (const { adapter, prompt, maxTokens, atStep, isScored } of requests) {
             if (atStep !== step) continue;
-            submit(table, { ...(adapter === undefined ? {} : { adapter }), prompt, maxTokens });
+            submit(table, { ...(adapter === undefined ? {} : { adapter }), prompt, maxTokens, isScored });
           }
           grantAll(table);
           const plan = composeStep(table, step);
           expect(plan.numRows).toBeLessThanOrEqual(maxRows);
           expect(plan.entries.length).toBeLessThanOrEqual(maxSequences);
+          const numSamples = plan.entries.map((entry) => (isScoring(entry.sequence) ? entry.numRows : Number(picksToken(entry)))).reduce((a, b) => a + b, 0);
+          expect(numSamples).toBeLessThanOrEqual(maxSequences);
           for (const { sequence, position, numRows } of plan.entries) {
             expect(sequence.pages.length).toBe(Math.ceil((position + numRows) / 4));
             if (position > 0 || sequence.numPreemptions > 0) continue;

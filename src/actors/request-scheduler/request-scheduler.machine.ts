@@ -59,7 +59,7 @@ interface RequestSchedulerContext extends RequestSchedulerInput {
   readonly isDraining: boolean;
 }
 
-const NO_PLAN: StepPlan = { entries: [], numRows: 0 };
+const NO_PLAN: StepPlan = { entries: [], numRows: 0, numScores: 0 };
 /** Timers hold 31 bits of milliseconds; a minute is often enough to look for later deadlines. */
 const MAX_DEADLINE_DELAY_MS = 60_000;
 

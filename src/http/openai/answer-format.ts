@@ -15,8 +15,6 @@ export interface AnswerContext {
   readonly tokensAsIds: boolean;
   readonly skipSpecialTokens: boolean;
   readonly returnTokenIds: boolean;
-  /** What the text of each choice starts with, before the model's own. */
-  readonly prefixOf: (choice: number) => string;
   /** Prompt of each choice. */
   readonly promptOf: (choice: number) => readonly number[];
 }
@@ -25,6 +23,8 @@ export interface AnswerContext {
 export interface WholeChoice {
   readonly text: string;
   readonly tokens: readonly SampledToken[];
+  /** Of the prompt, from its second token on, where they were asked for. */
+  readonly prompt: readonly SampledToken[] | null;
   readonly finishReason: string;
   readonly stopReason: string | number | null;
 }

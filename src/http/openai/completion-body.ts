@@ -17,6 +17,8 @@ export interface CompletionBody extends CommonBody {
   readonly addSpecialTokens: boolean;
   /** Whether each choice's text starts with its prompt. */
   readonly echo: boolean;
+  /** Whether the prompt alone is wanted: `max_tokens: 0` with `echo`. */
+  readonly asksNothing: boolean;
 }
 
 /** @throws {RequestError} `invalid_request` */
@@ -24,9 +26,16 @@ export function readCompletionBody(body: JsonObject): CompletionBody {
   const common = readCommonBody(body, COMPLETION_FIELDS, (fields) => fields.integer("logprobs", 0, MAX_LOGPROBS));
   const fields = new Fields(body);
   const echo = fields.boolean("echo") ?? false;
-  if (echo && common.params.logprobs !== null) throw badField("logprobs", "of a prompt are not served: leave it out, or echo");
+  const asksNothing = echo && fields.raw("max_tokens") === 0;
   return {
     ...common,
+    params: {
+      ...common.params,
+      // One token at least is always generated.
+      ...(asksNothing ? { maxTokens: 1 } : {}),
+      ...(echo && common.params.logprobs !== null ? { promptLogprobs: common.params.logprobs ?? null } : {}),
+    },
+    asksNothing,
     prompts: readPrompts(fields.required("prompt", fields.raw("prompt"))),
     echo,
     addSpecialTokens: fields.boolean("add_special_tokens") ?? true,

@@ -18,8 +18,6 @@ export interface Ask {
   readonly body: CommonBody;
   /** Token ids of each prompt, checked. */
   readonly prompts: readonly (readonly number[])[];
-  /** What the choices of each prompt start with, given the tokens in use; left out for nothing. */
-  readonly prefixOf?: (prompt: number, tokens: readonly number[]) => string;
   readonly idPrefix: "cmpl" | "chatcmpl";
   readonly formatOf: (context: AnswerContext) => AnswerFormat;
 }
@@ -64,10 +62,6 @@ export async function answerRequest(deps: HttpDependencies, request: Request, as
     skipSpecialTokens: body.params.skipSpecialTokens ?? true,
     returnTokenIds: body.returnTokenIds,
     promptOf: (choice) => prompts[Math.floor(choice / numWanted)]!,
-    prefixOf: (choice) => {
-      const prompt = Math.floor(choice / numWanted);
-      return ask.prefixOf?.(prompt, prompts[prompt]!) ?? "";
-    },
   });
   const startMs = clock.nowMs();
   const startUnixMs = Date.now();

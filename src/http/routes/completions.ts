@@ -1,11 +1,11 @@
 /** `POST /v1/completions`. */
 import { Elysia } from "elysia";
-import type { Tokenizer } from "../../model/tokenizer.ts";
-import { promptTokens } from "../../runtime/requests.ts";
+import { promptTokens, resolveChoices } from "../../runtime/requests.ts";
 import type { HttpDependencies } from "../dependencies.ts";
 import { readJsonBody } from "../json-body.ts";
-import { type PromptInput, readCompletionBody } from "../openai/completion-body.ts";
-import { CompletionFormat } from "../openai/completion-format.ts";
+import { type CompletionBody, readCompletionBody } from "../openai/completion-body.ts";
+import type { AnswerContext } from "../openai/answer-format.ts";
+import { type CompletionEcho, CompletionFormat } from "../openai/completion-format.ts";
 import { answerRequest, refuseWhileDraining } from "./answer-request.ts";
 
 export const completionRoutes = (deps: HttpDependencies) =>
@@ -19,16 +19,22 @@ export const completionRoutes = (deps: HttpDependencies) =>
       return answerRequest(deps, request, {
         body,
         prompts,
-        ...(body.echo ? { prefixOf: (i, tokens) => promptText(model.tokenizer, body.prompts[i]!, tokens.length === prompts[i]!.length, tokens) } : {}),
         idPrefix: "cmpl",
-        formatOf: (context) => new CompletionFormat(context),
+        formatOf: (context) => new CompletionFormat(context, body.echo ? echoOf(body, prompts, context) : null),
       });
     },
     { parse: "none" },
   );
 
-/** A prompt as its client wrote it, or the text of what is left of it. */
-function promptText(tokenizer: Tokenizer | null, prompt: PromptInput, isWhole: boolean, tokens: readonly number[]): string {
-  if (typeof prompt === "string" && isWhole) return prompt;
-  return tokenizer?.decode(tokens, { skipSpecialTokens: true }) ?? "";
+/** Each prompt as its client wrote it, or the text of the tokens that are left of it. */
+function echoOf(body: CompletionBody, prompts: readonly (readonly number[])[], { tokenizer, promptOf }: AnswerContext): CompletionEcho {
+  const { numWanted } = resolveChoices(body.params);
+  const textOf = (choice: number): string => {
+    const at = Math.floor(choice / numWanted);
+    const prompt = body.prompts[at]!;
+    const tokens = promptOf(choice);
+    if (typeof prompt === "string" && tokens.length === prompts[at]!.length) return prompt;
+    return tokenizer?.decode(tokens, { skipSpecialTokens: true }) ?? "";
+  };
+  return { textOf, isAll: body.asksNothing };
 }
