@@ -48,7 +48,8 @@ export class GenerationResult implements PromiseLike<RequestOutput>, AsyncIterab
   /**
    * The same `RequestOutput` after every event, grown by it; `textDiff` is what is new.
    *
-   * With `bestOf` above `n` there is one output only, at the end. Events of several outputs arrive in the order they happen. Leaving the loop early cancels the rest.
+   * With `bestOf` above `n` there is one output only, at the end. Events of several outputs arrive in the order they
+   * happen. Leaving the loop early cancels the rest.
    */
   async *[Symbol.asyncIterator](): AsyncIterator<RequestOutput> {
     const { prompt, tokens, generations, numWanted, withLogprobs } = await this.#started;

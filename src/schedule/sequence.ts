@@ -20,7 +20,7 @@ export interface Ending {
 export interface SequenceOutput {
   /** Logits to change before the next token is picked; the array is reused from step to step. */
   adjustments(): readonly TokenAdjustment[];
-  /** Whether the tokens that may come next are known; a sequence whose are not sits steps out. Left out for always. */
+  /** Whether the tokens that may come next are known; until then the sequence sits out. Left out for always. */
   readonly isReady?: boolean;
   /** One bit per token that may be picked next; left out or `null` when all may. */
   readonly allowed?: Int32Array | null;
