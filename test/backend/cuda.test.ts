@@ -25,6 +25,7 @@ const WIDE: Readonly<Record<string, TinyShape>> = {
   "heads of 64, four to a kv head": { hidden: 256, layers: 2, heads: 8, kvHeads: 2, headDim: 64, ffn: 384, vocab: 500, maxContext: 4096 },
   "heads of 96": { hidden: 192, layers: 2, heads: 4, kvHeads: 4, headDim: 96, ffn: 256, vocab: 300, maxContext: 4096 },
   "heads of 128, norms on q and k": { hidden: 256, layers: 2, heads: 4, kvHeads: 1, headDim: 128, ffn: 512, vocab: 300, qkNorm: true, maxContext: 4096 },
+  "a row wider than a block, heads of 128": { hidden: 1024, layers: 2, heads: 8, kvHeads: 2, headDim: 128, ffn: 1536, vocab: 300, maxContext: 4096 },
   "heads of 256, biases": { hidden: 256, layers: 1, heads: 2, kvHeads: 1, headDim: 256, ffn: 256, vocab: 300, bias: true, maxContext: 4096 },
   "twenty query heads to a kv head": { hidden: 128, layers: 1, heads: 20, kvHeads: 1, headDim: 64, ffn: 128, vocab: 300, maxContext: 4096 },
   "a window of 100": { hidden: 128, layers: 2, heads: 4, kvHeads: 2, headDim: 64, ffn: 128, vocab: 300, window: 100, maxContext: 4096 },

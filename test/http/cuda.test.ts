@@ -145,7 +145,7 @@ async function findMarkers(runtime: LocalRuntime): Promise<Marker[]> {
 
 describe.skipIf(noCudaReason !== null)("load on a CUDA device", () => {
   test.each([
-    ["every adapter on the device", 20_000, {}],
+    ["every adapter on the device", 100_000, {}],
     ["room for three adapters", 4_000, { maxLoras: 3 }],
   ])("%s: no request of %d is answered by another adapter", async (_, numRequests, loraConfig) => {
     const server = await startDemo({ backend: "cuda", loraConfig: { loraDir: [join(DEMO, "adapters")], ...loraConfig } });

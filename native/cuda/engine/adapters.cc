@@ -11,8 +11,8 @@
 namespace lorikeet {
 namespace {
 
-constexpr size_t ALIGNMENT = 256;
-constexpr int A_ROWS = 8, B_COLUMNS = 4;
+/** Of a block of A as the device copies it. */
+constexpr size_t ALIGNMENT = 1024;
 
 size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -46,24 +46,29 @@ uint16_t bfloat16_bits(float value) {
   return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
-/** Rows of `matrix` to rows of `stride` numbers. @throws Error `adapter_invalid` */
-void convert(const SourceMatrix& matrix, uint16_t* out, size_t stride) {
+/**
+ * Rows of `matrix` as bfloat16 bits, `AT_ONCE` neighbours at a time to where `place(row, column)` says.
+ *
+ * @throws Error `adapter_invalid`
+ */
+template <int AT_ONCE, typename Place> void convert(const SourceMatrix& matrix, uint16_t* out, Place place) {
+  std::vector<uint16_t> bits(matrix.cols);
   for (int row = 0; row < matrix.rows; row++) {
-    uint16_t* to = out + row * stride;
     bool finite = true;
     if (matrix.dtype == Dtype::bf16) {
-      std::memcpy(to, static_cast<const uint8_t*>(matrix.data) + static_cast<size_t>(row) * matrix.cols * 2, matrix.cols * 2);
+      std::memcpy(bits.data(), static_cast<const uint8_t*>(matrix.data) + static_cast<size_t>(row) * matrix.cols * 2, matrix.cols * 2);
     } else {
       for (int i = 0; i < matrix.cols; i++) {
         const float value = value_at(matrix, static_cast<size_t>(row) * matrix.cols + i);
         /* Rounding carries a NaN of all ones into zero. */
         finite &= std::isfinite(value);
-        to[i] = bfloat16_bits(value);
+        bits[i] = bfloat16_bits(value);
       }
     }
     /* The largest float32 numbers round up to infinity. */
-    for (int i = 0; i < matrix.cols; i++) finite &= (to[i] & 0x7f80u) != 0x7f80u;
+    for (const uint16_t each : bits) finite &= (each & 0x7f80u) != 0x7f80u;
     if (!finite) throw Error("adapter_invalid", "the adapter has a value that is not finite in row " + std::to_string(row) + " of a matrix");
+    for (int i = 0; i < matrix.cols; i += AT_ONCE) std::memcpy(out + place(row, i), bits.data() + i, std::min(AT_ONCE, matrix.cols - i) * sizeof(uint16_t));
   }
 }
 
@@ -79,17 +84,23 @@ AdapterLayout::AdapterLayout(const std::vector<SourceDelta>& deltas, const std::
   for (size_t first = 0; first < deltas.size();) {
     const int site = deltas[first].site;
     size_t last = first;
-    Placed placed = {site, 0, aligned_width(site_in_widths[site]), {}, {}};
+    Placed placed = {site, 0, a_steps(site_in_widths[site]), {}, {}};
     for (; last < deltas.size() && deltas[last].site == site; last++) {
       const SourceDelta& delta = deltas[last];
       const int i = placed.record.num_deltas++;
+      for (int other = 0; other < std::min(i, MAX_DELTAS); other++) {
+        const DeltaRecord& before = placed.record.deltas[other];
+        if (delta.offset < before.offset + before.width && before.offset < delta.offset + delta.width) throw Error("adapter_invalid", "the adapter changes an output of the model twice");
+      }
       if (i == MAX_DELTAS) throw Error("adapter_invalid", "the adapter changes one output of the model more than " + std::to_string(MAX_DELTAS) + " times");
-      placed.record.deltas[i] = {nullptr, placed.record.total_rank, delta.rank, static_cast<int32_t>(round_up(delta.rank, B_COLUMNS)), delta.offset, delta.width, delta.scale};
-      placed.record.total_rank += delta.rank;
+      placed.record.deltas[i] = {nullptr, placed.record.total_rank, delta.rank, delta.offset, delta.width, delta.scale};
+      placed.record.total_rank += grouped(delta.rank);
     }
-    placed.a_at = place(round_up(placed.record.total_rank, A_ROWS) * placed.a_stride * 2);
-    for (int i = 0; i < placed.record.num_deltas; i++)
-      placed.b_at.push_back(place(static_cast<size_t>(placed.record.deltas[i].width) * placed.record.deltas[i].b_stride * 2));
+    placed.a_at = place(static_cast<size_t>(placed.record.total_rank) * placed.steps * A_STEP * sizeof(uint16_t));
+    for (int i = 0; i < placed.record.num_deltas; i++) {
+      const DeltaRecord& delta = placed.record.deltas[i];
+      placed.b_at.push_back(place(static_cast<size_t>(b_width(delta.width)) * grouped(delta.rank) * sizeof(uint16_t)));
+    }
     max_total_rank_ = std::max(max_total_rank_, placed.record.total_rank);
     sites_.push_back(std::move(placed));
     first = last;
@@ -102,8 +113,8 @@ void AdapterLayout::write(const std::vector<SourceDelta>& deltas, uint8_t* out) 
   for (const Placed& placed : sites_) {
     for (int i = 0; i < placed.record.num_deltas; i++, next++) {
       const DeltaRecord& record = placed.record.deltas[i];
-      convert(deltas[next].a, reinterpret_cast<uint16_t*>(out + placed.a_at) + record.rank_offset * placed.a_stride, placed.a_stride);
-      convert(deltas[next].b, reinterpret_cast<uint16_t*>(out + placed.b_at[i]), record.b_stride);
+      convert<8>(deltas[next].a, reinterpret_cast<uint16_t*>(out + placed.a_at), [&](int rank, int column) { return a_index(record.rank_offset + rank, column, placed.steps); });
+      convert<2>(deltas[next].b, reinterpret_cast<uint16_t*>(out + placed.b_at[i]), [&](int output, int rank) { return b_index(output, rank, record.rank); });
     }
   }
 }

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "../kernels/adapter_layout.h"
 #include "../kernels/kernels.h"
 #include "device.h"
 
@@ -27,20 +28,20 @@ struct SourceDelta {
 /**
  * Where every matrix of one adapter lies, on the host and on the device alike.
  *
- *   [A of site 0][B of its deltas]...[A of site 1]...      each on 256 bytes
+ *   [A of site 0][B of its deltas]...[A of site 1]...      each on 1024 bytes, and inside as adapter_layout.h says
  */
 class AdapterLayout {
  public:
   /**
    * @param deltas ordered by site
-   * @throws Error `adapter_invalid` for more than MAX_DELTAS deltas at a site
+   * @throws Error `adapter_invalid` for more than MAX_DELTAS deltas at a site, or two that change the same output
    */
   AdapterLayout(const std::vector<SourceDelta>& deltas, const std::vector<int>& site_in_widths);
 
   size_t bytes() const { return bytes_; }
   int max_total_rank() const { return max_total_rank_; }
   /**
-   * Converts every matrix to bfloat16 and stacks them per site; what lies between is zero.
+   * Converts every matrix to bfloat16 and puts it in its place; what lies between is zero.
    *
    * @param deltas those of the constructor
    * @throws Error `adapter_invalid` for a number that is not finite in bfloat16
@@ -53,7 +54,7 @@ class AdapterLayout {
   struct Placed {
     int site;
     size_t a_at;
-    int a_stride;
+    int steps; /* of A */
     std::vector<size_t> b_at;
     SiteRecord record; /* with null pointers */
   };

@@ -52,7 +52,9 @@ DeviceInfo find_device(int index) {
 }
 
 PlanLimits limits_of(const EngineOptions& o, const DeviceInfo& device) {
-  return {o.max_rows, o.max_sequences, o.num_pages, o.num_slots, o.num_heads, o.num_kv_heads, device.num_multiprocessors, o.vocabulary, o.longest_window, SMALL_ROWS, LARGE_TILE_ROWS};
+  check(cudaSetDevice(o.device), "choosing the device");
+  const int streamed_rows = linear_stream_works() ? MAX_SMALL_ROWS : 0;
+  return {o.max_rows, o.max_sequences, o.num_pages, o.num_slots, o.num_heads, o.num_kv_heads, device.num_multiprocessors, o.vocabulary, o.longest_window, SMALL_ROWS, streamed_rows, LARGE_TILE_ROWS};
 }
 
 }  // namespace
@@ -86,7 +88,8 @@ void Engine::allocate() {
   sampled_capacity_ = padded(o.max_sequences);
   decode_item_capacity_ = max_decode_items(limits_, sampled_capacity_);
   for (const WeightSpec& weight : o.weights) {
-    const size_t bytes = weight.is_matrix ? static_cast<size_t>(weight.rows) * aligned_width(weight.cols) * sizeof(uint16_t) : weight.rows * sizeof(float);
+    /* Products copy blocks of eight rows, the last one whole. */
+    const size_t bytes = weight.is_matrix ? static_cast<size_t>(round_up(weight.rows, 8)) * aligned_width(weight.cols) * sizeof(uint16_t) : weight.rows * sizeof(float);
     weights_.emplace_back(bytes, "weights");
     stats_.weight_bytes += bytes;
   }
@@ -258,7 +261,8 @@ void Engine::tune_products() {
       const LinearArgs args = linear_args(launch, bucket);
       calls[{args.n, args.k, args.out_type == OutType::f32, args.accumulate, launch[LAUNCH_SITE] >= 0}].push_back(args);
     }
-    for (const auto& [key, same] : calls) matmul_->tune(same, options_.num_slots > 0 && std::get<4>(key), main_queue());
+    const bool has_neighbours = options_.num_slots > 0 && bucket > limits_.streamed_rows;
+    for (const auto& [key, same] : calls) matmul_->tune(same, has_neighbours && std::get<4>(key), main_queue());
   }
 }
 
@@ -307,7 +311,7 @@ std::vector<LaunchTime> Engine::profile(const int32_t* block, size_t num_words) 
     const auto launch_kind = [&, &same = launches] {
       for (const int i : same) launch_one(run, options_.launches[i]);
     };
-    const bool has_parts = run.has_adapters && options_.launches[launches[0]][LAUNCH_OP] == LAUNCH_OP_LINEAR && options_.launches[launches[0]][LAUNCH_SITE] >= 0;
+    const bool has_parts = run.has_adapters && !is_streamed(run) && options_.launches[launches[0]][LAUNCH_OP] == LAUNCH_OP_LINEAR && options_.launches[launches[0]][LAUNCH_SITE] >= 0;
     for (const int parts : {ALL_PARTS, PART_BASE, PART_SHRINK, PART_EXPAND}) {
       if (parts != ALL_PARTS && !has_parts) break;
       parts_ = parts;
@@ -434,46 +438,56 @@ Pending Engine::pending_of(const Run& run, const LaunchSpec& launch) const {
   };
 }
 
+template <typename Args>
+void Engine::launch_reader(const Run& run, const LaunchSpec& launch, const Args& args, bool (*works)(const Args&), void (*adapted)(const Args&, const LoraArgs&, Queue),
+                           void (*plain)(const Args&, Queue)) {
+  const int site = launch[LAUNCH_PENDING_SITE], x = launch[LAUNCH_X];
+  if (site >= 0 && run.has_adapters && is_streamed(run)) {
+    const LoraArgs lora = lora_args(run, site);
+    if (works(args)) return adapted(args, lora, main_queue());
+    lora_expand(lora, ExpandMode::delta, deltas_[x].as<bf16>(), stride_of(x), options_.buffers[x].width, main_queue());
+  }
+  plain(args, queue_behind(run, launch));
+}
+
 void Engine::launch_norm(const Run& run, const LaunchSpec& launch) {
   const bool sampled = launch[LAUNCH_SAMPLED_ROWS] == 1;
-  rms_norm(
-      {
-          .hidden = buffers_[launch[LAUNCH_X]].as<float>(),
-          .hidden_stride = stride_of(launch[LAUNCH_X]),
-          .row_index = sampled ? block_at<int32_t>(run.layout.sampled_rows_at) : nullptr,
-          .weight = weights_[launch[LAUNCH_WEIGHT]].as<float>(),
-          .eps = float_of(launch[LAUNCH_EPS]),
-          .out = buffers_[launch[LAUNCH_OUT]].as<bf16>(),
-          .out_stride = stride_of(launch[LAUNCH_OUT]),
-          .width = options_.buffers[launch[LAUNCH_X]].width,
-          .rows = sampled ? run.sampled : run.rows,
-          .pending = pending_of(run, launch),
-      },
-      queue_behind(run, launch));
+  const NormArgs args = {
+      .hidden = buffers_[launch[LAUNCH_X]].as<float>(),
+      .hidden_stride = stride_of(launch[LAUNCH_X]),
+      .row_index = sampled ? block_at<int32_t>(run.layout.sampled_rows_at) : nullptr,
+      .weight = weights_[launch[LAUNCH_WEIGHT]].as<float>(),
+      .eps = float_of(launch[LAUNCH_EPS]),
+      .out = buffers_[launch[LAUNCH_OUT]].as<bf16>(),
+      .out_stride = stride_of(launch[LAUNCH_OUT]),
+      .width = options_.buffers[launch[LAUNCH_X]].width,
+      .rows = sampled ? run.sampled : run.rows,
+      .pending = pending_of(run, launch),
+  };
+  launch_reader(run, launch, args, adapted_norm_works, adapted_norm, rms_norm);
 }
 
 void Engine::launch_rope(const Run& run, const LaunchSpec& launch) {
   const auto norm = [&](int weight) { return weight < 0 ? nullptr : weights_[weight].as<float>(); };
-  rope_kv_write(
-      {
-          .qkv = buffers_[launch[LAUNCH_X]].as<bf16>(),
-          .qkv_stride = stride_of(launch[LAUNCH_X]),
-          .num_heads = options_.num_heads,
-          .num_kv_heads = options_.num_kv_heads,
-          .head_dim = options_.head_dim,
-          .rotary_dim = options_.rotary_dim,
-          .rows = run.rows,
-          .positions = block_at<int32_t>(run.layout.positions_at),
-          .kv_slots = block_at<int32_t>(run.layout.kv_slots_at),
-          .table = rope_table_.as<float>(),
-          .q_norm = norm(launch[LAUNCH_Q_NORM]),
-          .k_norm = norm(launch[LAUNCH_K_NORM]),
-          .eps = float_of(launch[LAUNCH_EPS]),
-          .layer_kv = kv_of_layer(launch[LAUNCH_LAYER]),
-          .page_stride = page_stride(),
-          .pending = pending_of(run, launch),
-      },
-      queue_behind(run, launch));
+  const RopeArgs args = {
+      .qkv = buffers_[launch[LAUNCH_X]].as<bf16>(),
+      .qkv_stride = stride_of(launch[LAUNCH_X]),
+      .num_heads = options_.num_heads,
+      .num_kv_heads = options_.num_kv_heads,
+      .head_dim = options_.head_dim,
+      .rotary_dim = options_.rotary_dim,
+      .rows = run.rows,
+      .positions = block_at<int32_t>(run.layout.positions_at),
+      .kv_slots = block_at<int32_t>(run.layout.kv_slots_at),
+      .table = rope_table_.as<float>(),
+      .q_norm = norm(launch[LAUNCH_Q_NORM]),
+      .k_norm = norm(launch[LAUNCH_K_NORM]),
+      .eps = float_of(launch[LAUNCH_EPS]),
+      .layer_kv = kv_of_layer(launch[LAUNCH_LAYER]),
+      .page_stride = page_stride(),
+      .pending = pending_of(run, launch),
+  };
+  launch_reader(run, launch, args, adapted_rope_works, adapted_rope, rope_kv_write);
 }
 
 void Engine::launch_attention(const Run& run, const LaunchSpec& launch) {
@@ -498,19 +512,27 @@ void Engine::launch_attention(const Run& run, const LaunchSpec& launch) {
 }
 
 void Engine::launch_silu(const Run& run, const LaunchSpec& launch) {
-  silu_mul({buffers_[launch[LAUNCH_X]].as<bf16>(), stride_of(launch[LAUNCH_X]), buffers_[launch[LAUNCH_OUT]].as<bf16>(), stride_of(launch[LAUNCH_OUT]),
-            options_.buffers[launch[LAUNCH_OUT]].width, run.rows, pending_of(run, launch)},
-           queue_behind(run, launch));
+  const SiluArgs args = {
+      .gate_up = buffers_[launch[LAUNCH_X]].as<bf16>(),
+      .gate_up_stride = stride_of(launch[LAUNCH_X]),
+      .out = buffers_[launch[LAUNCH_OUT]].as<bf16>(),
+      .out_stride = stride_of(launch[LAUNCH_OUT]),
+      .width = options_.buffers[launch[LAUNCH_OUT]].width,
+      .rows = run.rows,
+      .pending = pending_of(run, launch),
+  };
+  launch_reader(run, launch, args, adapted_silu_works, adapted_silu, silu_mul);
 }
 
 LoraArgs Engine::lora_args(const Run& run, int site) const {
   /* Partial sums of all splits lie side by side in one area. */
   const int tiles = std::max(1, run.layout.tiles);
-  const int wanted = is_small(run) ? MAX_SPLITS : std::max(1, LARGE_BLOCKS_PER_MULTIPROCESSOR * device_.num_multiprocessors / tiles);
+  const int wanted = is_streamed(run) ? 1 : is_small(run) ? MAX_SPLITS : std::max(1, LARGE_BLOCKS_PER_MULTIPROCESSOR * device_.num_multiprocessors / tiles);
   return {
       .tiles = block_at<RowTile>(run.layout.tiles_at),
       .num_tiles = run.layout.tiles,
       .large = !is_small(run) && limits_.large_tile_rows == LARGE_TILE_ROWS,
+      .row_slot = block_at<int32_t>(run.layout.row_slots_at),
       .sites = sites_.as<SiteRecord>(),
       .num_sites = static_cast<int>(options_.sites.size()),
       .site = site,
@@ -525,9 +547,10 @@ LoraArgs Engine::lora_args(const Run& run, int site) const {
 /**
  * The base product and, for rows with an adapter, its delta.
  *
- * Few rows: the adapter works beside the base product and leaves a delta, which the kernel that reads the output adds;
- * nothing is added to the main path. Many rows: the adapter's part is written first and the base product added onto it,
- * whose epilogue hides the read; the residual stream, float32 and read by a norm anyway, takes a delta here too.
+ * Up to 64 rows: the product reads A along with the weights, and the kernel that reads the output expands. Up to 256, or on
+ * older devices: the adapter works beside the base product and leaves a delta, which the kernel that reads the output adds.
+ * Many rows: the adapter's part is written first and the base product added onto it, whose epilogue hides the read; the
+ * residual stream, float32 and read by a norm anyway, takes a delta here too.
  */
 void Engine::launch_linear(const Run& run, const LaunchSpec& launch) {
   const bool sampled = launch[LAUNCH_SAMPLED_ROWS] == 1;
@@ -537,7 +560,9 @@ void Engine::launch_linear(const Run& run, const LaunchSpec& launch) {
 
   const LoraArgs lora = lora_args(run, site);
   const int out_width = options_.buffers[launch[LAUNCH_OUT]].width;
-  if (is_small(run)) {
+  if (is_streamed(run)) {
+    linear_stream(args, &lora, device_.num_multiprocessors, main_queue());
+  } else if (is_small(run)) {
     check(cudaEventRecord(*forked_, *main_), "forking");
     check(cudaStreamWaitEvent(*side_, *forked_, 0), "forking");
     if (parts_ & PART_SHRINK) lora_shrink(lora, args.x, args.x_stride, {*side_, false});

@@ -108,6 +108,10 @@ class Engine {
   void launch_one(const Run& run, const LaunchSpec& launch);
   template <typename Launches> cudaGraphExec_t captured(Launches launches);
   void launch_linear(const Run& run, const LaunchSpec& launch);
+  /** A kernel that reads what a linear operation wrote, with whatever that left to be added. */
+  template <typename Args>
+  void launch_reader(const Run& run, const LaunchSpec& launch, const Args& args, bool (*works)(const Args&), void (*adapted)(const Args&, const LoraArgs&, Queue),
+                     void (*plain)(const Args&, Queue));
   void launch_norm(const Run& run, const LaunchSpec& launch);
   void launch_rope(const Run& run, const LaunchSpec& launch);
   void launch_attention(const Run& run, const LaunchSpec& launch);
@@ -115,14 +119,16 @@ class Engine {
   LoraArgs lora_args(const Run& run, int site) const;
   Pending pending_of(const Run& run, const LaunchSpec& launch) const;
 
+  /** Whether products read adapters along with the weights. */
+  bool is_streamed(const Run& run) const { return run.padded_rows <= limits_.streamed_rows; }
   bool is_small(const Run& run) const { return run.rows <= limits_.small_rows; }
   /** Whether adapters' part of this output waits in a delta for the kernel that reads the output. */
   bool leaves_delta(const Run& run, int buffer) const { return is_small(run) || options_.buffers[buffer].is_float; }
   bool overlaps() const { return device_.major >= 9; }
   Queue main_queue() const { return {*main_, overlaps()}; }
-  /** Of a kernel that reads what a linear operation and perhaps an adapter beside it wrote. */
+  /** Of a kernel that reads what a linear operation and perhaps an adapter on the other stream wrote. */
   Queue queue_behind(const Run& run, const LaunchSpec& launch) const {
-    return {*main_, overlaps() && !(run.has_adapters && is_small(run) && launch[LAUNCH_PENDING_SITE] >= 0)};
+    return {*main_, overlaps() && !(run.has_adapters && is_small(run) && !is_streamed(run) && launch[LAUNCH_PENDING_SITE] >= 0)};
   }
   template <typename T> T* block_at(int words) const { return reinterpret_cast<T*>(block_.as<int32_t>() + words); }
   int stride_of(int buffer) const { return aligned_width(options_.buffers[buffer].width); }

@@ -51,7 +51,8 @@ Matmul::Matmul(const std::string& library_path, int num_multiprocessors, int wid
     : library_(cublaslt::load(library_path)),
       partial_(linear_small_partial_bytes(num_multiprocessors), "partial sums"),
       arrived_(linear_small_counter_bytes(widest), "counters"),
-      num_blocks_(num_multiprocessors) {
+      num_blocks_(num_multiprocessors),
+      streams_(linear_stream_works()) {
   if (!library_.loaded) {
     refusal_ = library_.reason;
     return;
@@ -103,6 +104,7 @@ void Matmul::run_shape(const Shape& shape, const cublaslt::Algorithm& algorithm,
 }
 
 void Matmul::run_small(const LinearArgs& args, Queue queue) {
+  if (streams_) return linear_stream(args, nullptr, num_blocks_, queue);
   linear_small(args, num_blocks_, partial_.as<float>(), arrived_.as<uint32_t>(), queue);
 }
 

@@ -56,6 +56,7 @@ class Matmul {
   std::string refusal_;
   DeviceMemory workspace_, partial_, arrived_;
   int num_blocks_;
+  bool streams_; /* products of few rows by linear_stream */
   std::map<Key, std::unique_ptr<Shape>> shapes_;
 };
 

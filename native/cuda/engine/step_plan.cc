@@ -33,6 +33,13 @@ int blocks_per_stretch(const PlanLimits& limits) {
   return limits.num_kv_heads * divide_up(limits.num_heads / limits.num_kv_heads, 16);
 }
 
+/** Large steps overwrite whole outputs, and streamed ones read them tile by tile: base rows', too. */
+bool covers_all_rows(const PlanLimits& limits, int rows) { return rows <= limits.streamed_rows || rows > limits.small_rows; }
+
+int tile_rows_of(const PlanLimits& limits, int rows) {
+  return rows <= limits.streamed_rows ? STREAMED_TILE_ROWS : rows <= limits.small_rows ? SMALL_TILE_ROWS : limits.large_tile_rows;
+}
+
 void require(bool condition, const char* rule) {
   if (!condition) throw Error("step_invalid", std::string("a step block breaks a rule: ") + rule);
 }
@@ -67,8 +74,8 @@ int max_decode_items(const PlanLimits& limits, int rows) {
 
 int max_tiles(const PlanLimits& limits, int rows) {
   /* Each run of rows with one slot ends in a tile that may not be full; base rows lie between runs. */
-  if (rows <= limits.small_rows) return std::min(rows, rows / SMALL_TILE_ROWS + std::min(rows, limits.num_slots));
-  return std::min(rows, rows / limits.large_tile_rows + 2 * std::min(rows, limits.num_slots) + 1);
+  const int slots = std::min(rows, limits.num_slots), runs = covers_all_rows(limits, rows) ? 2 * slots + 1 : slots;
+  return std::min(rows, rows / tile_rows_of(limits, rows) + runs);
 }
 
 const StepShape& StepPlan::read(const int32_t* block, size_t num_words) {
@@ -151,8 +158,8 @@ void StepPlan::tile_rows() {
   const int num_segments = block_[STEP_HEADER_NUM_SEGMENTS];
   shape_.has_adapters = num_segments > 0;
   if (num_segments == 0) return;
-  const bool small = shape_.rows <= limits_.small_rows;
-  const int size = small ? SMALL_TILE_ROWS : limits_.large_tile_rows;
+  const int size = tile_rows_of(limits_, shape_.rows);
+  const bool covers_all = covers_all_rows(limits_, shape_.rows);
   const auto add = [&](int slot, int begin, int end) {
     for (int row = begin; row < end; row += size) tiles_.push_back({slot, row, std::min(size, end - row)});
   };
@@ -166,12 +173,11 @@ void StepPlan::tile_rows() {
     require(!seen[slot], "a slot has one segment");
     seen[slot] = true;
     require(row >= next && row + segment[SEGMENT_NUM_ROWS] <= shape_.rows, "segments ascend");
-    /* Large steps overwrite whole outputs, base rows' too. */
-    if (!small) add(-1, next, row);
+    if (covers_all) add(-1, next, row);
     next = row + segment[SEGMENT_NUM_ROWS];
     add(slot, row, next);
   }
-  if (!small) add(-1, next, shape_.rows);
+  if (covers_all) add(-1, next, shape_.rows);
 }
 
 void StepPlan::write(const BlockLayout& layout, int32_t* out) const {

@@ -24,8 +24,10 @@ struct PlanLimits {
   int max_rows, max_sequences, num_pages, num_slots;
   int num_heads, num_kv_heads, num_multiprocessors, vocabulary;
   int longest_window;
-  /** Up to this many rows adapters work in small tiles beside the base products, above it in large ones before them. */
+  /** Up to this many rows adapters work in small tiles, above it in large ones before the base products. */
   int small_rows;
+  /** Up to this many rows products read adapters along with the weights, and tiles cover rows without an adapter, too. */
+  int streamed_rows;
   int large_tile_rows;
 };
 

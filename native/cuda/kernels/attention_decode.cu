@@ -29,7 +29,7 @@ template <int D> __global__ void __launch_bounds__(THREADS) decode_kernel(Attent
   extern __shared__ __align__(128) uint8_t memory[];
   Shared<D>& shared = *reinterpret_cast<Shared<D>*>(memory);
   constexpr int STAGES = Shared<D>::STAGES;
-  wait_for_previous_kernels();
+  begin_behind_previous_kernels();
   const DecodeItem item = items[blockIdx.x];
   if (item.row < 0) return;
   const int kv = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -194,7 +194,7 @@ template <int D> __global__ void __launch_bounds__(THREADS) decode_kernel(Attent
 }
 
 __global__ void decode_plain_kernel(AttentionArgs args, const DecodeItem* items) {
-  wait_for_previous_kernels();
+  begin_behind_previous_kernels();
   const DecodeItem item = items[blockIdx.x];
   /* The first stretch does the whole row. */
   if (item.row >= 0 && item.split == 0) attend_plainly(args, item.row, item.position, item.pages_at, blockIdx.y);

@@ -23,11 +23,17 @@ __device__ __forceinline__ void wait_for_previous_kernels() {
 #endif
 }
 
-/** Lets the next kernel of the stream start its own prologue; it still waits for this one to finish. */
+/** Lets the next kernel of the stream start its own prologue once every block has come here; it still waits for this one to finish. */
 __device__ __forceinline__ void let_next_kernel_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
+}
+
+/** What most kernels begin with: the next one may fill its rings with weights while this one waits and works. */
+__device__ __forceinline__ void begin_behind_previous_kernels() {
+  let_next_kernel_start();
+  wait_for_previous_kernels();
 }
 
 __device__ __forceinline__ float warp_sum(float value) {

@@ -27,8 +27,8 @@ struct Queue {
   bool overlaps;
 };
 
-/** Elements; 32 bfloat16 numbers are what one step of the adapter kernels reads of a row. */
-constexpr int ROW_ALIGNMENT = 32;
+/** Elements; 64 bfloat16 numbers are what the copy engine takes of a row at a time. */
+constexpr int ROW_ALIGNMENT = 64;
 constexpr int aligned_width(int width) { return (width + ROW_ALIGNMENT - 1) / ROW_ALIGNMENT * ROW_ALIGNMENT; }
 
 /** Sources of a number that is converted while it is loaded. */
@@ -159,21 +159,31 @@ void linear_small(const LinearArgs& args, int blocks, float* partial, uint32_t* 
 size_t linear_small_partial_bytes(int blocks);
 size_t linear_small_counter_bytes(int n);
 
+struct LoraArgs;
+/**
+ * The same for up to MAX_SMALL_ROWS rows where `linear_stream_works()`, and with `lora` also shrunk = A · x of every tile's
+ * rows (one split), as more rows of the weight.
+ */
+void linear_stream(const LinearArgs& args, const LoraArgs* lora, int num_multiprocessors, Queue queue);
+/** Whether the current device and its driver can; Hopper's tensor copies and products are needed. */
+bool linear_stream_works();
+
 /* ---- adapters -------------------------------------------------------------------------------------------------- */
 
 constexpr int MAX_DELTAS = 8;
 
 /** out[offset .. offset + width] += scale * B · (A[rank_offset .. rank_offset + rank] · x) */
 struct DeltaRecord {
-  const bf16* b; /* [width, b_stride] */
-  int32_t rank_offset, rank, b_stride;
+  const bf16* b; /* see adapter_layout.h */
+  int32_t rank_offset; /* a multiple of RANK_GROUP */
+  int32_t rank;
   int32_t offset, width;
   float scale;
 };
 
-/** What one adapter does at one site; total_rank 0 where it does nothing. */
+/** What one adapter does at one site; total_rank, a multiple of RANK_GROUP, is 0 where it does nothing. */
 struct SiteRecord {
-  const bf16* a; /* [total_rank rounded up to 8, stride of the site's input] */
+  const bf16* a; /* see adapter_layout.h */
   int32_t total_rank, num_deltas;
   DeltaRecord deltas[MAX_DELTAS];
 };
@@ -183,7 +193,7 @@ struct RowTile {
   int32_t slot, row, num_rows; /* num_rows 0: nothing to do; slot below 0: rows without an adapter */
   int32_t unused;
 };
-constexpr int SMALL_TILE_ROWS = 16, LARGE_TILE_ROWS = 64;
+constexpr int STREAMED_TILE_ROWS = 8, SMALL_TILE_ROWS = 16, LARGE_TILE_ROWS = 64;
 /** Ranks of all deltas at one site that shared memory holds, for tiles of either size. */
 constexpr int MAX_RANK_SMALL_TILES = 4992, MAX_RANK_LARGE_TILES = 1216;
 
@@ -193,7 +203,8 @@ constexpr int MAX_SPLITS = 8;
 struct LoraArgs {
   const RowTile* tiles;
   int num_tiles;
-  bool large; /* tiles of up to LARGE_TILE_ROWS rows instead of SMALL_TILE_ROWS */
+  bool large; /* tiles of up to LARGE_TILE_ROWS rows instead of SMALL_TILE_ROWS at most */
+  const int32_t* row_slot; /* [rows]; below 0 for a row without an adapter */
   const SiteRecord* sites; /* [slots, num_sites] */
   int num_sites, site;
   float* shrunk; /* [splits, shrunk_rows, shrunk_stride] */
@@ -209,6 +220,17 @@ enum class ExpandMode : int {
   replace = 1, /* as delta, and rows without an adapter become zero */
 };
 void lora_expand(const LoraArgs& args, ExpandMode mode, bf16* out, int out_stride, int out_width, Queue queue);
+
+/**
+ * The kernels that read what a linear operation of `lora.site` wrote, with its delta expanded on the way from `shrunk` (one
+ * split), for tiles of up to STREAMED_TILE_ROWS rows that cover every row; `args.pending.delta` is not read. From sm_90 on, for shapes that fit.
+ */
+bool adapted_norm_works(const NormArgs& args);
+void adapted_norm(const NormArgs& args, const LoraArgs& lora, Queue queue);
+bool adapted_rope_works(const RopeArgs& args);
+void adapted_rope(const RopeArgs& args, const LoraArgs& lora, Queue queue);
+bool adapted_silu_works(const SiluArgs& args);
+void adapted_silu(const SiluArgs& args, const LoraArgs& lora, Queue queue);
 
 /* ---- sampling -------------------------------------------------------------------------------------------------- */
 

@@ -1,5 +1,5 @@
 /**
- * Products of up to 64 rows, at the speed at which the device reads the weights.
+ * Products of up to 64 rows on devices without Hopper's copy engine: near the speed at which the device reads the weights.
  *
  * Weights are the left operand of the tensor cores: 128 of their rows a tile, 64 columns a step, rows of x the right one.
  * All steps of all tiles form one line that is cut into equal pieces, a block each, so that no multiprocessor waits for
@@ -14,7 +14,6 @@
 #include "device.cuh"
 #include "kernels.h"
 #include "launch.cuh"
-#include "wgmma.cuh"
 
 namespace lorikeet {
 namespace {
@@ -38,15 +37,6 @@ template <int N_TILES> constexpr int STAGES_OF = N_TILES >= 8 ? 4 : 5;
 
 /** sums += weights · xᵀ of one step, for the warp's sixteen rows. */
 template <int N_TILES> __device__ __forceinline__ void multiply_step(const Stage<N_TILES>& here, int warp, int lane, float (&sums)[N_TILES][4]) {
-#ifdef LORIKEET_HAS_WGMMA
-  (void)lane;
-  const uint64_t a = operand_descriptor(here.weights + warp / 4 * 64 * DEPTH), b = operand_descriptor(here.x);
-  wgmma_begin();
-#pragma unroll
-  for (int k = 0; k < DEPTH / 16; k++) wgmma_16<N_TILES>(sums, a + k * DESCRIPTOR_16_COLUMNS, b + k * DESCRIPTOR_16_COLUMNS);
-  wgmma_commit();
-  wgmma_wait();
-#else
 #pragma unroll
   for (int k = 0; k < DEPTH / 16; k++) {
     uint32_t a[4];
@@ -66,7 +56,6 @@ template <int N_TILES> __device__ __forceinline__ void multiply_step(const Stage
       }
     }
   }
-#endif
 }
 
 struct SmallLinear {
@@ -144,9 +133,6 @@ template <int N_TILES> __global__ void __launch_bounds__(THREADS) linear_small_k
 
   for (int unit = begin; unit < end; unit++) {
     copy_async_wait<STAGES - 2>();
-#ifdef LORIKEET_HAS_WGMMA
-    fence_shared_for_wgmma();
-#endif
     __syncthreads();
     if (unit + STAGES - 1 < end) {
       fetch_weights(next);

@@ -1,10 +1,10 @@
 /**
  * Adapters: shrink = A · x, expand = B · shrink, for runs of rows that share a slot.
  *
- * Both read their matrices straight into the registers of the tensor-core product. Where a product's inner index may be
- * permuted at will, it is chosen so that each thread reads 16 (shrink) or 8 (expand) neighbouring bytes. Ranks are true
- * ranks: A is padded to eight rows and B to four columns, nothing more. A row's sums do not depend on its tile.
+ * Both read their matrices straight into the registers of the tensor-core product. Each thread reads 16 neighbouring bytes at a time:
+ * for shrink the product's inner index is permuted, for expand B lies so. Ranks are true ranks, rounded up to eight. A row's sums do not depend on its tile.
  */
+#include "adapter_layout.h"
 #include "device.cuh"
 #include "kernels.h"
 #include "launch.cuh"
@@ -16,7 +16,7 @@ constexpr int WARPS = 8, THREADS = WARPS * 32;
 constexpr int RANK_BLOCK = 64, GROUPS = RANK_BLOCK / 8;
 /** Columns of x that one step of a warp reads. */
 constexpr int K_STEP = 32;
-static_assert(K_STEP == ROW_ALIGNMENT, "rows end where a step ends");
+static_assert(ROW_ALIGNMENT % K_STEP == 0, "rows end where a step ends");
 
 /**
  * Sixteen rows: x and A go straight into registers. Block (tile, split, ranks) sums its share of the columns, a warp each a
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(THREADS, 2) shrink_kernel(LoraArgs args, const
   let_next_kernel_start();
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  const int steps = x_stride / K_STEP, shares = args.splits * WARPS, share = blockIdx.y * WARPS + warp;
+  const int steps = x_stride / K_STEP, blocks = a_steps(x_stride), shares = args.splits * WARPS, share = blockIdx.y * WARPS + warp;
   const int begin = static_cast<int>(static_cast<int64_t>(steps) * share / shares);
   const int end = static_cast<int>(static_cast<int64_t>(steps) * (share + 1) / shares);
   float* out = args.shrunk + (static_cast<int64_t>(blockIdx.y) * args.shrunk_rows + tile.row) * args.shrunk_stride;
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(THREADS, 2) shrink_kernel(LoraArgs args, const
       uint4 left[2], right[GROUPS];
 #pragma unroll
       for (int r = 0; r < GROUPS; r++)
-        if (r < groups) right[r] = __ldg(reinterpret_cast<const uint4*>(a + static_cast<int64_t>(rank0 + r * 8 + g) * x_stride + column));
+        if (r < groups) right[r] = __ldg(reinterpret_cast<const uint4*>(a + a_index(rank0 + r * 8 + g, column, blocks)));
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const int row = half * 8 + g;
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(THREADS) shrink_kernel(LoraArgs args, const bf
   const RowTile tile = args.tiles[blockIdx.x];
   if (tile.num_rows == 0 || tile.slot < 0) return;
   const SiteRecord& site = args.sites[static_cast<int64_t>(tile.slot) * args.num_sites + args.site];
-  const int rank = site.total_rank, padded_rank = (rank + 7) / 8 * 8;
+  const int rank = site.total_rank;
   const bf16* a = site.a;
   if (rank == 0) return;
   wait_for_previous_kernels();
@@ -127,9 +127,9 @@ __global__ void __launch_bounds__(THREADS) shrink_kernel(LoraArgs args, const bf
 #pragma unroll
         for (int i = 0; i < LARGE_TILE_ROWS * CHUNKS / THREADS; i++) {
           const int at = i * THREADS + threadIdx.x, row = at / CHUNKS, chunk = at % CHUNKS, column = k0 + chunk * 8;
-          const bool has_x = row < tile.num_rows && column < x_stride, has_a = rank0 + row < padded_rank && column < x_stride;
+          const bool has_x = row < tile.num_rows && column < x_stride, has_a = rank0 + row < rank && column < x_stride;
           copy_async_16(to.x + swizzled(row, chunk), x + (has_x ? static_cast<int64_t>(tile.row + row) * x_stride + column : 0), has_x);
-          copy_async_16(to.a + swizzled(row, chunk), a + (has_a ? static_cast<int64_t>(rank0 + row) * x_stride + column : 0), has_a);
+          copy_async_16(to.a + swizzled(row, chunk), a + (has_a ? a_index(rank0 + row, column, a_steps(x_stride)) : 0), has_a);
         }
       }
       copy_async_commit();
@@ -253,26 +253,40 @@ __global__ void __launch_bounds__(THREADS, M_TILES == 1 ? 3 : 2) expand_kernel(L
 
     for (int d = 0, at = 0; d < num_deltas; d++) {
       const DeltaRecord& delta = site->deltas[d];
-      const int rank = delta.rank, offset = delta.offset, width = delta.width, b_stride = delta.b_stride, place = at;
+      const int rank = delta.rank, offset = delta.offset, width = delta.width, place = at;
       at += stepped(rank);
       if (offset >= first + OUT_GROUP || offset + width <= first) continue;
       const bf16* b = delta.b;
-#pragma unroll 2
-      for (int k0 = 0; k0 < rank; k0 += 16) {
-        const int k = k0 + t * 4;
-        uint2 right[4];
+      /* Modules begin on a run of outputs, but in models with tiny heads. */
+      const bool aligned = (first - offset) % B_RUN == 0;
+      const auto load = [&](uint32_t (&right)[4], int k) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) right[j] = 0;
+        if (k >= grouped(rank)) return;
+        if (aligned && first >= offset) {
+          const uint4 all = __ldg(reinterpret_cast<const uint4*>(b + b_index(first - offset, k, rank)) + lane);
+          right[0] = all.x, right[1] = all.y, right[2] = all.z, right[3] = all.w;
+          return;
+        }
 #pragma unroll
         for (int j = 0; j < 4; j++) {
           const int row = first + g / 2 * 8 + j * 2 + g % 2 - offset;
-          const bool inside = row >= 0 && row < width && k < b_stride;
-          right[j] = inside ? __ldg(reinterpret_cast<const uint2*>(b + static_cast<int64_t>(row) * b_stride + k)) : make_uint2(0, 0);
+          if (row >= 0 && row < width) right[j] = __ldg(reinterpret_cast<const uint32_t*>(b + b_index(row, k + t * 2, rank)));
         }
+      };
+#pragma unroll 2
+      for (int k0 = 0; k0 < rank; k0 += 16) {
+        uint32_t near[4], far[4];
+        load(near, k0);
+        load(far, k0 + RANK_GROUP);
 #pragma unroll
         for (int m = 0; m < M_TILES; m++) {
-          const uint2 low = *reinterpret_cast<const uint2*>(reduced + (m * 16 + g) * stride + place + k);
-          const uint2 high = *reinterpret_cast<const uint2*>(reduced + (m * 16 + 8 + g) * stride + place + k);
+          const bf16* low = reduced + (m * 16 + g) * stride + place + k0 + t * 2;
+          const bf16* high = low + 8 * stride;
+          const uint32_t a[4] = {*reinterpret_cast<const uint32_t*>(low), *reinterpret_cast<const uint32_t*>(high), *reinterpret_cast<const uint32_t*>(low + 8),
+                                 *reinterpret_cast<const uint32_t*>(high + 8)};
 #pragma unroll
-          for (int j = 0; j < 4; j++) multiply_add(sums[m][j], low.x, high.x, low.y, high.y, right[j].x, right[j].y);
+          for (int j = 0; j < 4; j++) multiply_add(sums[m][j], a[0], a[1], a[2], a[3], near[j], far[j]);
         }
       }
     }

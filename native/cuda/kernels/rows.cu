@@ -18,7 +18,7 @@ __device__ __forceinline__ bool row_has_delta(const Pending& pending, int row) {
 }
 
 __global__ void embed_kernel(EmbedArgs args) {
-  wait_for_previous_kernels();
+  begin_behind_previous_kernels();
   const bf16* from = args.table + static_cast<int64_t>(args.tokens[blockIdx.x]) * args.table_stride;
   float* to = args.out + static_cast<int64_t>(blockIdx.x) * args.out_stride;
   for (int i = threadIdx.x; i < args.width; i += blockDim.x) to[i] = __bfloat162float(from[i]);
@@ -37,7 +37,7 @@ __device__ __forceinline__ float4 pending_4(const Pending& pending, bool has_del
 /** Width a multiple of 4; a thread keeps VECTORS runs of four numbers between the two passes. */
 template <int VECTORS> __global__ void rms_norm_kernel(NormArgs args) {
   __shared__ float shared[32];
-  wait_for_previous_kernels();
+  begin_behind_previous_kernels();
   const int row = args.row_index != nullptr ? args.row_index[blockIdx.x] : static_cast<int>(blockIdx.x);
   if (row < 0) return;
   const int64_t at = static_cast<int64_t>(row) * args.hidden_stride;
@@ -58,7 +58,6 @@ template <int VECTORS> __global__ void rms_norm_kernel(NormArgs args) {
     squares += kept[j].x * kept[j].x + kept[j].y * kept[j].y + kept[j].z * kept[j].z + kept[j].w * kept[j].w;
   }
   const float factor = rsqrtf(block_sum(squares, shared) / static_cast<float>(args.width) + args.eps);
-  let_next_kernel_start();
   bf16* out = args.out + static_cast<int64_t>(blockIdx.x) * args.out_stride;
 #pragma unroll
   for (int j = 0; j < VECTORS; j++) {
@@ -74,7 +73,7 @@ template <int VECTORS> __global__ void rms_norm_kernel(NormArgs args) {
 
 __global__ void rms_norm_any_width_kernel(NormArgs args) {
   __shared__ float shared[32];
-  wait_for_previous_kernels();
+  begin_behind_previous_kernels();
   const int row = args.row_index != nullptr ? args.row_index[blockIdx.x] : static_cast<int>(blockIdx.x);
   if (row < 0) return;
   const int64_t at = static_cast<int64_t>(row) * args.hidden_stride;
@@ -141,7 +140,7 @@ constexpr int ROPE_WARPS = 4;
 /** Block (row, kv head): its query heads, its key head and its value head, a warp each in turn. */
 template <int DIMS_PER_LANE> __global__ void rope_kv_write_kernel(RopeArgs args) {
   __shared__ float memory[ROPE_WARPS][32 * DIMS_PER_LANE];
-  wait_for_previous_kernels();
+  begin_behind_previous_kernels();
   const int row = blockIdx.x, kv = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int group = args.num_heads / args.num_kv_heads;
   const int slot = args.kv_slots[row];
@@ -169,8 +168,7 @@ template <int DIMS_PER_LANE> __global__ void rope_kv_write_kernel(RopeArgs args)
  */
 template <int PAIRS> __global__ void rope_kv_write_paired_kernel(RopeArgs args) {
   constexpr int HALF = 32 * PAIRS, D = 2 * HALF;
-  wait_for_previous_kernels();
-  let_next_kernel_start();
+  begin_behind_previous_kernels();
   const int row = blockIdx.x, kv = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32, dim = lane * PAIRS;
   const int group = args.num_heads / args.num_kv_heads, slot = args.kv_slots[row];
   const bool has_delta = row_has_delta(args.pending, row);
@@ -240,7 +238,7 @@ __device__ __forceinline__ float silu(float x) { return x / (1.0f + __expf(-x));
 
 /** Eight outputs per thread; width a multiple of 8. */
 __global__ void silu_mul_kernel(SiluArgs args) {
-  wait_for_previous_kernels();
+  begin_behind_previous_kernels();
   const int row = blockIdx.y, column = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
   if (column >= args.width) return;
   const int64_t at = static_cast<int64_t>(row) * args.gate_up_stride;
@@ -264,7 +262,7 @@ __global__ void silu_mul_kernel(SiluArgs args) {
 }
 
 __global__ void silu_mul_any_width_kernel(SiluArgs args) {
-  wait_for_previous_kernels();
+  begin_behind_previous_kernels();
   const int row = blockIdx.y, column = blockIdx.x * blockDim.x + threadIdx.x;
   if (column >= args.width) return;
   const int64_t at = static_cast<int64_t>(row) * args.gate_up_stride;

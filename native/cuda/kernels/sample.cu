@@ -240,7 +240,7 @@ __device__ void report(const float* logits, int size, const int32_t* sample, int
 
 __global__ void __launch_bounds__(THREADS) sample_kernel(SampleArgs args) {
   __shared__ Shared shared;
-  wait_for_previous_kernels();
+  begin_behind_previous_kernels();
   const int32_t* sample = args.samples + static_cast<int64_t>(blockIdx.x) * SAMPLE_WORDS;
   if (sample[SAMPLE_ROW] < 0) return;
   int32_t* result = args.results + static_cast<int64_t>(blockIdx.x) * RESULT_WORDS;

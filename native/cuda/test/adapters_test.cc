@@ -56,7 +56,7 @@ template <typename T> std::vector<uint16_t> converted(Dtype dtype, const std::ve
   std::vector<uint8_t> bytes(layout.bytes());
   layout.write(deltas, bytes.data());
   std::vector<uint16_t> out(width);
-  std::memcpy(out.data(), bytes.data(), width * 2);
+  for (int i = 0; i < width; i++) out[i] = reinterpret_cast<const uint16_t*>(bytes.data())[a_index(0, i, a_steps(width))];
   return out;
 }
 
@@ -129,7 +129,7 @@ TEST_CASE("matrices read from any byte of a file") {
   std::vector<uint8_t> bytes(layout.bytes());
   layout.write(deltas, bytes.data());
   const uint16_t expected[3] = {0x3fc0, 0xc000, 0x3e80};
-  CHECK(std::memcmp(bytes.data(), expected, sizeof expected) == 0);
+  CHECK(std::memcmp(bytes.data() + a_index(0, 0, 2) * 2, expected, sizeof expected) == 0);
 }
 
 TEST_CASE("deltas are stacked per site, aligned, apart, with zeros between, and found through the records") {
@@ -140,12 +140,14 @@ TEST_CASE("deltas are stacked per site, aligned, apart, with zeros between, and 
     int deltas_of_site[4] = {};
     for (int site = 0; site < 4; site++) {
       deltas_of_site[site] = random() % (run % 5 == 0 ? MAX_DELTAS + 1 : 4);
-      for (int i = 0; i < deltas_of_site[site]; i++) {
+      for (int i = 0, offset = 0; i < deltas_of_site[site]; i++) {
         RandomDelta one;
         const int rank = 1 + random() % 40, width = 1 + random() % 100;
+        offset += random() % 50;
         one.a.resize(rank * widths[site]), one.b.resize(width * rank);
         for (auto* numbers : {&one.a, &one.b}) for (uint16_t& number : *numbers) number = static_cast<uint16_t>(random() % 0x7f80);
-        one.source = {site, static_cast<int>(random() % 500), width, rank, static_cast<float>(random() % 100) / 8, {}, {}};
+        one.source = {site, offset, width, rank, static_cast<float>(random() % 100) / 8, {}, {}};
+        offset += width;
         made.push_back(std::move(one));
       }
     }
@@ -163,11 +165,11 @@ TEST_CASE("deltas are stacked per site, aligned, apart, with zeros between, and 
     const std::vector<SiteRecord> records = layout.records_at(bytes.data());
     REQUIRE(records.size() == 4);
     std::vector<int> written(bytes.size() / 2, 0);
-    const auto region = [&](const bf16* first, int rows, int stride) {
+    const auto region = [&](const bf16* first, size_t count) {
       const size_t at = static_cast<size_t>(reinterpret_cast<const uint8_t*>(first) - bytes.data());
-      REQUIRE(at % 256 == 0);
-      REQUIRE(at + static_cast<size_t>(rows) * stride * 2 <= bytes.size());
-      for (size_t i = at / 2; i < at / 2 + static_cast<size_t>(rows) * stride; i++) REQUIRE(written[i]++ == 0);
+      REQUIRE(at % 1024 == 0);
+      REQUIRE(at + count * 2 <= bytes.size());
+      for (size_t i = at / 2; i < at / 2 + count; i++) REQUIRE(written[i]++ == 0);
       return at / 2;
     };
     size_t next = 0;
@@ -179,9 +181,9 @@ TEST_CASE("deltas are stacked per site, aligned, apart, with zeros between, and 
         REQUIRE(record.total_rank == 0);
         continue;
       }
-      const int stride = aligned_width(widths[site]), a_rows = (record.total_rank + 7) / 8 * 8;
-      const size_t a_at = region(record.a, a_rows, stride);
-      std::vector<uint16_t> expected_a(static_cast<size_t>(a_rows) * stride, 0);
+      const int steps = a_steps(widths[site]);
+      const size_t a_count = static_cast<size_t>(record.total_rank) * steps * A_STEP, a_at = region(record.a, a_count);
+      std::vector<uint16_t> expected_a(a_count, 0);
       int rank_offset = 0;
       for (int i = 0; i < record.num_deltas; i++, next++) {
         const DeltaRecord& delta = record.deltas[i];
@@ -191,13 +193,14 @@ TEST_CASE("deltas are stacked per site, aligned, apart, with zeros between, and 
         REQUIRE(delta.offset == from.offset);
         REQUIRE(delta.width == from.width);
         REQUIRE(delta.scale == from.scale);
-        REQUIRE(delta.b_stride >= from.rank);
-        REQUIRE(delta.b_stride % 4 == 0);
-        for (int r = 0; r < from.rank; r++) for (int k = 0; k < widths[site]; k++) expected_a[static_cast<size_t>(rank_offset + r) * stride + k] = made[next].a[r * widths[site] + k];
-        const size_t b_at = region(delta.b, from.width, delta.b_stride);
+        for (int r = 0; r < from.rank; r++)
+          for (int k = 0; k < widths[site]; k++) expected_a[a_index(rank_offset + r, k, steps)] = made[next].a[r * widths[site] + k];
+        const size_t b_count = static_cast<size_t>(b_width(from.width)) * grouped(from.rank), b_at = region(delta.b, b_count);
+        std::vector<uint16_t> expected_b(b_count, 0);
         for (int n = 0; n < from.width; n++)
-          for (int r = 0; r < delta.b_stride; r++) REQUIRE(numbers[b_at + static_cast<size_t>(n) * delta.b_stride + r] == (r < from.rank ? made[next].b[n * from.rank + r] : 0));
-        rank_offset += from.rank;
+          for (int r = 0; r < from.rank; r++) expected_b[b_index(n, r, from.rank)] = made[next].b[n * from.rank + r];
+        REQUIRE(std::equal(expected_b.begin(), expected_b.end(), numbers + b_at));
+        rank_offset += grouped(from.rank);
       }
       REQUIRE(record.total_rank == rank_offset);
       REQUIRE(std::equal(expected_a.begin(), expected_a.end(), numbers + a_at));
@@ -215,9 +218,56 @@ TEST_CASE("deltas are stacked per site, aligned, apart, with zeros between, and 
 
 TEST_CASE("as many deltas at a site as kernels take, and no more") {
   const std::vector<uint16_t> one = {0x3f80};
-  const SourceDelta delta = {0, 0, 1, 1, 1.0f, matrix(Dtype::bf16, 1, 1, one), matrix(Dtype::bf16, 1, 1, one)};
-  CHECK(AdapterLayout(std::vector<SourceDelta>(MAX_DELTAS, delta), {1}).max_total_rank() == MAX_DELTAS);
-  CHECK_THROWS_WITH_AS(AdapterLayout(std::vector<SourceDelta>(MAX_DELTAS + 1, delta), {1}), "the adapter changes one output of the model more than 8 times", Error);
+  std::vector<SourceDelta> deltas;
+  for (int i = 0; i < MAX_DELTAS; i++) deltas.push_back({0, i, 1, 1, 1.0f, matrix(Dtype::bf16, 1, 1, one), matrix(Dtype::bf16, 1, 1, one)});
+  CHECK(AdapterLayout(deltas, {1}).max_total_rank() == MAX_DELTAS * RANK_GROUP);
+  deltas.push_back(deltas[0]);
+  deltas.back().offset = MAX_DELTAS;
+  CHECK_THROWS_WITH_AS(AdapterLayout(deltas, {1}), "the adapter changes one output of the model more than 8 times", Error);
+}
+
+TEST_CASE("no output is changed twice") {
+  const std::vector<uint16_t> ones(10, 0x3f80);
+  const auto delta = [&](int offset) { return SourceDelta{0, offset, 10, 1, 1.0f, {Dtype::bf16, 1, 1, ones.data()}, {Dtype::bf16, 10, 1, ones.data()}}; };
+  CHECK(AdapterLayout({delta(0), delta(10)}, {1}).max_total_rank() == 2 * RANK_GROUP);
+  for (const int offset : {0, 1, 9}) CHECK_THROWS_WITH_AS(AdapterLayout({delta(0), delta(offset)}, {1}), "the adapter changes an output of the model twice", Error);
+  CHECK_THROWS_WITH_AS(AdapterLayout({delta(9), delta(0)}, {1}), "the adapter changes an output of the model twice", Error);
+}
+
+TEST_CASE("A lies as the tensor cores want it: eight ranks of 128 bytes, chunks exchanged by the rank") {
+  for (const int width : {1, 64, 100, 128, 300}) {
+    const int steps = a_steps(width);
+    REQUIRE(steps % 2 == 0);
+    REQUIRE(steps * A_STEP >= width);
+    std::vector<int> times(16 * steps * A_STEP, 0);
+    for (int rank = 0; rank < 16; rank++)
+      for (int column = 0; column < steps * A_STEP; column++) {
+        const int64_t at = a_index(rank, column, steps);
+        times.at(at)++;
+        /* Which block, which of its rows, and the chunk's place: its own number with bits of the row turned. */
+        CHECK(at / 512 == rank / 8 * steps + column / 64);
+        CHECK(at % 512 / 64 == rank % 8);
+        CHECK((at % 64 / 8 ^ column % 64 / 8) == rank % 8);
+        CHECK(at % 8 == column % 8);
+      }
+    for (const int each : times) REQUIRE(each == 1);
+  }
+}
+
+TEST_CASE("B lies as a warp's lanes want it") {
+  const int ranks = 24, width = 70;
+  std::vector<int> times(b_width(width) * ranks, 0);
+  for (int output = 0; output < b_width(width); output++)
+    for (int rank = 0; rank < ranks; rank++) times.at(b_index(output, rank, ranks))++;
+  for (const int each : times) CHECK(each == 1);
+  /* Lane 4 g + t holds, for product j, ranks 2 t and 2 t + 1 of column g; four products leave it columns 8 t to 8 t + 7. */
+  for (int lane = 0; lane < 32; lane++)
+    for (int j = 0; j < 4; j++)
+      for (int e = 0; e < 2; e++) {
+        const int g = lane / 4, t = lane % 4, column_of_product = g;
+        const int output = column_of_product / 2 * 8 + j * 2 + column_of_product % 2;
+        CHECK(b_index(32 + output, 8 + 2 * t + e, ranks) == (1 * 3 + 1) * 256 + lane * 8 + j * 2 + e);
+      }
 }
 
 TEST_CASE("an adapter that changes nothing takes no bytes") {

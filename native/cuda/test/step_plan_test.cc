@@ -20,7 +20,7 @@ constexpr int VOCABULARY = 1000, NUM_PAGES = 4096, NUM_SLOTS = 40;
 
 PlanLimits limits_with(int longest_window = 0) {
   return {.max_rows = 8192, .max_sequences = 512, .num_pages = NUM_PAGES, .num_slots = NUM_SLOTS, .num_heads = 32, .num_kv_heads = 8,
-          .num_multiprocessors = 132, .vocabulary = VOCABULARY, .longest_window = longest_window, .small_rows = 256, .large_tile_rows = LARGE_TILE_ROWS};
+          .num_multiprocessors = 132, .vocabulary = VOCABULARY, .longest_window = longest_window, .small_rows = 256, .streamed_rows = 64, .large_tile_rows = LARGE_TILE_ROWS};
 }
 
 /** Numbers in [low, high], small ones as likely as large ones. */
@@ -204,19 +204,20 @@ TEST_CASE("prompt rows: runs cover every row of longer sequences exactly once, t
   }
 }
 
-TEST_CASE("tiles cover exactly the rows with an adapter, and all rows in large steps") {
+TEST_CASE("tiles cover exactly the rows with an adapter, and all rows in large and in streamed steps") {
   std::mt19937 random(5);
-  int num_large = 0, num_without = 0;
+  int num_large = 0, num_streamed = 0, num_small = 0, num_without = 0;
   for (int run = 0; run < 600; run++) {
     PlanLimits limits = limits_with();
     limits.large_tile_rows = run % 2 == 0 ? LARGE_TILE_ROWS : SMALL_TILE_ROWS;
+    limits.streamed_rows = run % 4 < 2 ? 64 : 0;
     limits.num_slots = 1 + random() % NUM_SLOTS;
     StepPlan plan(limits);
     const int num_slots = run % 10 == 0 ? 0 : limits.num_slots;
     const Block block = make_block(random_mix(random, 1 + random() % 60, run % 3 == 0 ? 300 : 8, num_slots), VOCABULARY, NUM_PAGES, random);
     const StepShape shape = plan.read(block.words.data(), block.words.size());
-    const bool is_large = block.rows > limits.small_rows;
-    num_large += is_large;
+    const bool is_large = block.rows > limits.small_rows, is_streamed = block.rows <= limits.streamed_rows;
+    num_large += is_large, num_streamed += is_streamed, num_small += !is_large && !is_streamed;
     REQUIRE(shape.tiles <= max_tiles(limits, block.rows));
     std::vector<int> slots;
     for (const Sequence& each : block.sequences) slots.insert(slots.end(), each.num_rows, each.slot);
@@ -228,17 +229,19 @@ TEST_CASE("tiles cover exactly the rows with an adapter, and all rows in large s
     std::vector<int> times(block.rows, 0);
     for (const RowTile& tile : written.tiles()) {
       REQUIRE(tile.num_rows >= 1);
-      REQUIRE(tile.num_rows <= (is_large ? limits.large_tile_rows : SMALL_TILE_ROWS));
+      REQUIRE(tile.num_rows <= (is_large ? limits.large_tile_rows : is_streamed ? STREAMED_TILE_ROWS : SMALL_TILE_ROWS));
       for (int row = tile.row; row < tile.row + tile.num_rows; row++) {
         REQUIRE(slots[row] == tile.slot);
         times[row]++;
       }
     }
-    for (int row = 0; row < block.rows; row++) REQUIRE(times[row] == (has_adapters && (slots[row] >= 0 || is_large)));
+    for (int row = 0; row < block.rows; row++) REQUIRE(times[row] == (has_adapters && (slots[row] >= 0 || is_large || is_streamed)));
     const std::vector<int32_t> row_slots = written.ints(written.layout.row_slots_at, block.rows);
     for (int row = 0; row < block.rows; row++) REQUIRE(row_slots[row] == slots[row]);
   }
   CHECK(num_large > 100);
+  CHECK(num_streamed > 50);
+  CHECK(num_small > 50);
   CHECK(num_without > 20);
 }
 
