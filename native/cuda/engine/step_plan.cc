@@ -44,6 +44,28 @@ void require(bool condition, const char* rule) {
   if (!condition) throw Error("step_invalid", std::string("a step block breaks a rule: ") + rule);
 }
 
+/** Sections lie in the header's order, each as long as it says or longer, within the block. */
+void require_sections(const int32_t* block, size_t num_words) {
+  const int rows = block[STEP_HEADER_NUM_ROWS];
+  const struct {
+    int field;
+    int64_t words;
+  } sections[] = {{STEP_HEADER_TOKENS_AT, rows},
+                  {STEP_HEADER_POSITIONS_AT, rows},
+                  {STEP_HEADER_SEQUENCE_OF_ROW_AT, rows},
+                  {STEP_HEADER_SEQUENCES_AT, int64_t{block[STEP_HEADER_NUM_SEQUENCES]} * SEQUENCE_WORDS},
+                  {STEP_HEADER_PAGES_AT, 0},
+                  {STEP_HEADER_SEGMENTS_AT, int64_t{block[STEP_HEADER_NUM_SEGMENTS]} * SEGMENT_WORDS},
+                  {STEP_HEADER_SAMPLES_AT, int64_t{block[STEP_HEADER_NUM_SAMPLED]} * SAMPLE_WORDS},
+                  {STEP_HEADER_ADJUSTMENTS_AT, 0}};
+  int64_t end = STEP_HEADER_WORDS;
+  for (const auto& section : sections) {
+    require(block[section.field] >= end, "sections lie in order");
+    end = block[section.field] + section.words;
+    require(end <= static_cast<int64_t>(num_words), "sections lie within the block");
+  }
+}
+
 }  // namespace
 
 BlockLayout BlockLayout::of(int rows, int sampled, int decode_items, int prefill_items, int tiles) {
@@ -88,9 +110,12 @@ const StepShape& StepPlan::read(const int32_t* block, size_t num_words) {
   require(static_cast<size_t>(block[STEP_HEADER_NUM_WORDS]) == num_words, "its length is what it says");
   shape_.rows = block[STEP_HEADER_NUM_ROWS];
   shape_.sampled = block[STEP_HEADER_NUM_SAMPLED];
-  const int num_sequences = block[STEP_HEADER_NUM_SEQUENCES];
+  const int num_sequences = block[STEP_HEADER_NUM_SEQUENCES], num_segments = block[STEP_HEADER_NUM_SEGMENTS];
   require(shape_.rows >= 1 && shape_.rows <= limits_.max_rows, "rows lie within the limit");
-  require(num_sequences >= 1 && num_sequences <= limits_.max_sequences && shape_.sampled <= limits_.max_sequences, "sequences lie within the limit");
+  require(num_sequences >= 1 && num_sequences <= limits_.max_sequences, "sequences lie within the limit");
+  require(shape_.sampled >= 0 && shape_.sampled <= std::min(num_sequences, shape_.rows), "at most one row of a sequence is sampled");
+  require(num_segments >= 0 && num_segments <= shape_.rows, "segments have rows");
+  require_sections(block, num_words);
   adjustments_ = block + block[STEP_HEADER_ADJUSTMENTS_AT];
   shape_.adjustments = (static_cast<int>(num_words) - block[STEP_HEADER_ADJUSTMENTS_AT]) / ADJUSTMENT_WORDS;
   shape_.pages = block[STEP_HEADER_SEGMENTS_AT] - block[STEP_HEADER_PAGES_AT];
@@ -98,14 +123,28 @@ const StepShape& StepPlan::read(const int32_t* block, size_t num_words) {
   for (int row = 0; row < shape_.rows; row++) require(tokens[row] >= 0 && tokens[row] < limits_.vocabulary, "tokens lie within the vocabulary");
   const int32_t* pages = block + block[STEP_HEADER_PAGES_AT];
   for (int i = 0; i < shape_.pages; i++) require(pages[i] >= 0 && pages[i] < limits_.num_pages, "pages lie within the pool");
+  const int32_t* samples = block + block[STEP_HEADER_SAMPLES_AT];
+  for (int i = 0; i < shape_.sampled; i++) {
+    const int32_t* sample = samples + i * SAMPLE_WORDS;
+    require(sample[SAMPLE_ROW] >= 0 && sample[SAMPLE_ROW] < shape_.rows, "a sampled row is the step's");
+    const int64_t first = sample[SAMPLE_ADJUSTMENTS_START], count = sample[SAMPLE_NUM_ADJUSTMENTS];
+    require(first >= 0 && count >= 0 && first + count <= shape_.adjustments, "a sample's penalties are the step's");
+  }
 
   const int32_t* positions = block + block[STEP_HEADER_POSITIONS_AT];
+  const int32_t* sequence_of_row = block + block[STEP_HEADER_SEQUENCE_OF_ROW_AT];
+  int next_row = 0;
   bool all_single = true;
   for (int s = 0; s < num_sequences; s++) {
     const int32_t* sequence = block + block[STEP_HEADER_SEQUENCES_AT] + s * SEQUENCE_WORDS;
     const int row = sequence[SEQUENCE_ROW_START], num_rows = sequence[SEQUENCE_NUM_ROWS], pages_at = sequence[SEQUENCE_PAGES_START];
-    require(row >= 0 && num_rows >= 1 && row + num_rows <= shape_.rows, "a sequence's rows are the step's");
-    require(positions[row] >= 0 && positions[row] + num_rows <= sequence[SEQUENCE_NUM_PAGES] * PAGE_TOKENS, "a sequence's pages hold its positions");
+    const int64_t num_pages = sequence[SEQUENCE_NUM_PAGES];
+    require(row == next_row && num_rows >= 1 && num_rows <= shape_.rows - row, "sequences follow one another");
+    next_row += num_rows;
+    require(pages_at >= 0 && num_pages >= 0 && pages_at + num_pages <= shape_.pages, "a sequence's pages are the step's");
+    require(positions[row] >= 0 && static_cast<int64_t>(positions[row]) + num_rows <= num_pages * PAGE_TOKENS, "a sequence's pages hold its positions");
+    for (int i = 0; i < num_rows; i++)
+      require(sequence_of_row[row + i] == s && positions[row + i] == positions[row] + i, "a sequence's rows have ascending positions");
     if (num_rows == 1) {
       stretches_.push_back({row, positions[row], pages_at, 0, positions[row] + 1, 0, 1});
       continue;
@@ -114,6 +153,7 @@ const StepShape& StepPlan::read(const int32_t* block, size_t num_words) {
     for (int first = 0; first < num_rows; first += PREFILL_ROWS)
       runs_.push_back({row + first, std::min(PREFILL_ROWS, num_rows - first), positions[row] + first, pages_at});
   }
+  require(next_row == shape_.rows, "every row has a sequence");
   shape_.is_decode = all_single && shape_.sampled == shape_.rows;
   cut_decode_rows();
   /* Rows that see most come first, so that none of them is left running alone at the end. */
@@ -172,7 +212,8 @@ void StepPlan::tile_rows() {
     /* Tiles are counted by slots, so rows of one slot are neighbours. */
     require(!seen[slot], "a slot has one segment");
     seen[slot] = true;
-    require(row >= next && row + segment[SEGMENT_NUM_ROWS] <= shape_.rows, "segments ascend");
+    const int num_rows = segment[SEGMENT_NUM_ROWS];
+    require(row >= next && row < shape_.rows && num_rows >= 1 && num_rows <= shape_.rows - row, "segments ascend");
     if (covers_all) add(-1, next, row);
     next = row + segment[SEGMENT_NUM_ROWS];
     add(slot, row, next);

@@ -280,6 +280,48 @@ TEST_CASE("what is written equals a model that looks every row up") {
   }
 }
 
+TEST_CASE("a block with any word changed is refused by a rule, or still stays within the engine's memory") {
+  std::mt19937 random(11);
+  const PlanLimits limits = limits_with();
+  int num_refused = 0, num_accepted = 0;
+  for (int run = 0; run < 4000; run++) {
+    Block block = make_block(random_mix(random, 1 + random() % 12, 20, 8), VOCABULARY, NUM_PAGES, random);
+    /* Headers, records of sequences and segments, and samples; penalties and tokens have no structure. */
+    const int structure = block.header(STEP_HEADER_ADJUSTMENTS_AT);
+    const int values[] = {-1, 0, 1, 7, 63, 64, 1 << 20, INT32_MAX, INT32_MIN, static_cast<int>(random())};
+    for (int changes = 1 + random() % 3; changes > 0; changes--) block.words[2 + random() % (structure - 2)] = values[random() % 10];
+    /* A copy of its own, so that a tool that watches memory sees a read beyond it. */
+    const std::vector<int32_t> words(block.words);
+    StepPlan plan(limits);
+    try {
+      const StepShape shape = plan.read(words.data(), words.size());
+      num_accepted++;
+      const Written written = write(plan, exact(shape));
+      for (int row = 0; row < shape.rows; row++) {
+        const int kv_slot = written.words[written.layout.kv_slots_at + row], sampled = written.words[written.layout.row_slots_at + row];
+        REQUIRE(kv_slot >= 0);
+        REQUIRE(kv_slot < NUM_PAGES * PAGE_TOKENS);
+        REQUIRE(sampled >= -1);
+        REQUIRE(sampled < NUM_SLOTS);
+      }
+      for (const DecodeItem& item : written.decode_items()) {
+        REQUIRE(item.row < shape.rows);
+        REQUIRE(item.pages_at + (item.end + PAGE_TOKENS - 1) / PAGE_TOKENS <= shape.pages);
+      }
+      for (const PrefillItem& item : written.prefill_items()) {
+        REQUIRE(item.row + item.num_rows <= shape.rows);
+        REQUIRE(item.pages_at + (item.position + item.num_rows + PAGE_TOKENS - 1) / PAGE_TOKENS <= shape.pages);
+      }
+      for (const RowTile& tile : written.tiles()) REQUIRE(tile.row + tile.num_rows <= shape.rows);
+    } catch (const Error& error) {
+      REQUIRE(error.code == "step_invalid");
+      num_refused++;
+    }
+  }
+  CHECK(num_refused > 1000);
+  CHECK(num_accepted > 100);
+}
+
 TEST_CASE("padding: a step in its bucket's layout does no more than the step, and finds it at the same places") {
   std::mt19937 random(7);
   const PlanLimits limits = limits_with();
@@ -349,11 +391,11 @@ TEST_CASE("a block that breaks a limit or its own rules is refused, and the plan
   for (const int rows : {0, -1, limits.max_rows + 1}) CHECK(refused([&](Block& b) { b.header(STEP_HEADER_NUM_ROWS) = rows; }) == because("rows lie within the limit"));
   for (const int count : {0, -1, limits.max_sequences + 1})
     CHECK(refused([&](Block& b) { b.header(STEP_HEADER_NUM_SEQUENCES) = count; }) == because("sequences lie within the limit"));
-  CHECK(refused([&](Block& b) { b.header(STEP_HEADER_NUM_SAMPLED) = limits.max_sequences + 1; }) == because("sequences lie within the limit"));
+  CHECK(refused([&](Block& b) { b.header(STEP_HEADER_NUM_SAMPLED) = limits.max_sequences + 1; }) == because("at most one row of a sequence is sampled"));
   for (const int token : {-1, VOCABULARY}) CHECK(refused([&](Block& b) { b.section(STEP_HEADER_TOKENS_AT)[3] = token; }) == because("tokens lie within the vocabulary"));
   for (const int page : {-1, NUM_PAGES}) CHECK(refused([&](Block& b) { b.section(STEP_HEADER_PAGES_AT)[2] = page; }) == because("pages lie within the pool"));
-  for (const int row : {-1, 2}) CHECK(refused([&](Block& b) { b.section(STEP_HEADER_SEQUENCES_AT)[SEQUENCE_ROW_START] = row; }) == because("a sequence's rows are the step's"));
-  CHECK(refused([](Block& b) { b.section(STEP_HEADER_SEQUENCES_AT)[SEQUENCE_NUM_ROWS] = 0; }) == because("a sequence's rows are the step's"));
+  for (const int row : {-1, 2}) CHECK(refused([&](Block& b) { b.section(STEP_HEADER_SEQUENCES_AT)[SEQUENCE_ROW_START] = row; }) == because("sequences follow one another"));
+  CHECK(refused([](Block& b) { b.section(STEP_HEADER_SEQUENCES_AT)[SEQUENCE_NUM_ROWS] = 0; }) == because("sequences follow one another"));
   CHECK(refused([](Block& b) { b.section(STEP_HEADER_SEQUENCES_AT)[SEQUENCE_NUM_PAGES] = 1; }) == because("a sequence's pages hold its positions"));
   CHECK(refused([](Block& b) { b.section(STEP_HEADER_POSITIONS_AT)[0] = -1; }) == because("a sequence's pages hold its positions"));
   for (const int slot : {-1, NUM_SLOTS}) CHECK(refused([&](Block& b) { b.section(STEP_HEADER_SEGMENTS_AT)[SEGMENT_SLOT] = slot; }) == because("a segment's slot exists"));
