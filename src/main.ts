@@ -3,6 +3,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import packageJson from "../package.json" with { type: "json" };
+import { bench } from "./bench-command.ts";
 import { EXIT, parseCommandLine } from "./config/cli.ts";
 import type { Resolved } from "./config/resolve.ts";
 import { AdapterError, ConfigError, InvariantError, LorikeetError, RequestError } from "./core/errors.ts";
@@ -40,6 +41,12 @@ async function main(argv: readonly string[]): Promise<void> {
       process.stdout.write(text);
       process.exitCode = isGood ? EXIT.ok : EXIT.failed;
       return;
+    }
+    case "bench": {
+      warn(command.resolved);
+      const isGood = await bench(command.resolved.config, command.ask, { write: (text) => process.stdout.write(text), errors: process.stderr });
+      process.exit(isGood ? EXIT.ok : EXIT.failed);
+      break;
     }
     case "serve": {
       warn(command.resolved);

@@ -28,6 +28,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   page: [],
   http: ["core", "formats", "model", "runtime", "config", "page"],
   library: ["core", "runtime"],
+  bench: ["core", "runtime"],
 };
 
 /** Packages with a home, or two. */
@@ -46,6 +47,8 @@ const HOMES: Readonly<Record<string, string | readonly string[]>> = {
   "@huggingface/jinja": "model",
   yaml: ["config", "formats"],
   commander: "config",
+  vega: "bench",
+  "vega-lite": "bench",
 };
 
 /** Files above the folders see everything and are seen by nobody. */

@@ -8,11 +8,12 @@
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { memoryRateOf } from "../../src/backend/cuda/memory-rate.ts";
 import { LAUNCH, LAUNCH_OP, LAUNCH_WORDS } from "../../src/backend/cuda/layout.ts";
 import { lowerProgram } from "../../src/backend/cuda/lower-program.ts";
 import { asSlotId, NO_SLOT, type SlotId } from "../../src/core/ids.ts";
 import type { Step } from "../../src/core/step.ts";
-import { MEMORY_BYTES_PER_SECOND, openRig, randomAdapter, slotsOf } from "../lib/cuda-rig.ts";
+import { openRig, randomAdapter, slotsOf } from "../lib/cuda-rig.ts";
 import { printTable, writeRecord } from "../lib/record.ts";
 
 const { values: flags } = parseArgs({
@@ -28,7 +29,7 @@ for (let slot = 0; slot < 32; slot++) await backend.attach(asSlotId(slot), await
 
 const { launches } = lowerProgram(program);
 const opName = (op: number): string => Object.entries(LAUNCH_OP).find(([, value]) => value === op)?.[0] ?? "?";
-const bandwidth = Object.entries(MEMORY_BYTES_PER_SECOND).find(([name]) => backend.info.description.includes(name))?.[1] ?? Number.NaN;
+const bandwidth = memoryRateOf(backend.info.description) ?? Number.NaN;
 const { numHeads, numKvHeads, headDim } = program.attention;
 
 function describe(launch: number): { name: string; weightBytes: number; op: string } {

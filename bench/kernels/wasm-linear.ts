@@ -14,7 +14,7 @@ import { Worker } from "node:worker_threads";
 import { DTYPE, FORMAT, PANEL_ROWS } from "../../src/backend/wasm/formats.ts";
 import { compileModule, createMemory, instantiate, RESERVED_BYTES, STACK_BYTES } from "../../src/backend/wasm/module.ts";
 import { oneOf, parseFlags } from "../lib/flags.ts";
-import { readModule } from "../lib/read-loop.ts";
+import { readModule } from "../../src/backend/wasm/read-loop.ts";
 import { mapSpread, Neighbours, printTable, type Spread, spreadOf, writeRecord } from "../lib/record.ts";
 import { CONTROL_WORDS, type LinearExports, OP_BYTES, type Task, WORD, WORK } from "./linear-worker.ts";
 

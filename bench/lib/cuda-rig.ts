@@ -21,9 +21,6 @@ export interface RigOptions {
   readonly adapterBytes: number;
 }
 
-/** Bytes per second that a copy within the device's memory reaches, read and written bytes together. Measured, see `docs` of the bench. */
-export const MEMORY_BYTES_PER_SECOND: Readonly<Record<string, number>> = { "NVIDIA H200": 4.2e12, "NVIDIA H100 80GB HBM3": 3.0e12 };
-
 const noWeights: WeightSource = {
   info: (tensor) => {
     throw new Error(`no tensor ${tensor}: weights are random`);

@@ -9,9 +9,10 @@
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { memoryRateOf } from "../../src/backend/cuda/memory-rate.ts";
 import { asSlotId, NO_SLOT, type SlotId } from "../../src/core/ids.ts";
 import type { Step } from "../../src/core/step.ts";
-import { adapterBytes, MEMORY_BYTES_PER_SECOND, openRig, randomAdapter, slotsOf } from "../lib/cuda-rig.ts";
+import { adapterBytes, openRig, randomAdapter, slotsOf } from "../lib/cuda-rig.ts";
 import { printTable, type Spread, spreadOf, writeRecord } from "../lib/record.ts";
 
 const { values: flags } = parseArgs({
@@ -92,7 +93,7 @@ async function measure(cases: readonly Case[]): Promise<Map<string, { wall: Spre
   return new Map(cases.map(({ name }) => [name, { wall: spreadOf(wall.get(name)!), native: spreadOf(native.get(name)!) }]));
 }
 
-const bandwidth = Object.entries(MEMORY_BYTES_PER_SECOND).find(([name]) => backend.info.description.includes(name))?.[1];
+const bandwidth = memoryRateOf(backend.info.description) ?? undefined;
 const results: Record<string, unknown> = {};
 type Measured = Awaited<ReturnType<typeof measure>>;
 

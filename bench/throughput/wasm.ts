@@ -18,7 +18,7 @@ import { readModelConfig } from "../../src/model/model-config.ts";
 import { openCheckpoint } from "../../src/model/weights.ts";
 import { samplingWith } from "../../test/helpers/sampling.ts";
 import { integerIn, oneOf, parseFlags } from "../lib/flags.ts";
-import { ReadLoop } from "../lib/read-loop.ts";
+import { ReadLoop } from "../../src/backend/wasm/read-loop.ts";
 import { DEMO_SHAPE, LLAMA_135M, type ModelShape, randomAdapter, randomModel, randomSource } from "../lib/random-model.ts";
 import { atLeast, atMost, mapSpread, Neighbours, printLimits, printTable, type Spread, spreadOf, writeRecord } from "../lib/record.ts";
 

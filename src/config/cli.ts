@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { Command, CommanderError, Option } from "commander";
 import { ConfigError } from "../core/errors.ts";
+import { addBench, type BenchAsk, benchArguments, type Options } from "./bench-flags.ts";
 import { type Given, givenEnvironment, givenFlag, parseFlag, type Resolved, resolveConfig } from "./resolve.ts";
 import { integer, number } from "./setting.ts";
 import { flagOf, SETTINGS } from "./settings.ts";
@@ -15,6 +16,7 @@ export type CliCommand =
   | { readonly kind: "serve"; readonly resolved: Resolved }
   | { readonly kind: "generate"; readonly resolved: Resolved; readonly ask: GenerateAsk }
   | { readonly kind: "inspect"; readonly resolved: Resolved; readonly ask: InspectAsk }
+  | { readonly kind: "bench"; readonly resolved: Resolved; readonly ask: BenchAsk }
   /** Help or version: `text` is the answer. */
   | { readonly kind: "print"; readonly text: string };
 
@@ -44,9 +46,6 @@ export interface CliEnvironment {
   readonly demo: string;
 }
 
-/** As commander gives them. */
-type Options = Readonly<Record<string, string | boolean | readonly string[] | undefined>>;
-
 const SERVE_FLAGS = [
   "servedModelName", "sourceHost", "downloadTimeoutS", "host", "port", "allowedHost", "apiKey", "adminKey", "allowNoKey", "adapterRoot", "adapterSource", "loraConfig.loraDir",
   "loraConfig.maxLoraRank", "loraConfig.maxLoras", "loraConfig.maxCpuLoras", "backend", "dtype", "threads",
@@ -57,6 +56,9 @@ const MAX_TOKENS = integer(256, 1, Number.MAX_SAFE_INTEGER, "most tokens of the 
 const TEMPERATURE = number(0, 0, 1e6, "0 for the most likely tokens");
 const INSPECT_FLAGS = ["sourceHost", "backend", "loraConfig.maxLoraRank"] as const;
 const GENERATE_FLAGS = ["loraConfig.loraDir", "sourceHost", "backend", "dtype", "threads", "maxSeqLen"] as const;
+const BENCH_FLAGS = [
+  ...GENERATE_FLAGS, "downloadTimeoutS", "loraConfig.maxLoraRank", "loraConfig.maxLoras", "loraConfig.maxCpuLoras", "maxBatchSize", "maxNumTokens", "maxQueue",
+] as const;
 
 /**
  * @param argv arguments after the program's own name
@@ -114,12 +116,17 @@ export function parseCommandLine(argv: readonly string[], environment: CliEnviro
     });
   addFlags(inspect, INSPECT_FLAGS);
 
-  for (const command of [program, serve, generate, adapters, inspect]) {
+  const benches = addBench(program, (command) => addFlags(command, BENCH_FLAGS), (ask, options) => {
+    const model = options["modelPath"] ?? options["model"];
+    parsed = { kind: "bench", resolved: resolve(typeof model === "string" ? model : undefined, options, BENCH_FLAGS, environment), ask };
+  });
+
+  for (const command of [program, serve, generate, adapters, inspect, ...benches]) {
     command.exitOverride().configureOutput({ writeOut: (text) => (printed += text), writeErr: () => undefined });
   }
   try {
-    const flags = new Set([serve, generate, inspect].flatMap((command) => command.options.map(({ long }) => long)));
-    program.parse(ownArguments(argv, (flag) => flags.has(flag)), { from: "user" });
+    const flags = new Set([serve, generate, inspect, ...benches].flatMap((command) => command.options.map(({ long }) => long)));
+    program.parse(ownArguments(benchArguments(argv), (flag) => flags.has(flag)), { from: "user" });
   } catch (thrown) {
     if (!(thrown instanceof CommanderError)) throw thrown;
     if (thrown.exitCode !== 0) throw usageError(thrown, program);
@@ -187,7 +194,7 @@ function askOf(prompt: string, options: Options): GenerateAsk {
 }
 
 const commandNames = (command: Command): string[] =>
-  command.commands.length === 0 ? [command.name()] : command.commands.map((each) => `${command.name()} ${each.name()}`);
+  command.commands.length === 0 ? [command.name()] : command.commands.flatMap(commandNames).map((name) => `${command.name()} ${name}`);
 
 /** Commander's own sentences are good; only the prefix and the line break are not ours. */
 function usageError({ code, message }: CommanderError, program: Command): ConfigError {

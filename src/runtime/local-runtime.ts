@@ -48,6 +48,7 @@ export interface LocalRuntimeInput {
 }
 
 export interface LocalRuntime extends Runtime {
+  readonly backend: Runtime["backend"] & { readonly weightBytes: number };
   /** Why nothing is served any more; `null` while all is well. */
   readonly failure: LorikeetError | null;
   /** Makes an adapter known; its files are read when it is first used. @throws {RequestError} `invalid_request` */
@@ -66,7 +67,7 @@ export const createLocalRuntime = (input: LocalRuntimeInput): LocalRuntime => ne
 
 class InProcess implements LocalRuntime {
   readonly model: LoadedModel;
-  readonly backend: { readonly name: string; readonly description: string };
+  readonly backend: LocalRuntime["backend"];
   readonly maxContext: number;
   readonly #input: LocalRuntimeInput;
   readonly #options: RuntimeOptions;
@@ -91,7 +92,7 @@ class InProcess implements LocalRuntime {
     this.#options = { ...defaultRuntimeOptions, ...input.options };
     this.#clock = input.clock ?? systemClock;
     this.model = input.model;
-    this.backend = { name: info.name, description: info.description };
+    this.backend = { name: info.name, description: info.description, weightBytes: info.weightBytes };
     const numPositions = info.numPages * info.pageTokens;
     const configured = this.#options.maxContext ?? Infinity;
     this.maxContext = Math.min(configured, program.maxContext, numPositions);

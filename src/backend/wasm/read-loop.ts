@@ -107,3 +107,20 @@ export class ReadLoop {
     for (const worker of this.#workers) worker.terminate();
   }
 }
+
+const MAX_MEASURED_BYTES = 1 << 30;
+const MEASURED_MS = 200;
+const PAGE = 65_536;
+
+/** Bytes per second that `numThreads` read together from as many bytes as a model has, which decides how much of it caches hold. */
+export async function measureReadRate(numBytes: number, numThreads: number): Promise<number> {
+  const pages = Math.ceil(Math.min(numBytes, MAX_MEASURED_BYTES) / PAGE);
+  const memory = new WebAssembly.Memory({ initial: pages, maximum: 65_536, shared: true });
+  // Pages that nobody wrote are one and the same.
+  new Uint8Array(memory.buffer).fill(1);
+  const loop = await ReadLoop.over(memory, 0, pages * PAGE, numThreads);
+  const passes = Math.max(1, Math.ceil(MEASURED_MS / (await loop.milliseconds(1))));
+  const ms = await loop.milliseconds(passes);
+  loop.close();
+  return (pages * PAGE * 1000) / ms;
+}
