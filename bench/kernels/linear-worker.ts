@@ -2,7 +2,7 @@
 import { dlopen } from "bun:ffi";
 import { parentPort } from "node:worker_threads";
 import { instantiate, type WasmExports } from "../../src/backend/wasm/module.ts";
-import { threadClock } from "../lib/thread-clock.ts";
+import { threadClock } from "../lib/clocks.ts";
 
 export interface LinearExports extends WasmExports {
   activation_pack(format: number, packed: number, x: number, ldx: number, rows: number, k: number, tile0: number, tile1: number): void;

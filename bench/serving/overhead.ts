@@ -19,7 +19,7 @@ import { startServer } from "../../src/serve.ts";
 import { integerIn, oneOf, parseFlags } from "../lib/flags.ts";
 import { DEMO_SHAPE, LLAMA_135M, type ModelShape, randomAdapter, randomModel, randomSource } from "../lib/random-model.ts";
 import { atMost, Neighbours, printLimits, printTable, spreadOf, writeRecord } from "../lib/record.ts";
-import { threadClock } from "../lib/thread-clock.ts";
+import { threadClock } from "../lib/clocks.ts";
 
 const REPEATS = 5;
 const PROMPT_TOKENS = 32;
