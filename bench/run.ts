@@ -1,5 +1,5 @@
 /**
- * The standing set of benches, one process each, results under bench/results. About eight minutes on two cores; leave
+ * The standing set of benches, one process each, results under bench/results. About twenty minutes on two cores; leave
  * the machine alone meanwhile.
  *
  *   npm run bench            (or: node scripts/bun.mjs bench/run.ts)
@@ -14,7 +14,11 @@ const SET: readonly (readonly [script: string, args: readonly string[], result: 
   ...MODELS.flatMap((model) =>
     FORMATS.map((format) => ["bench/throughput/wasm.ts", ["--model", model, "--format", format], `wasm-${model}-${format}.json`] as const),
   ),
+  ["bench/workloads/standing.ts", [], "standing-demo.json"],
   ["bench/serving/overhead.ts", ["--model", "135m"], "serving-overhead-135m.json"],
+  ["bench/serving/streams.ts", [], "serving-streams-200.json"],
+  ["bench/serving/streams.ts", ["--streams", "1000"], "serving-streams-1000.json"],
+  ["bench/serving/load-generator.ts", [], "load-generator.json"],
   ["bench/micro/scheduler.ts", [], "scheduler.json"],
   ["bench/kernels/wasm-linear.ts", [], "wasm-linear.json"],
   ["bench/kernels/wasm-experts.ts", [], "wasm-experts.json"],
