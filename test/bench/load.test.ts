@@ -113,6 +113,40 @@ describe("a server with OpenAI's routes", () => {
     expect(target.send({ prompt: [1], outputTokens: 3, adapter: null }, () => undefined, signal)).rejects.toThrow("--endpoint completions");
   });
 
+  test("has as many requests at once as are sent", async () => {
+    const most = 300;
+    const all = Promise.withResolvers<void>();
+    let waiting = 0;
+    using holding = Bun.serve({
+      port: 0,
+      async fetch() {
+        if (++waiting === most) all.resolve();
+        await all.promise;
+        return new Response('data: {"choices":[{"text":"a","finish_reason":"length"}]}\n\n');
+      },
+    });
+    const target = await open({ baseUrl: `http://127.0.0.1:${holding.port}`, model: "m", adapters: [] });
+    const records = await drive(Array.from({ length: most }, () => row()), target, { concurrency: null, signal });
+    expect(records.filter(({ error, text }) => error === null && text === "a")).toHaveLength(most);
+  });
+
+  test("is left when the run is ended", async () => {
+    const gone = Promise.withResolvers<void>();
+    const stop = new AbortController();
+    using silent = Bun.serve({
+      port: 0,
+      fetch(request) {
+        request.signal.addEventListener("abort", () => gone.resolve());
+        stop.abort();
+        return new Promise<Response>(() => undefined);
+      },
+    });
+    const target = await open({ baseUrl: `http://127.0.0.1:${silent.port}`, model: "m", adapters: [] });
+    const [record] = await drive([row()], target, { concurrency: 1, signal: stop.signal });
+    expect(record!.error).toContain("abort");
+    await gone.promise;
+  });
+
   test.each([["broken", "the answer broke off"], ["failing", "no memory"], ["full", "429: queue is full"]])("%s: an answer that is none is a failure: %s", async (model, message) => {
     const target = await open({ model, adapters: [] });
     expect(target.send({ prompt: "x", outputTokens: 3, adapter: null }, () => undefined, signal)).rejects.toThrow(message);
@@ -120,6 +154,7 @@ describe("a server with OpenAI's routes", () => {
 
   test("that does not answer, or is something else, is named", async () => {
     expect(open({ baseUrl: "http://127.0.0.1:1" })).rejects.toThrow("http://127.0.0.1:1/v1/models does not answer; give the address of an OpenAI-compatible server with --base-url");
+    expect(open({ baseUrl: "localhost:8000" })).rejects.toThrow('--base-url must be an address with http:// or https://, got "localhost:8000"');
     expect(open({ baseUrl: `${url}/other` })).rejects.toThrow("/other/v1/models answered 404: no");
   });
 });

@@ -4,6 +4,7 @@ import type { RequestRecord } from "../../src/bench/load/drive.ts";
 import { timelineOf } from "../../src/bench/plot/timeline.ts";
 import { plotRuns } from "../../src/bench/plot/plot-runs.ts";
 import { benchProgress } from "../../src/bench/progress.ts";
+import { fairnessOf } from "../../src/bench/report/fairness.ts";
 import { percentilesOf } from "../../src/bench/report/percentiles.ts";
 import { printReport } from "../../src/bench/report/print.ts";
 import { reportOf, type RunFacts } from "../../src/bench/report/report.ts";
@@ -94,6 +95,21 @@ describe("the report", () => {
     const none = reportOf([records[2]!], facts, { before: null, after: null, roofline: null });
     expect(JSON.parse(JSON.stringify(none))).toEqual(none as never);
     expect(printReport(none)).not.toMatch(/NaN|undefined|Infinity/);
+  });
+});
+
+describe("fairness", () => {
+  const served = (index: number, adapter: number, sentMs: number, endMs: number, times: readonly number[]): RequestRecord =>
+    record({ index, adapter, dueMs: sentMs, sentMs, firstMs: times[0]!, endMs, pieces: times.map((atMs) => ({ atMs, tokens: 1 })) });
+
+  test("counts only while both have requests under way, and the gap from then on", () => {
+    // The first has 5 + 2 before the second comes, then 2 + 2; the second 5 + 2, and 2 once the first is gone.
+    const figures = fairnessOf([served(0, 1, 0, 50, [10, 30, 40]), served(1, 0, 20, 90, [45, 80])], ["sql", "pirate"]);
+    expect(figures).toEqual({ adapters: ["sql", "pirate"], service: [7, 4], max_gap: 4 });
+  });
+
+  test("is no figure of one adapter", () => {
+    expect(fairnessOf([served(0, 1, 0, 50, [10]), record({})], ["sql", "pirate"])).toBeNull();
   });
 });
 

@@ -38,6 +38,8 @@ export interface Progress {
 
 /** Timers are coarse: the last stretch before a request is due is spent turning the event loop. */
 const SPIN_MS = 2;
+/** Until an end of the run is heard while nothing is due. */
+const HEARS_MS = 100;
 
 /** @returns one record per row that was sent, in the order of the trace */
 export async function drive(trace: Trace, target: Target, { concurrency, signal, onProgress }: DriveOptions): Promise<RequestRecord[]> {
@@ -97,7 +99,7 @@ export async function drive(trace: Trace, target: Target, { concurrency, signal,
 
 async function until(dueMs: number, nowMs: () => number, signal: AbortSignal): Promise<void> {
   for (let leftMs = dueMs - nowMs(); leftMs > 0 && !signal.aborted; leftMs = dueMs - nowMs()) {
-    if (leftMs > SPIN_MS) await sleep(Math.min(leftMs - SPIN_MS, 1_000));
+    if (leftMs > SPIN_MS) await sleep(Math.min(leftMs - SPIN_MS, HEARS_MS));
     else await new Promise((resolve) => setImmediate(resolve));
   }
 }

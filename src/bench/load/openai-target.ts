@@ -1,6 +1,7 @@
 /** Any server with OpenAI's completions: Lorikeet, vLLM, SGLang, TensorRT-LLM, llama.cpp. */
 import { ConfigError } from "../../core/errors.ts";
 import { eventLines } from "./event-lines.ts";
+import { post, textOf } from "./post.ts";
 import type { Answered, LoadRequest, Target, TargetCounters } from "./target.ts";
 
 export interface OpenAiTargetOptions {
@@ -23,20 +24,21 @@ interface Listed {
 /** @throws {ConfigError} `config_invalid` when nothing answers there */
 export async function openAiTarget({ baseUrl, apiKey, model, adapters, endpoint }: OpenAiTargetOptions): Promise<Target> {
   const base = baseUrl.replace(/\/+$/, "").replace(/\/v1$/, "");
+  if (!/^https?:$/.test(URL.parse(base)?.protocol ?? "")) throw new ConfigError("config_invalid", `--base-url must be an address with http:// or https://, got "${baseUrl}"`, { field: "--base-url" });
   const headers = { "content-type": "application/json", ...(apiKey === null ? {} : { authorization: `Bearer ${apiKey}` }) };
   const listed = model !== null && adapters !== null ? [] : await listModels(base, headers);
   const name = model ?? listed.find(({ parent }) => (parent ?? null) === null)?.id;
   if (name === undefined) throw new ConfigError("config_invalid", `${base} lists no model; name one with --model`, { field: "--model" });
   const names = adapters ?? listed.filter(({ parent }) => (parent ?? null) !== null).map(({ id }) => id);
-  const url = `${base}/v1/${endpoint === "chat" ? "chat/completions" : "completions"}`;
+  const url = new URL(`${base}/v1/${endpoint === "chat" ? "chat/completions" : "completions"}`);
   return {
     model: name,
     adapters: names,
     async send(request, onTokens, signal) {
       const body = bodyOf(request, request.adapter === null ? name : names[request.adapter]!, endpoint);
-      const response = await fetch(url, { method: "POST", headers, body, signal });
-      if (!response.ok || response.body === null) throw new Error(`${response.status}: ${problemOf(await response.text())}`);
-      return readAnswer(response.body, onTokens);
+      const answer = await post(url, headers, body, signal);
+      if (answer.status !== 200) throw new Error(`${answer.status}: ${problemOf(await textOf(answer.body))}`);
+      return readAnswer(answer.body, onTokens);
     },
     counters: () => scrape(base, headers),
   };

@@ -45,6 +45,7 @@ export function printReport(report: Report): string {
       ["Average time-to-first-token [TTFT] (ms)", fixed(streaming.avg_ttft_ms)],
       ["Average time-per-output-token [TPOT] (ms)", fixed(streaming.avg_tpot_ms)],
       ["Per User Output Speed (tps/user)", fixed(streaming.token_output_speed_tok_s)],
+      ["First token within 6 s", percent(streaming.attainment_6s)],
     ]),
     breakdown("Request Latency Breakdown (ms)", "Latency", performance.request_latency_percentiles_ms),
     breakdown("Time-to-First-Token [TTFT] Breakdown (ms)", "TTFT", streaming.ttft_percentiles),
@@ -57,7 +58,7 @@ export function printReport(report: Report): string {
   return `${sections.filter((text) => text !== "").join("\n")}\n`;
 }
 
-function adapterSection({ adapters, adapter_cache: cache, roofline }: Report): string {
+function adapterSection({ adapters, fairness, adapter_cache: cache, roofline }: Report): string {
   const rows = adapters.slice(0, MAX_ADAPTERS).map((each) => [
     each.name ?? "(base)", String(each.num_requests), fixed(each.output_throughput_tok_s),
     fixed(each.ttft_percentiles?.p50), fixed(each.ttft_percentiles?.p99), fixed(each.tpot_percentiles?.p50), fixed(each.request_latency_percentiles_ms?.p99),
@@ -68,6 +69,9 @@ function adapterSection({ adapters, adapter_cache: cache, roofline }: Report): s
   if (cache !== null) {
     facts.push(["Swaps to the device", cache.swaps], ["Adapters read", cache.loads], ["Preemptions", cache.preemptions]);
     facts.push(["Device hit rate", percent(cache.device_hit_rate)], ["Host hit rate", percent(cache.host_hit_rate)]);
+  }
+  if (fairness !== null) {
+    facts.push([`Service while both wait, ${fairness.adapters.join(" and ")}`, fairness.service.join(" and ")], ["Largest gap of service (prompt + 2 x output tokens)", fairness.max_gap]);
   }
   if (roofline !== null) {
     facts.push(["Memory read rate (GB/s)", fixed(roofline.memory_bytes_per_s / 1e9)], ["Steps", roofline.steps]);

@@ -1,6 +1,7 @@
 /** From records to figures: trtllm-bench's report, and what it lacks for adapters. */
 import type { RequestRecord } from "../load/drive.ts";
 import type { TargetCounters } from "../load/target.ts";
+import { fairnessOf } from "./fairness.ts";
 import { mean, type Percentiles, percentilesOf } from "./percentiles.ts";
 
 export interface RunFacts {
@@ -91,14 +92,19 @@ export function reportOf(records: readonly RequestRecord[], facts: RunFacts, cou
       ttft_percentiles: percentilesOf(ttft),
       tpot_percentiles: percentilesOf(tpot),
       itl_percentiles: percentilesOf(itl),
+      /** Part of all requests whose first token came within S-LoRA's 6 seconds. */
+      attainment_6s: records.length === 0 ? 0 : ttft.filter((ms) => ms < ATTAINED_MS).length / records.length,
       gen_tps_percentiles: percentilesOf(tpot.map((ms) => 1000 / ms)),
     },
     adapters: adapterFigures(good, facts.adapters, totalMs),
+    fairness: fairnessOf(good, facts.adapters),
     adapter_cache: cacheFigures(good, counted),
     roofline: rooflineFigures(counted, totalMs),
     dataset: datasetFigures(good, facts.datasetPath),
   };
 }
+
+const ATTAINED_MS = 6_000;
 
 /** From when it was due, where it was: an open loop that falls behind must not flatter the server. */
 const fromMs = ({ dueMs, sentMs }: RequestRecord): number => dueMs ?? sentMs;
