@@ -84,7 +84,7 @@ async function measure(config: Config, ask: LoadAsk, output: BenchOutput): Promi
       const facts: RunFacts = {
         ...opened.facts, model: opened.target.model, version: packageJson.version, requestRate: rate, concurrency: point.concurrency ?? (ask.mode === "latency" ? 1 : null),
         datasetPath: ask.dataset ?? `workload ${ask.workload}`, adapters: opened.target.adapters,
-        numAdapters: point.numAdapters ?? (ask.workload === "base-only" ? 0 : opened.target.adapters.length), seed: ask.dataset === null ? ask.randomSeed : null,
+        numAdapters: rows === null ? adaptersUsed(ask, point, opened.target.adapters.length) : opened.target.adapters.length, seed: ask.dataset === null ? ask.randomSeed : null,
       };
       const report = reportOf(records, facts, { before, after, roofline: opened.roofline });
       runs.push({ report, records });
@@ -114,17 +114,18 @@ function tracesOf(ask: LoadAsk, rows: readonly DatasetRow[] | null) {
   return ({ target, vocabSize }: Bench, point: Point) =>
     namedTrace(name, {
       seed: ask.randomSeed, vocabSize, popularity, lengthScale: ask.lengthScale, durationS: ask.duration, ...rateOf(point),
-      numAdapters: name === "base-only" ? 0 : adaptersUsed(point, target.adapters.length), numRequests: ask.numRequests || null,
+      numAdapters: adaptersUsed(ask, point, target.adapters.length), numRequests: ask.numRequests || null,
     });
 }
 
 const workloadRate = (ask: LoadAsk): number => (ask.workload === null ? Infinity : WORKLOADS[workloadOf(ask.workload)].rate);
 
-function adaptersUsed({ numAdapters }: Point, atHand: number): number {
-  if (numAdapters === null && atHand === 0) throw new ConfigError("config_invalid", `there are no adapters; ${NAME_SOME}, or measure the base model with --num-adapters 0`, { field: "--workload" });
-  if (numAdapters === null) return atHand;
-  if (numAdapters <= atHand) return numAdapters;
-  throw new ConfigError("config_invalid", `--num-adapters ${numAdapters} is more than the ${atHand} at hand; ${NAME_SOME}`, { field: "--num-adapters" });
+function adaptersUsed({ workload }: LoadAsk, { numAdapters }: Point, atHand: number): number {
+  const most = workload === "base-only" ? 0 : workload === "fairness" ? 2 : Infinity;
+  if (numAdapters === null && atHand === 0 && most > 0) throw new ConfigError("config_invalid", `there are no adapters; ${NAME_SOME}, or measure the base model with --num-adapters 0`, { field: "--workload" });
+  const wished = numAdapters ?? atHand;
+  if (wished <= atHand) return Math.min(wished, most);
+  throw new ConfigError("config_invalid", `--num-adapters ${wished} is more than the ${atHand} at hand; ${NAME_SOME}`, { field: "--num-adapters" });
 }
 
 /** Adapters of a data set in the order of their first row. */

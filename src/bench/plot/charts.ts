@@ -25,12 +25,13 @@ export function latencyChart(reports: readonly Report[]): Chart {
     title: "Latency against load",
     width: WIDTH, height: HEIGHT,
     data: { values: isSeveral ? rows.filter(({ figure }) => figure.endsWith("P99")) : rows },
-    mark: { type: "line", point: { size: 45, filled: true } },
+    // With points, the legend of the dashes would show none.
+    mark: { type: "line", point: isSeveral ? false : { size: 45, filled: true } },
     encoding: {
       x: { field: "load", type: typeof values[0] === "number" ? "quantitative" : "ordinal", title, axis: { labelAngle: 0 }, sort: null },
       y: { field: "seconds", type: "quantitative", title: "seconds", scale: { zero: true } },
       color: { field: isSeveral ? "adapters" : "figure", type: "nominal", title: null, sort: null, scale: { range: COLORS } },
-      ...(isSeveral ? { strokeDash: { field: "figure", type: "nominal" as const, title: null, sort: null, legend: { symbolType: "stroke", symbolSize: 300 } } } : {}),
+      ...(isSeveral ? { strokeDash: { field: "figure", type: "nominal" as const, title: null, sort: null } } : {}),
     },
   };
 }

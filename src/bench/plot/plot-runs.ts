@@ -28,7 +28,7 @@ export async function plotRuns(runs: readonly Run[], format: "svg" | "html"): Pr
     padding: 16,
     spacing: 36,
     vconcat: charts,
-    resolve: { scale: { color: "independent" } },
+    resolve: { scale: { color: "independent", strokeDash: "independent" } },
     config: CONFIG,
   };
   const svg = await render(whole);
@@ -47,7 +47,7 @@ async function render(spec: TopLevelSpec): Promise<string> {
 const CONFIG = {
   font: "system-ui, sans-serif",
   axis: { labelFontSize: 11, titleFontSize: 12, titleFontWeight: "normal", gridColor: "#e6e6e6", domainColor: "#888", tickColor: "#888" },
-  legend: { labelLimit: 240, labelFontSize: 11, titleFontSize: 11, titleFontWeight: "normal" },
+  legend: { orient: "bottom", direction: "horizontal", labelLimit: 240, labelFontSize: 11, titleFontSize: 11, titleFontWeight: "normal" },
   title: { fontSize: 13, fontWeight: 600 },
   view: { stroke: null },
 } as const;
