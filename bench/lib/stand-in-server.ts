@@ -74,7 +74,7 @@ if (import.meta.main) {
     options: { maxWaitingRequests: maxSequences },
   });
   const http = listen({
-    runtime, encodeChat: () => [1], host: "127.0.0.1", port: 0, apiKeys: [], allowNoKey: false, allowedHosts: [], baseNames: ["stand-in"], version: "0", log: pino({ level: "silent" }),
+    runtime, encodeChat: () => [1], host: "127.0.0.1", port: 0, apiKeys: [], adminKeys: [], allowNoKey: false, allowedHosts: [], baseNames: ["stand-in"], version: "0", log: pino({ level: "silent" }),
   });
   let begun = { cpu: process.cpuUsage(), atMs: nowMs() };
   process.on("message", ({ order }: Order) => {
