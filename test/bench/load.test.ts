@@ -106,6 +106,14 @@ describe("a server with OpenAI's routes", () => {
     expect(await target.counters()).toBeNull();
   });
 
+  test("is asked for Lorikeet's counters, and what leaves host memory is no swap", async () => {
+    const text = ["# HELP x", "lorikeet_steps_total 9", 'lorikeet_adapter_evictions_total{tier="device"} 3', 'lorikeet_adapter_evictions_total{tier="host"} 50',
+      "lorikeet_adapter_slots_used 2", 'lorikeet_adapter_loads_total{model_name="a b"} 4', "lorikeet_step_compute_seconds_total 0.25", "vllm:num_preemptions_total 1"].join("\n");
+    using metered = Bun.serve({ port: 0, fetch: () => new Response(text) });
+    const target = await open({ baseUrl: `http://127.0.0.1:${metered.port}`, model: "m", adapters: [] });
+    expect(await target.counters()).toEqual({ adapterLoads: 4, adapterEvictions: 3, slotsUsed: 2, steps: 9, preemptions: 1, computeMs: 250 });
+  });
+
   test("counts chunks where it tells no usage, and not the one with the role", async () => {
     const target = await open({ endpoint: "chat" });
     expect(await target.send({ prompt: "hi", outputTokens: 3, adapter: null }, () => undefined, signal)).toEqual({ promptTokens: null, outputTokens: 1, text: "hé" });

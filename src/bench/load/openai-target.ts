@@ -109,8 +109,10 @@ async function scrape(base: string, headers: Record<string, string>): Promise<Ta
   const text = await fetch(`${base}/metrics`, { headers }).then((response) => (response.ok ? response.text() : ""), () => "");
   const values = new Map<string, number>();
   for (const line of text.split("\n")) {
-    const match = /^([a-z_:]+)(?:\{[^}]*\})? (\S+)/i.exec(line);
-    if (match !== null) values.set(match[1]!, (values.get(match[1]!) ?? 0) + Number(match[2]));
+    const [, name = "", labels = "", value] = /^([a-z_:]+)(\{.*\})? (\S+)/i.exec(line) ?? [];
+    // What leaves host memory is no swap.
+    if (labels.includes('tier="host"')) continue;
+    values.set(name, (values.get(name) ?? 0) + Number(value));
   }
   const of = (name: string): number => values.get(name) ?? 0;
   if (!values.has("lorikeet_steps_total")) return null;
