@@ -164,7 +164,7 @@ function randTaskId(given: string | undefined): readonly [number, number] | null
 
 const ONE = "one process serves one whole model; leave it out";
 /** Options that only trtllm-bench has. */
-const NOT_SERVED: Readonly<Record<string, string>> = {
+export const NOT_SERVED: Readonly<Record<string, string>> = {
   tp: ONE, pp: ONE, ep: ONE, "cluster-size": ONE,
   "engine-dir": "there are no engines to build; name a model with --model",
   "beam-width": "beam search is not served",

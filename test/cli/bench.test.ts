@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Report } from "../../src/bench/report/report.ts";
 import { pointsOf } from "../../src/bench/workload/points.ts";
+import { NOT_SERVED } from "../../src/config/bench-flags.ts";
 import { parseCommandLine } from "../../src/config/cli.ts";
 import { DEMO, startDemo } from "../helpers/demo-server.ts";
 import { noCudaReason } from "../helpers/cuda.ts";
@@ -59,6 +60,20 @@ describe("bench arguments", () => {
   ])("%p is refused: %s", (more, message) => {
     expect(thrownBy(() => pointsOf({ ...ask, ...more }))).toMatchObject({ errorCode: "config_invalid", message: expect.stringContaining(message) });
   });
+});
+
+test("docs/bench.md names every option, and every one that is refused", () => {
+  const page = readFileSync(join(REPOSITORY, "docs/bench.md"), "utf8");
+  const help = ["throughput", "serve", "prepare-dataset", "prepare-dataset token-norm-dist", "prepare-dataset token-unif-dist", "prepare-dataset real-dataset"].map((command) => {
+    const printed = parse(...command.split(" "), "--help");
+    if (printed.kind !== "print") throw new Error(command);
+    return printed.text.split("Global Options")[0]!;
+  });
+  // Settings of the runtime are serve's, and documented there.
+  const runtime = new Set(["lora-dir", "source-host", "backend", "dtype", "threads", "download-timeout-s", "max-lora-rank", "max-loras", "max-cpu-loras", "max-queue", "help"]);
+  const options = new Set(help.flatMap((text) => [...text.matchAll(/--([a-z][a-z-]*)(?= <|\s{2})/g)].map(([, name]) => name!)));
+  expect(options.size).toBeGreaterThan(45);
+  expect([...options, ...Object.keys(NOT_SERVED)].filter((name) => !runtime.has(name) && !page.includes(`\`--${name}\``))).toEqual([]);
 });
 
 const folder = mkdtempSync(join(tmpdir(), "lorikeet-bench-"));
