@@ -91,6 +91,12 @@ describe("the report", () => {
     expect(text).not.toContain("NaN");
   });
 
+  test("takes runs of any length", () => {
+    const many = Array.from({ length: 200_000 }, (_, index) => record({ index, dueMs: index, sentMs: index, endMs: index + 5, pieces: [] }));
+    expect(reportOf(many, facts, counted).performance.total_latency_ms).toBe(200_004);
+    expect(timelineOf(many)).toHaveLength(120);
+  });
+
   test("of a run in which everything failed has no figure that is not one", () => {
     const none = reportOf([records[2]!], facts, { before: null, after: null, roofline: null });
     expect(JSON.parse(JSON.stringify(none))).toEqual(none as never);

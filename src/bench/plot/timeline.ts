@@ -1,5 +1,6 @@
 /** The course of a run in equal stretches of time. */
 import type { RequestRecord } from "../load/drive.ts";
+import { least, most } from "../report/percentiles.ts";
 
 export interface Moment {
   /** Seconds from the first request to the middle of the stretch. */
@@ -16,8 +17,8 @@ const LEAST_MS = 100;
 
 export function timelineOf(records: readonly RequestRecord[]): Moment[] {
   if (records.length === 0) return [];
-  const startMs = Math.min(...records.map(({ sentMs }) => sentMs));
-  const endMs = Math.max(...records.map((record) => record.endMs));
+  const startMs = least(records.map(({ sentMs }) => sentMs));
+  const endMs = most(records.map((record) => record.endMs));
   const numMoments = Math.min(MOST_MOMENTS, Math.max(1, Math.floor((endMs - startMs) / LEAST_MS)));
   const stretchMs = Math.max(1, endMs - startMs) / numMoments;
   const stretchOf = (ms: number): number => Math.min(numMoments - 1, Math.max(0, Math.floor((ms - startMs) / stretchMs)));

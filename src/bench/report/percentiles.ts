@@ -21,3 +21,7 @@ export function percentilesOf(values: readonly number[]): Percentiles | null {
 }
 
 export const mean = (values: readonly number[]): number => (values.length === 0 ? 0 : values.reduce((sum, value) => sum + value, 0) / values.length);
+
+/** Of lists too long to be arguments. */
+export const least = (values: readonly number[]): number => values.reduce((a, b) => Math.min(a, b), Infinity);
+export const most = (values: readonly number[]): number => values.reduce((a, b) => Math.max(a, b), -Infinity);

@@ -2,7 +2,7 @@
 import type { RequestRecord } from "../load/drive.ts";
 import type { TargetCounters } from "../load/target.ts";
 import { fairnessOf } from "./fairness.ts";
-import { mean, type Percentiles, percentilesOf } from "./percentiles.ts";
+import { least, mean, most, type Percentiles, percentilesOf } from "./percentiles.ts";
 
 export interface RunFacts {
   readonly model: string;
@@ -42,13 +42,13 @@ export type Report = ReturnType<typeof reportOf>;
 export function reportOf(records: readonly RequestRecord[], facts: RunFacts, counted: Counted) {
   const good = records.filter(({ error }) => error === null);
   const errors = Object.entries(Object.groupBy(records.flatMap(({ error }) => error ?? []), (message) => message)).map(([message, list]) => ({ message, count: list!.length }));
-  const startMs = Math.min(...records.map(({ sentMs }) => sentMs));
-  const totalMs = records.length === 0 ? 0 : Math.max(...records.map(({ endMs }) => endMs)) - startMs;
+  const startMs = least(records.map(({ sentMs }) => sentMs));
+  const totalMs = records.length === 0 ? 0 : most(records.map(({ endMs }) => endMs)) - startMs;
   const perSecond = (amount: number): number => (totalMs === 0 ? 0 : (amount * 1000) / totalMs);
   const outputTokens = sum(good, ({ outputTokens: tokens }) => tokens);
   const promptTokens = sum(good, ({ promptTokens: tokens }) => tokens);
   const latencies = good.map(latencyOf);
-  const lastSentMs = Math.max(...records.map(({ sentMs }) => sentMs));
+  const lastSentMs = most(records.map(({ sentMs }) => sentMs));
   const late = records.flatMap(({ dueMs, sentMs }) => (dueMs === null ? [] : [sentMs - dueMs]));
   const { ttft, tpot, itl } = timesOf(good);
   return {
