@@ -45,6 +45,8 @@ async function main(argv: readonly string[]): Promise<void> {
     case "bench": {
       warn(command.resolved);
       const isGood = await bench(command.resolved.config, command.ask, { write: (text) => process.stdout.write(text), errors: process.stderr });
+      // What a slow reader of a pipe has not taken yet would be lost.
+      await new Promise<void>((resolve) => void process.stdout.write("", () => resolve()));
       process.exit(isGood ? EXIT.ok : EXIT.failed);
       break;
     }
