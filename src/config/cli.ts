@@ -194,7 +194,7 @@ function askOf(prompt: string, options: Options): GenerateAsk {
 }
 
 const commandNames = (command: Command): string[] =>
-  command.commands.length === 0 ? [command.name()] : command.commands.flatMap(commandNames).map((name) => `${command.name()} ${name}`);
+  command.commands.length === 0 ? [command.name()] : command.commands.map((each) => `${command.name()} ${each.name()}`);
 
 /** Commander's own sentences are good; only the prefix and the line break are not ours. */
 function usageError({ code, message }: CommanderError, program: Command): ConfigError {

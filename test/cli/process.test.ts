@@ -135,7 +135,7 @@ describe("lorikeet adapters inspect", () => {
 
   test("needs a path", async () => {
     expect(await outcome("adapters", "inspect")).toMatchObject({ code: 2, stderr: "error: missing required argument 'path'; see lorikeet --help\n" });
-    expect(await outcome("adapters")).toMatchObject({ code: 2, stderr: "error: name a command: serve, generate, adapters inspect\n" });
+    expect(await outcome("adapters")).toMatchObject({ code: 2, stderr: "error: name a command: serve, generate, adapters inspect, bench throughput, bench latency, bench serve, bench workloads, bench prepare-dataset\n" });
   });
 });
 
