@@ -5,7 +5,7 @@
  *       ▲                        │  ▲                       │                 │
  *       └──granted, refused──────┘  └────────found──────────┴────loaded───────┘
  */
-import { createActor, type AnyActorRef } from "xstate";
+import { createActor, type ActorRefFrom, type AnyActorRef } from "xstate";
 import type { Backend } from "../backend/backend.ts";
 import type { Clock } from "../core/clock.ts";
 import type { AdapterId, RequestId } from "../core/ids.ts";
@@ -39,9 +39,7 @@ export interface Timers {
   clearTimeout(id: unknown): void;
 }
 
-export interface SystemInput {
-  readonly table: ScheduleTable;
-  readonly engine: Pick<Engine, "runStep">;
+export interface TiersInput {
   readonly backend: Pick<Backend, "attach" | "detach" | "deviceBytes">;
   readonly pool: SlotPool;
   readonly lru: HostLru<StagedAdapter>;
@@ -55,8 +53,6 @@ export interface SystemInput {
   readonly loadFailureMs: number;
   readonly clock: Clock;
   readonly timers: Timers | null;
-  readonly yieldTurn: () => Promise<void>;
-  readonly onStepTime: (elapsedMs: number) => void;
   /** Hears every fact of every actor, for listings and counters. */
   readonly onFact: (fact: SystemFact, actor: ActorName) => void;
   /** Hears of each state that an actor enters. */
@@ -65,15 +61,28 @@ export interface SystemInput {
   readonly onFatal: (error: unknown) => void;
 }
 
-export interface ActorSystem {
-  submit(sequence: Sequence): void;
-  cancel(requestId: RequestId): void;
+export interface SystemInput extends TiersInput {
+  readonly table: ScheduleTable;
+  readonly engine: Pick<Engine, "runStep">;
+  readonly yieldTurn: () => Promise<void>;
+  readonly onStepTime: (elapsedMs: number) => void;
+}
+
+/** What holds adapters, whoever asks for them. */
+export interface Tiers {
+  readonly slots: ActorRefFrom<typeof slotAllocatorMachine>;
   /** Reads an adapter into host memory ahead of its first request; `adapter.loaded` or `adapter.failed` tells. */
   load(adapterId: AdapterId): void;
   /** Keeps an adapter in host memory and, from its first use on, on the device. */
   pin(adapterId: AdapterId): void;
   /** Frees what an adapter takes, at once or when its last request has ended; no new ones may come. */
   forget(adapterId: AdapterId): void;
+  stop(): void;
+}
+
+export interface ActorSystem extends Omit<Tiers, "slots" | "stop"> {
+  submit(sequence: Sequence): void;
+  cancel(requestId: RequestId): void;
   /** A sequence that could not take part in steps now can. */
   ready(): void;
   /** Lets everything queued end; `scheduler.drained` tells when. */
@@ -85,13 +94,46 @@ export interface ActorSystem {
 }
 
 export function startSystem(input: SystemInput): ActorSystem {
-  const { table, engine, backend, pool, lru, clock, yieldTurn, onStepTime } = input;
-  const options = input.timers === null ? {} : { clock: input.timers };
+  const { table, engine, clock, yieldTurn, onStepTime } = input;
   const scheduler = createActor(requestSchedulerMachine, {
-    ...options,
+    ...clockOf(input),
     id: "requestScheduler",
     input: { table, engine, clock, yieldTurn, onStepTime },
   });
+  const { slots, load, pin, forget, stop } = startTiers(input, {
+    "slot.granted": (fact) => scheduler.send({ ...fact, type: "adapter.use" }),
+    "slot.blocked": (fact) => scheduler.send({ ...fact, type: "adapter.block" }),
+    "slot.refused": (fact) => scheduler.send({ ...fact, type: "adapter.refuse" }),
+  });
+  wire<RequestSchedulerFact>(input, "requestScheduler", scheduler, {
+    "adapter.wanted": (fact) => slots.send({ ...fact, type: "slot.lease" }),
+    "adapter.released": (fact) => slots.send({ ...fact, type: "slot.release" }),
+  });
+  start(input, "requestScheduler", scheduler);
+  return {
+    load,
+    pin,
+    forget,
+    submit: (sequence) => scheduler.send({ type: "request.submit", sequence }),
+    cancel: (requestId) => scheduler.send({ type: "request.cancel", requestId }),
+    ready: () => scheduler.send({ type: "request.ready" }),
+    drain: () => scheduler.send({ type: "scheduler.drain" }),
+    stopRequests: () => scheduler.send({ type: "scheduler.stop" }),
+    stop: () => {
+      scheduler.stop();
+      stop();
+    },
+  };
+}
+
+/**
+ * The three actors below the scheduler.
+ *
+ * @param toScheduler what the slots' answers mean to whoever leases
+ */
+export function startTiers(input: TiersInput, toScheduler: Wires<SlotAllocatorFact> = {}): Tiers {
+  const { backend, pool, lru, clock } = input;
+  const options = clockOf(input);
   const slots = createActor(slotAllocatorMachine, {
     ...options,
     id: "slotAllocator",
@@ -111,55 +153,26 @@ export function startSystem(input: SystemInput): ActorSystem {
       failureMs: input.loadFailureMs,
     },
   });
-
-  /** What an actor's facts mean to the others; those who watch hear a fact before its consequences. */
-  const wire = <F extends SystemFact>(name: ActorName, actor: Emitter<F>, wires: Wires<F>): void => {
-    actor.on("*", (fact) => {
-      input.onFact(fact, name);
-      (wires[fact.type as F["type"]] as ((fact: F) => void) | undefined)?.(fact);
-    });
-  };
-  wire<RequestSchedulerFact>("requestScheduler", scheduler, {
-    "adapter.wanted": (fact) => slots.send({ ...fact, type: "slot.lease" }),
-    "adapter.released": (fact) => slots.send({ ...fact, type: "slot.release" }),
-  });
-  wire<SlotAllocatorFact>("slotAllocator", slots, {
-    "slot.granted": (fact) => scheduler.send({ ...fact, type: "adapter.use" }),
-    "slot.blocked": (fact) => scheduler.send({ ...fact, type: "adapter.block" }),
-    "slot.refused": (fact) => scheduler.send({ ...fact, type: "adapter.refuse" }),
+  wire<SlotAllocatorFact>(input, "slotAllocator", slots, {
+    ...toScheduler,
     "image.wanted": (fact) => cache.send({ ...fact, type: "image.get" }),
   });
-  wire<HostCacheFact>("hostCache", cache, {
+  wire<HostCacheFact>(input, "hostCache", cache, {
     "image.found": ({ adapterId, staged }) => slots.send({ type: "image.deliver", adapterId, image: staged.image }),
     "image.missed": (fact) => loader.send({ ...fact, type: "adapter.load" }),
   });
-  wire<AdapterLoaderFact>("adapterLoader", loader, {
+  wire<AdapterLoaderFact>(input, "adapterLoader", loader, {
     "adapter.loaded": ({ adapterId, staged }) => {
       cache.send({ type: "image.put", adapterId, staged });
       slots.send({ type: "image.deliver", adapterId, image: staged.image });
     },
     "adapter.failed": (fact) => slots.send({ ...fact, type: "image.fail" }),
   });
-
-  const actors: readonly (readonly [ActorName, AnyActorRef])[] = [
-    ["adapterLoader", loader],
-    ["hostCache", cache],
-    ["slotAllocator", slots],
-    ["requestScheduler", scheduler],
-  ];
-  for (const [name, actor] of actors) {
-    let state = "";
-    const see = ({ value }: { readonly value: string }): void => {
-      if (value === state) return;
-      state = value;
-      input.onState(name, value);
-    };
-    actor.subscribe({ next: see, error: input.onFatal });
-    actor.start();
-  }
+  start(input, "adapterLoader", loader);
+  start(input, "hostCache", cache);
+  start(input, "slotAllocator", slots);
   return {
-    submit: (sequence) => scheduler.send({ type: "request.submit", sequence }),
-    cancel: (requestId) => scheduler.send({ type: "request.cancel", requestId }),
+    slots,
     load: (adapterId) => loader.send({ type: "adapter.load", adapterId }),
     pin: (adapterId) => {
       cache.send({ type: "image.pin", adapterId });
@@ -170,11 +183,29 @@ export function startSystem(input: SystemInput): ActorSystem {
       cache.send({ type: "image.forget", adapterId });
       slots.send({ type: "slot.forget", adapterId });
     },
-    ready: () => scheduler.send({ type: "request.ready" }),
-    drain: () => scheduler.send({ type: "scheduler.drain" }),
-    stopRequests: () => scheduler.send({ type: "scheduler.stop" }),
     stop: () => {
-      for (const actor of [scheduler, slots, cache, loader]) actor.stop();
+      for (const actor of [slots, cache, loader]) actor.stop();
     },
   };
+}
+
+const clockOf = ({ timers }: TiersInput): { readonly clock?: Timers } => (timers === null ? {} : { clock: timers });
+
+/** What an actor's facts mean to the others; those who watch hear a fact before its consequences. */
+function wire<F extends SystemFact>({ onFact }: TiersInput, name: ActorName, actor: Emitter<F>, wires: Wires<F>): void {
+  actor.on("*", (fact) => {
+    onFact(fact, name);
+    (wires[fact.type as F["type"]] as ((fact: F) => void) | undefined)?.(fact);
+  });
+}
+
+function start({ onState, onFatal }: TiersInput, name: ActorName, actor: AnyActorRef): void {
+  let state = "";
+  const see = ({ value }: { readonly value: string }): void => {
+    if (value === state) return;
+    state = value;
+    onState(name, value);
+  };
+  actor.subscribe({ next: see, error: onFatal });
+  actor.start();
 }

@@ -1,4 +1,4 @@
-/** Staged adapters in host memory: bounded in bytes, the longest unused goes first, pinned ones stay. */
+/** Staged adapters in host memory: bounded in bytes and number, the longest unused goes first, pinned ones stay. */
 import type { AdapterId } from "../core/ids.ts";
 
 interface Kept<T> {
@@ -8,13 +8,16 @@ interface Kept<T> {
 
 export class HostLru<T> {
   readonly maxBytes: number;
+  readonly maxAdapters: number;
   /** In order of last use, the longest ago first. */
   readonly #kept = new Map<AdapterId, Kept<T>>();
   readonly #pinned = new Set<AdapterId>();
   #usedBytes = 0;
 
-  constructor(maxBytes: number) {
+  /** @param maxAdapters most values at once; left out for as many as the bytes allow */
+  constructor(maxBytes: number, maxAdapters = Infinity) {
     this.maxBytes = maxBytes;
+    this.maxAdapters = maxAdapters;
   }
 
   get usedBytes(): number {
@@ -56,10 +59,10 @@ export class HostLru<T> {
    */
   put(adapterId: AdapterId, value: T, numBytes: number): AdapterId[] {
     this.#drop(adapterId);
-    if (numBytes > this.maxBytes - this.pinnedBytes) return [adapterId];
+    if (numBytes > this.maxBytes - this.pinnedBytes || this.#numPinned >= this.maxAdapters) return [adapterId];
     const dropped: AdapterId[] = [];
     for (const oldest of this.#kept.keys()) {
-      if (this.#usedBytes + numBytes <= this.maxBytes) break;
+      if (this.#usedBytes + numBytes <= this.maxBytes && this.size < this.maxAdapters) break;
       if (this.#pinned.has(oldest)) continue;
       this.#drop(oldest);
       dropped.push(oldest);
@@ -79,6 +82,12 @@ export class HostLru<T> {
     let total = 0;
     for (const adapterId of this.#pinned) total += this.#kept.get(adapterId)?.numBytes ?? 0;
     return total;
+  }
+
+  get #numPinned(): number {
+    let count = 0;
+    for (const adapterId of this.#pinned) if (this.#kept.has(adapterId)) count++;
+    return count;
   }
 
   /** Drops the adapter's value and its pin, if there are any. */

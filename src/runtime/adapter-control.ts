@@ -218,6 +218,14 @@ export class AdapterControl {
         `with ${record.name} the pinned adapters would take ${bytes} bytes ${where}, which has ${maxBytes}; load it without pin`,
         { field: "pin" },
       );
+    // The number of adapters may be what is full (max_cpu_loras), or an earlier content of the name that drains.
+    if (hostBytes <= lru.maxBytes && !lru.has(record.id)) {
+      throw new CapacityError(
+        "queue_full",
+        `the host cache has no room for ${record.name} beside the pinned adapters (max_cpu_loras, host_cache_size); unload one of them first`,
+        { field: "pin" },
+      );
+    }
     if (hostBytes > lru.maxBytes) throw tooLarge(hostBytes, "of the host cache (host_cache_size)", lru.maxBytes);
     if (onDevice > pool.maxBytes) throw tooLarge(onDevice, "of the device's adapter memory", pool.maxBytes);
   }

@@ -141,6 +141,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
       maxWaitingRequests: options.maxQueue,
       requestTimeoutMs: options.requestTimeoutS * 1000,
       hostCacheBytes: sizes.hostCacheBytes,
+      hostCacheAdapters: sizes.hostCacheAdapters,
     },
     ...(options.onAdapterLoad === undefined ? {} : { onAdapterLoad: options.onAdapterLoad }),
     ...(options.onFailure === undefined ? {} : { onFailure: options.onFailure }),

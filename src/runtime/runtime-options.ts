@@ -30,6 +30,8 @@ export interface RuntimeOptions {
   readonly quantumSteps: number;
   /** Bytes of staged adapters kept in host memory. */
   readonly hostCacheBytes: number;
+  /** Most of them, whatever their bytes. */
+  readonly hostCacheAdapters: number;
   /** Adapters staged ahead of a free slot, held beside the host cache. */
   readonly maxImages: number;
   /** Adapters read at once. */
@@ -59,6 +61,7 @@ export const defaultRuntimeOptions: RuntimeOptions = {
   agingSteps: 128,
   quantumSteps: 512,
   hostCacheBytes: 2 ** 30,
+  hostCacheAdapters: Infinity,
   maxImages: 4,
   maxLoads: 2,
   maxLoadAttempts: 3,

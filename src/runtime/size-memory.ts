@@ -46,6 +46,8 @@ export interface MemorySizes {
   readonly numSlots: number;
   readonly adapterBytes: number;
   readonly hostCacheBytes: number;
+  /** Most adapters in it; `Infinity` for as many as its bytes hold. */
+  readonly hostCacheAdapters: number;
 }
 
 /**
@@ -90,6 +92,7 @@ export function sizeMemory(
     numSlots: wish.maxLoras ?? DEFAULT_SLOTS,
     adapterBytes,
     hostCacheBytes: hostBytes(program, wish, largest, bytesPerAdapterNumber),
+    hostCacheAdapters: wish.hostModuleLayers > 0 ? Infinity : (wish.maxCpuLoras ?? Infinity),
   };
 }
 
