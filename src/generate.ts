@@ -5,6 +5,7 @@ import { flagOf, type Config } from "./config/settings.ts";
 import { describeReport } from "./lora/adapter-report.ts";
 import { chatEncoder } from "./runtime/chat.ts";
 import { openRuntime } from "./runtime/open-runtime.ts";
+import type { AdapterLoad } from "./runtime/runtime-parts.ts";
 import { libraryDefaults, prepareRequests, promptTokens } from "./runtime/requests.ts";
 import { NativeError } from "./core/errors.ts";
 
@@ -20,15 +21,20 @@ export async function generate(config: Config, ask: GenerateAsk, { write, tell }
   const tellFact = (label: string, value: string): void => {
     if (ask.isVerbose) tell(`${label.padEnd(9)} ${value}`);
   };
+  const tellLoad = (load: AdapterLoad | undefined): void => {
+    if (load === undefined || load.error !== null) return;
+    tellFact("adapter", load.name);
+    tellFact("digest", load.digest);
+    for (const [label, value] of describeReport(load.report)) tellFact(label, value);
+  };
+  /** Of the adapter asked for; the others are read as well. */
+  const loads: AdapterLoad[] = [];
   const { runtime, backendReason, modelOrigin, served } = await openRuntime({
     ...config,
     maxBatchSize: 1,
     onSource: downloadProgress(process.stderr),
     onAdapterLoad: (load) => {
-      if (load.error !== null) return;
-      tellFact("adapter", load.name);
-      tellFact("digest", load.digest);
-      for (const [label, value] of describeReport(load.report)) tellFact(label, value);
+      if (load.name === ask.adapter) loads.push(load);
     },
   });
   tellFact("model", runtime.model.name);
@@ -54,6 +60,7 @@ export async function generate(config: Config, ask: GenerateAsk, { write, tell }
     process.once("SIGINT", cancel).once("SIGTERM", cancel);
     for await (const { text, finish } of generation) {
       write(text);
+      if (finish !== null) tellLoad(loads.at(-1));
       if (finish !== null) tellFact("tokens", `${finish.usage.promptTokens} of the prompt, ${finish.usage.completionTokens} generated`);
       if (finish !== null && finish.reason !== "stop" && finish.reason !== "length") {
         throw finish.error ?? new NativeError("backend_failed", `the generation ended early: ${finish.reason}`);

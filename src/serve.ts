@@ -29,7 +29,8 @@ export async function startServer(config: Config, page?: Bun.HTMLBundle): Promis
   const opened = await openRuntime({
     ...config,
     onSource: downloadProgress(process.stderr),
-    onAdapterLoad: (load) => logLoad(log, load),
+    // The banner tells of those that are read at the start.
+    onAdapterLoad: (load) => logLoad(log, load, http === null),
     onFailure: (error) => {
       log.error({ err: error.cause ?? error, code: error.errorCode }, error.message);
       http?.fail();
@@ -79,14 +80,15 @@ function logOrigins(log: pino.Logger, { runtime, modelOrigin, served }: Opened):
 }
 
 /** The load report: what an adapter has, and what will be applied of it. */
-function logLoad(log: pino.Logger, { name: adapter, ...load }: AdapterLoad): void {
+function logLoad(log: pino.Logger, { name: adapter, ...load }: AdapterLoad, isStart: boolean): void {
+  const level = isStart ? "debug" : load.error === null ? "info" : "warn";
   if (load.error === null) {
     const { report, digest, deviceBytes } = load;
-    log.info({ adapter, digest, deviceBytes, ...report }, "adapter loaded");
+    log[level]({ adapter, digest, deviceBytes, ...report }, "adapter loaded");
     return;
   }
   const { errorCode: code, field, message, cause } = load.error;
-  log.warn({ adapter, code, field, err: cause }, `adapter not loaded: ${message}`);
+  log[level]({ adapter, code, field, err: cause }, `adapter not loaded: ${message}`);
 }
 
 /** What a person needs to know at the start, with commands that work when pasted. */

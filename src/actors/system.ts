@@ -72,12 +72,12 @@ export interface SystemInput extends TiersInput {
 export interface Tiers {
   readonly slots: ActorRefFrom<typeof slotAllocatorMachine>;
   /** Reads an adapter into host memory ahead of its first request; `adapter.loaded` or `adapter.failed` tells. */
-  load(adapterId: AdapterId): void;
+  readonly load: (adapterId: AdapterId) => void;
   /** Keeps an adapter in host memory and, from its first use on, on the device. */
-  pin(adapterId: AdapterId): void;
+  readonly pin: (adapterId: AdapterId) => void;
   /** Frees what an adapter takes, at once or when its last request has ended; no new ones may come. */
-  forget(adapterId: AdapterId): void;
-  stop(): void;
+  readonly forget: (adapterId: AdapterId) => void;
+  readonly stop: () => void;
 }
 
 export interface ActorSystem extends Omit<Tiers, "slots" | "stop"> {

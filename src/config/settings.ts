@@ -44,10 +44,10 @@ export const LORA_SETTINGS = {
   loraTargetModules: texts("NAME", "modules that adapters may change, by TensorRT-LLM's names, such as attn_q; an adapter that changes another is refused; all by default"),
   maxLoraRank: integer(64, 1, 4096, "largest rank that is served"),
   maxLoras: integer(null, 1, 100_000, "most adapters on the device at once"),
-  maxCpuLoras: integer(null, 1, 1_000_000, "most adapters in host memory at once"),
+  maxCpuLoras: integer(null, 1, 1_000_000, "most adapters in host memory at once; at least max_loras"),
   loraCkptSource: choice("hf", ["hf", "nemo"], "format of the adapters; hf serves NeMo archives as well, nemo serves nothing else"),
   nemoQkvLayout: choice("auto", ["auto", "megatron", "sequential"], "order of query, key and value rows in NeMo archives; auto decides by the archive's configuration"),
-  trtllmModulesToHfModules: nameMap("TensorRT-LLM's module names to the model's own"),
+  trtllmModulesToHfModules: nameMap("TensorRT-LLM's module names to those in adapters' files, where they are not the model's own"),
   swapGateUpProjLoraBWeight: boolean(true, "either value gives the same: fused gate_up adapters are read in PEFT's order, gate then up"),
 } as const;
 
@@ -57,6 +57,12 @@ export const PEFT_CACHE_SETTINGS = {
   numHostModuleLayer: integer(0, 0, MAX, "rank-1 modules of one layer in host memory; above 0 it replaces host_cache_size and max_cpu_loras"),
   numDeviceModuleLayer: integer(0, 0, MAX, "the same on the device; above 0 it replaces device_cache_percent, and max_loras as a size"),
   maxAdapterSize: integer(null, 1, 4096, "largest rank in the caches, where that is below max_lora_rank"),
+  optimalAdapterSize: integer(8, 1, 4096, "any value gives the same: adapters are stored whole, not in pages of one rank"),
+  numPutWorkers: integer(2, 1, 64, "adapters read into host memory at once"),
+  numEnsureWorkers: integer(4, 1, 64, "adapters made ready for the device ahead of a free slot"),
+  numCopyStreams: integer(1, 1, 64, "any value gives the same: one adapter at a time is copied to the device, with all of the way there"),
+  maxPagesPerBlockHost: integer(24, 1, MAX, "any value gives the same: host memory for adapters is not paged"),
+  maxPagesPerBlockDevice: integer(8, 1, MAX, "any value gives the same: each adapter has one run of device memory"),
 } as const;
 
 export const KV_CACHE_SETTINGS = {

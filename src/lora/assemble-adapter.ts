@@ -7,6 +7,7 @@ import { type AdapterReport, summarizeModules } from "./adapter-report.ts";
 import type { AdapterForm, AdapterMatrix, AdapterWeights, LoraDelta } from "./adapter-weights.ts";
 import { adapterDigest } from "./digest.ts";
 import { firstNonFinite } from "./finite.ts";
+import type { ModuleAlias } from "./module-aliases.ts";
 import { isAllowed, type TargetModules } from "./target-modules.ts";
 
 export interface AdapterLimits {
@@ -18,6 +19,8 @@ export interface AdapterLimits {
   readonly maxRankSetting?: string;
   /** Modules that may be changed; `null` or left out for all. */
   readonly targetModules?: TargetModules | null;
+  /** Other names of modules in PEFT files. */
+  readonly aliases?: readonly ModuleAlias[];
 }
 
 export interface PlacedDelta extends LoraDelta {

@@ -9,6 +9,7 @@ import { parseAdapterConfig } from "./adapter-config.ts";
 import { inFile, MAX_WEIGHTS_BYTES, readBounded } from "./adapter-files.ts";
 import type { AdapterWeights } from "./adapter-weights.ts";
 import type { AdapterLimits } from "./assemble-adapter.ts";
+import { renameModules } from "./module-aliases.ts";
 import { translatePeft } from "./translate-peft.ts";
 
 export const CONFIG_FILE = "adapter_config.json";
@@ -30,7 +31,8 @@ export async function readPeft(
   const name = names.has(WEIGHTS_FILE) ? WEIGHTS_FILE : PICKLE_FILE;
   const bytes = await readBounded(join(directory, name), name, MAX_WEIGHTS_BYTES, limits.within);
   const { tensors, warnings } = inFile(name, () => (name === WEIGHTS_FILE ? { tensors: parseSafetensors(bytes), warnings: [] } : readPickled(bytes)));
-  return translatePeft({ ...config, warnings: [...config.warnings, ...warnings] }, tensors, program, limits);
+  const named = renameModules(config, tensors, program, limits.aliases ?? []);
+  return translatePeft({ ...named.config, warnings: [...config.warnings, ...warnings] }, named.tensors, program, limits);
 }
 
 /** Tensors of a torch file as floats, and what was rounded. */

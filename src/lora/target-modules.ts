@@ -7,7 +7,7 @@ import type { LoraSite, SiteModule } from "../model/program.ts";
  * Last part of the module's path, behind `experts.` for one of an expert, by TensorRT-LLM's name of it; `mlp_gate` and
  * `moe_gate` really are the up projections there.
  */
-const MODULES: Readonly<Record<string, readonly string[]>> = {
+export const MODULES: Readonly<Record<string, readonly string[]>> = {
   attn_qkv: ["qkv_proj"],
   attn_q: ["q_proj"],
   attn_k: ["k_proj"],
@@ -69,4 +69,5 @@ export function isAllowed(site: LoraSite, module: SiteModule, allowed: TargetMod
   return reached >= end;
 }
 
-const nameOf = ({ expert }: LoraSite, path: string): string => `${expert === undefined ? "" : "experts."}${path.slice(path.lastIndexOf(".") + 1)}`;
+/** Last part of a module's path, behind `experts.` for one of an expert. */
+export const nameOf = ({ expert }: LoraSite, path: string): string => `${expert === undefined ? "" : "experts."}${path.slice(path.lastIndexOf(".") + 1)}`;

@@ -81,6 +81,28 @@ export class AdapterControl {
     }
   }
 
+  /** @returns why the adapter is refused from here on, `null` for one that is served */
+  async preload(name: string): Promise<AdapterError | null> {
+    const { registry, system } = this.#input;
+    const record = registry.find(name);
+    const reading = Promise.withResolvers<StagedAdapter>();
+    this.#pending.set(record.id, reading);
+    try {
+      system.load(record.id);
+      await reading.promise;
+      return null;
+    } catch (thrown) {
+      if (!(thrown instanceof AdapterError)) throw thrown;
+      // Nobody has found it yet.
+      registry.remove(registry.retire(name));
+      system.forget(record.id);
+      registry.refuse(name, thrown);
+      return thrown;
+    } finally {
+      this.#pending.delete(record.id);
+    }
+  }
+
   /** @throws what `Runtime.unloadAdapter` throws */
   unload({ name, intId }: AdapterToUnload): AdapterRecord {
     const { registry } = this.#input;

@@ -2,7 +2,7 @@
 import { startSystem, type ActorName, type ActorSystem, type SystemFact, type Timers } from "../actors/system.ts";
 import type { Backend } from "../backend/backend.ts";
 import { systemClock, type Clock } from "../core/clock.ts";
-import { CapacityError, toLorikeetError, type LorikeetError } from "../core/errors.ts";
+import { type AdapterError, CapacityError, toLorikeetError, type LorikeetError } from "../core/errors.ts";
 import { asRequestId, type AdapterId } from "../core/ids.ts";
 import type { GenerationRequest } from "../core/request.ts";
 import { TokenStream } from "../core/token-stream.ts";
@@ -51,6 +51,12 @@ export interface LocalRuntime extends Runtime {
   readonly backend: Runtime["backend"] & { readonly weightBytes: number };
   /** Why nothing is served any more; `null` while all is well. */
   readonly failure: LorikeetError | null;
+  /**
+   * Reads an adapter that is known into host memory, ahead of its first request.
+   *
+   * @returns why it cannot be served, which its requests are answered from then on; `null` where it can
+   */
+  preload(name: string): Promise<AdapterError | null>;
   /** Makes an adapter known; its files are read when it is first used. @throws {RequestError} `invalid_request` */
   registerAdapter(name: string, path: string): AdapterId;
 }
@@ -141,6 +147,10 @@ class InProcess implements LocalRuntime {
 
   async resolveAdapter(reference: AdapterReference): Promise<AdapterId> {
     return (await this.#control.resolve(reference)).id;
+  }
+
+  preload(name: string): Promise<AdapterError | null> {
+    return this.#control.preload(name);
   }
 
   async loadAdapter(adapter: AdapterToLoad): Promise<AdapterListing> {

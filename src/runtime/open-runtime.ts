@@ -2,16 +2,18 @@
 import { availableParallelism } from "node:os";
 import type { WeightFormat } from "../backend/backend.ts";
 import { chooseBackend } from "../backend/choose-backend.ts";
-import { AdapterError, ConfigError, type LorikeetError } from "../core/errors.ts";
+import { ConfigError, type LorikeetError } from "../core/errors.ts";
 import { checkForms } from "../lora/adapter-forms.ts";
 import { reportOn } from "../lora/adapter-report.ts";
 import { discoverAdapters, type NamedAdapter } from "../lora/adapter-paths.ts";
 import type { AdapterLimits } from "../lora/assemble-adapter.ts";
 import type { AdapterWeights } from "../lora/adapter-weights.ts";
 import { type CheckpointSource, readAdapter } from "../lora/read-adapter.ts";
-import { checkModuleNames, targetModules } from "../lora/target-modules.ts";
+import { moduleAliases } from "../lora/module-aliases.ts";
+import { targetModules } from "../lora/target-modules.ts";
 import { loadModel } from "../model/load-model.ts";
 import { type AdapterSource, findAdapterSources, findModel, SourceLoads, type SourceOptions, sourcesOf } from "./find-sources.ts";
+import { checkAdapterNumbers, checkCacheSizes } from "./check-adapter-settings.ts";
 import { createLocalRuntime, type LocalRuntime } from "./local-runtime.ts";
 import type { RefusedAdapter } from "./runtime-options.ts";
 import type { AdapterLoad } from "./runtime-parts.ts";
@@ -55,6 +57,8 @@ export interface OpenOptions extends SourceOptions {
     readonly numHostModuleLayer: number;
     readonly numDeviceModuleLayer: number;
     readonly maxAdapterSize: number | null;
+    readonly numPutWorkers: number;
+    readonly numEnsureWorkers: number;
   };
   readonly kvCacheConfig: { readonly maxTokens: number | null };
   readonly onAdapterLoad?: (load: AdapterLoad) => void;
@@ -79,7 +83,7 @@ export interface ServedAdapter extends NamedAdapter {
 }
 
 /** More adapters than this are not read before they are used. */
-const MAX_CHECKED_ADAPTERS = 64;
+const MAX_PRELOADED = 64;
 
 /**
  * @throws {ModelError} for a model that cannot be served
@@ -87,7 +91,7 @@ const MAX_CHECKED_ADAPTERS = 64;
  * @throws {NativeError} `backend_unavailable`
  */
 export async function openRuntime(options: OpenOptions): Promise<Opened> {
-  checkModuleNames(options.loraConfig.trtllmModulesToHfModules);
+  checkAdapterNumbers(options.loraConfig);
   const chosen = chooseBackend(options.backend);
   const format = options.dtype === "auto" ? "bfloat16" : options.dtype;
   const limits = adapterLimits(options);
@@ -99,12 +103,15 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
   const { program } = model;
   chosen.checkProgram(program);
   const maxRows = Math.max(options.maxNumTokens, options.maxBatchSize);
-  const sizes = sizeMemory(program, memoryWish(options, limits.maxRank), {
+  const wish = memoryWish(options, limits.maxRank);
+  const sizes = sizeMemory(program, wish, {
     ...chosen.device,
     pageBytes: chosen.device.pageBytes(program),
     weightBytes: chosen.device.weightBytes(program, format),
     totalBytes: chosen.device.totalBytes(program, maxRows, options.maxBatchSize),
   });
+  checkCacheSizes(program, wish, sizes, limits.targetModules ?? null, chosen.device.bytesPerAdapterNumber);
+  const found = await namedAdapters(adapterSources);
   const { loraCkptSource, nemoQkvLayout } = options.loraConfig;
   const backend = await chosen.open({
     program,
@@ -122,30 +129,32 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     const weights = checkForms(await readAdapter(path, program, { ...limits, nemoQkvLayout, source, within }), backend.info);
     return adapterNumbers === undefined ? weights : { ...weights, report: reportOn(weights.report, adapterNumbers) };
   };
-  const { served, refused } = await findAdapters(adapterSources, (path) => readServed(path, loraCkptSource)).catch(async (thrown: unknown) => {
-    await backend.close();
-    throw thrown;
-  });
   const runtime = createLocalRuntime({
     model,
     backend,
     // What the operator listed may be links to anywhere, as a hub's cache is made of them; what a request named may not.
     readAdapter: ({ path, source }) =>
-      readServed(path, source ?? loraCkptSource, loads.has(path) || served.some((each) => each.path === path) ? undefined : options.adapterRoot),
+      readServed(path, source ?? loraCkptSource, loads.has(path) || found.some((each) => each.path === path) ? undefined : options.adapterRoot),
     fetchAdapter: loads.fetch,
     options: {
-      adapters: served,
-      refusedAdapters: refused,
+      adapters: found,
       adapterRoots: options.adapterRoot,
       maxContext: options.maxSeqLen,
       maxWaitingRequests: options.maxQueue,
       requestTimeoutMs: options.requestTimeoutS * 1000,
       hostCacheBytes: sizes.hostCacheBytes,
       hostCacheAdapters: sizes.hostCacheAdapters,
+      maxLoads: options.peftCacheConfig.numPutWorkers,
+      maxImages: options.peftCacheConfig.numEnsureWorkers,
     },
     ...(options.onAdapterLoad === undefined ? {} : { onAdapterLoad: options.onAdapterLoad }),
     ...(options.onFailure === undefined ? {} : { onFailure: options.onFailure }),
   });
+  const refused = await preload(runtime, found).catch(async (thrown: unknown) => {
+    await runtime.close(0);
+    throw thrown;
+  });
+  const served = found.filter(({ name }) => refused.every((each) => each.name !== name));
   return { runtime, backendReason: chosen.reason, modelOrigin: base.origin, served, refused };
 }
 
@@ -155,13 +164,14 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
  * @throws {ConfigError} `config_invalid`
  */
 export function adapterLimits({ loraConfig, peftCacheConfig }: Pick<OpenOptions, "loraConfig" | "peftCacheConfig">): AdapterLimits & { readonly maxRank: number } {
-  const { maxLoraRank, loraTargetModules } = loraConfig;
+  const { maxLoraRank, loraTargetModules, trtllmModulesToHfModules } = loraConfig;
   const { maxAdapterSize } = peftCacheConfig;
   const isCacheSmaller = maxAdapterSize !== null && maxAdapterSize < maxLoraRank;
   return {
     maxRank: isCacheSmaller ? maxAdapterSize : maxLoraRank,
     maxRankSetting: isCacheSmaller ? "max_adapter_size" : "max_lora_rank",
     targetModules: targetModules(loraTargetModules),
+    aliases: moduleAliases(trtllmModulesToHfModules),
   };
 }
 
@@ -181,10 +191,7 @@ const memoryWish = (
   hostBytes: peftCacheConfig.hostCacheSize,
 });
 
-async function findAdapters(
-  directories: readonly AdapterSource[],
-  read: (path: string) => Promise<unknown>,
-): Promise<Pick<Opened, "served" | "refused">> {
+async function namedAdapters(directories: readonly AdapterSource[]): Promise<readonly ServedAdapter[]> {
   const found = new Map<string, ServedAdapter>();
   for (const { value, origin } of directories) {
     for (const adapter of await discoverAdapters(value)) {
@@ -192,24 +199,17 @@ async function findAdapters(
       found.set(adapter.name, { ...adapter, origin });
     }
   }
-  const served: ServedAdapter[] = [];
-  const refused: RefusedAdapter[] = [];
-  for (const [i, adapter] of [...found.values()].entries()) {
-    const error = i < MAX_CHECKED_ADAPTERS ? await errorOf(read(adapter.path)) : null;
-    if (error === null) served.push(adapter);
-    else refused.push({ name: adapter.name, error });
-  }
-  return { served, refused };
+  return [...found.values()];
 }
 
-async function errorOf(reading: Promise<unknown>): Promise<AdapterError | null> {
-  try {
-    await reading;
-    return null;
-  } catch (thrown) {
-    if (thrown instanceof AdapterError) return thrown;
-    return new AdapterError("adapter_invalid", "the adapter's files cannot be read", { cause: thrown });
+/** Reads adapters into host memory, as far as that goes, and finds those that cannot be served. */
+async function preload(runtime: LocalRuntime, adapters: readonly ServedAdapter[]): Promise<readonly RefusedAdapter[]> {
+  const refused: RefusedAdapter[] = [];
+  for (const { name } of adapters.slice(0, MAX_PRELOADED)) {
+    const error = await runtime.preload(name);
+    if (error !== null) refused.push({ name, error });
   }
+  return refused;
 }
 
 const twice = (name: string): ConfigError =>

@@ -66,6 +66,8 @@ interface Content {
 interface Name {
   readonly name: string;
   readonly task: string;
+  /** Digest of the content at the path of its name. */
+  readonly first: string;
   /** Digests that the name has meant, with the time until which it did. */
   readonly meanings: { digest: string; untilMs: number }[];
   numAnswers: number;
@@ -103,7 +105,13 @@ class Churn {
         adapterRoot: [this.#root],
         loraConfig: { loraDir: contents.map(({ path }, i) => `copy-${i}=${path}`), maxLoras: MAX_LORAS, maxCpuLoras: MAX_CPU_LORAS },
       });
-      for (const [i, { task }] of contents.entries()) this.#names.push({ name: `copy-${i}`, task, meanings: [], numAnswers: 0 });
+      const listed = new Map(this.#server.running.opened.runtime.adapters().map(({ name, digest }) => [name, digest]));
+      for (const [i, { task }] of contents.entries()) {
+        const digest = listed.get(`copy-${i}`);
+        if (digest == null) throw new Error(`copy-${i} was not read at the start`);
+        this.#names.push({ name: `copy-${i}`, task, first: digest, meanings: [{ digest, untilMs: Infinity }], numAnswers: 0 });
+      }
+      if (new Set(this.#names.map(({ first }) => first)).size !== NUM_ADAPTERS) throw new Error("the copies are not of different content");
       const { seconds, numStreams } = this.#options;
       const started = performance.now();
       const streams = Array.from({ length: numStreams }, () => this.#stream());
@@ -166,7 +174,6 @@ class Churn {
       this.#wrong.push(`${chosen.name} (${chosen.task}) answered ${ids.join()} (${finish}) instead of ${golden.token_ids.join()}`);
     }
     const { meanings } = chosen;
-    if (meanings.length === 0) meanings.push({ digest, untilMs: Infinity });
     if (!meanings.some((each) => each.digest === digest && each.untilMs >= startedMs)) {
       this.#wrong.push(`${chosen.name} answered with the content ${digest}, which it did not mean`);
     }
@@ -179,13 +186,8 @@ class Churn {
       const at = this.#chance.int(0, NUM_ADAPTERS - 1);
       const chosen = this.#names[at]!;
       const from = at % TASKS.length + TASKS.length * this.#chance.int(0, COPIES_PER_TASK - 1);
-      // Its first meaning is learnt from an answer.
-      if (chosen.meanings.length === 0) continue;
       const before = chosen.meanings.at(-1)!;
-      // Of the content that lies at `copy-N`: what that name meant first.
-      const digest = this.#names[from]!.meanings[0]?.digest;
-      if (digest === undefined) continue;
-      const loading = { digest, untilMs: Infinity };
+      const loading = { digest: this.#names[from]!.first, untilMs: Infinity };
       chosen.meanings.push(loading);
       const response = await fetch(`${this.#server.url}/v1/load_lora_adapter`, {
         method: "POST",

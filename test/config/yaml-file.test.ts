@@ -79,7 +79,7 @@ kv_cache_config:
     ["TensorRT-LLM's own", "tensor_parallel_size: 2\n", "serve.yaml:1:1: tensor_parallel_size is a key of TensorRT-LLM that is known, not supported: one process serves one whole model", "tensor_parallel_size"],
     ["TensorRT-LLM's own in a section", "kv_cache_config:\n  enable_block_reuse: true\n", "serve.yaml:2:3: kv_cache_config.enable_block_reuse is a key of TensorRT-LLM that is known, not supported", "kv_cache_config.enable_block_reuse"],
     ["a GPU's memory", "kv_cache_config:\n  free_gpu_memory_fraction: 0.9\n", "known, not supported: set kv_cache_config.max_tokens instead", "kv_cache_config.free_gpu_memory_fraction"],
-    ["a page's rank", "peft_cache_config: {optimal_adapter_size: 8}\n", "adapters are stored whole, not in pages of one rank", "peft_cache_config.optimal_adapter_size"],
+    ["a directory to prefetch from", "peft_cache_config: {lora_prefetch_dir: x}\n", "name adapters in lora_config.lora_dir, which are read at the start", "peft_cache_config.lora_prefetch_dir"],
     ["a name of every object", "constructor: 1\n", "serve.yaml:1:1: constructor is not a setting", "constructor"],
     ["text for a number", "port: eighty\n", 'serve.yaml:1:7: port must be a whole number from 0 to 65535, got "eighty"', "port"],
     ["a quoted number", 'port: "8000"\n', 'serve.yaml:1:7: port must be a whole number from 0 to 65535, got "8000"', "port"],

@@ -267,6 +267,23 @@ describe("a pinned adapter", () => {
   });
 });
 
+test("10,000 names cost memory for names only, until they are used", async () => {
+  const { runtime, backend, reads, ask } = open({ options: { maxAdapters: 20_000 } });
+  const usedBytes = (): number => {
+    Bun.gc(true);
+    return process.memoryUsage().heapUsed;
+  };
+  const before = usedBytes();
+  for (let i = 0; i < 10_000; i++) runtime.registerAdapter(`tenant-${i}`, `/adapters/tenants/${i}/one`);
+  const bytesPerName = (usedBytes() - before) / 10_000;
+  expect(bytesPerName).toBeLessThan(1024);
+  expect([reads.length, runtime.stats().hostCacheBytes, backend.attached.size]).toEqual([0, 0, 0]);
+  for (const name of ["tenant-0", "tenant-9999"]) expect((await collect(await ask(name))).ids).toEqual(tokensOf("one"));
+  expect([reads.length, runtime.stats().hostCacheBytes]).toEqual([2, 200]);
+  expect(runtime.adapters()).toHaveLength(10_000);
+  await runtime.close();
+});
+
 test("an adapter whose files changed since they were first read is refused when it is read again", async () => {
   let content = "first";
   const { runtime } = openBench({

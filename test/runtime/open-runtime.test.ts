@@ -97,8 +97,12 @@ describe("what cannot be opened", () => {
     [{ model: "no/such/model" }, 'the model "no/such/model" is not a directory'],
     [{ loraConfig: { loraTargetModules: ["attn_p"] } }, 'got "attn_p" (did you mean attn_q?)'],
     [{ loraConfig: { loraTargetModules: ["constructor"] } }, "lora_target_modules must be among attn_qkv, attn_q"],
-    [{ loraConfig: { trtllmModulesToHfModules: { attn_q: ["q"] } } }, "lora_config.trtllm_modules_to_hf_modules may name q_proj for attn_q, not q; adapters are matched"],
-    [{ loraConfig: { trtllmModulesToHfModules: { attn: ["q_proj"] } } }, "not attn; adapters are matched"],
+    [{ loraConfig: { trtllmModulesToHfModules: { attn_p: ["q"] } } }, 'trtllm_modules_to_hf_modules maps "attn_p", which is no module\'s name (did you mean attn_q?)'],
+    [{ loraConfig: { maxLoras: 4, maxCpuLoras: 2 } }, "max_cpu_loras is 2 and max_loras 4, but host memory holds at least what the device does; raise max_cpu_loras to 4"],
+    [{ peftCacheConfig: { hostCacheSize: 1000 } }, "peft_cache_config.host_cache_size gives adapters 1000 bytes, and one of rank 64 may need"],
+    [{ peftCacheConfig: { numHostModuleLayer: 1 } }, "peft_cache_config.num_host_module_layer gives adapters"],
+    [{ peftCacheConfig: { numDeviceModuleLayer: 1 } }, "peft_cache_config.num_device_module_layer gives adapters"],
+    [{ peftCacheConfig: { deviceCachePercent: 1e-9 } }, "peft_cache_config.device_cache_percent gives adapters"],
   ])("is %p, a mistake of the settings", async (options, message) => {
     await expect(open(options)).rejects.toMatchObject({ errorCode: "config_invalid", message: expect.stringContaining(message) });
   });

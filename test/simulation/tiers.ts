@@ -115,7 +115,7 @@ class TierSimulation {
   readonly #reading = new Set<AdapterId>();
   readonly #failures = new Map<AdapterId, { readonly error: LorikeetError; readonly atMs: number }>();
   /** Versions of the content at each path: files change. */
-  readonly #versions = new Array<number>(NUM_PATHS).fill(1);
+  readonly #versions = Array.from({ length: NUM_PATHS }, () => 1);
   readonly #retired = new Map<AdapterRecord, number>();
   readonly #pinnedSlots = new Map<AdapterRecord, SlotId>();
   readonly #ended: Record<Ending, number> = { done: 0, cancelled: 0, refused: 0 };
