@@ -36,6 +36,9 @@ export class AdapterRecord implements AdapterSource {
   /** Unix seconds. */
   lastUsed: number | null = null;
 
+  /** What its name means since. */
+  #heir: AdapterRecord | null = null;
+
   constructor(id: AdapterId, name: string, { path, source }: AdapterSource, created: number) {
     this.id = id;
     this.name = name;
@@ -52,8 +55,24 @@ export class AdapterRecord implements AdapterSource {
 
   noteEnded(usage: Usage): void {
     this.numLive--;
+    this.#count(usage);
+  }
+
+  #count(usage: Usage): void {
     this.promptTokens += usage.promptTokens;
     this.generatedTokens += usage.completionTokens;
+    if (this.#heir !== null) this.#heir.#count(usage);
+  }
+
+  /** Retires a record whose name is this one's from here on: what is counted by name goes on. */
+  succeed(earlier: AdapterRecord): void {
+    earlier.isRetired = true;
+    earlier.#heir = this;
+    this.numRequests += earlier.numRequests;
+    this.promptTokens += earlier.promptTokens;
+    this.generatedTokens += earlier.generatedTokens;
+    this.numLoads += earlier.numLoads;
+    this.lastUsed = earlier.lastUsed;
   }
 
   noteLoaded({ image, report }: StagedAdapter): void {

@@ -99,7 +99,7 @@ export class AdapterRegistry {
   commit(record: AdapterRecord): AdapterRecord | null {
     if (!this.#byName.has(record.name)) this.#checkRoom();
     const earlier = this.#byName.get(record.name) ?? null;
-    if (earlier !== null) earlier.isRetired = true;
+    if (earlier !== null) record.succeed(earlier);
     this.#refused.delete(record.name);
     this.#byName.set(record.name, record);
     return earlier;
