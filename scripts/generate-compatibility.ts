@@ -64,7 +64,7 @@ ${table("key", keyRows(TOP_SETTINGS, ""))}
 
 ### lora_config
 
-\`trtllm_modules_to_hf_modules\` is taken where it says what is so anyway: adapters are matched by the model's own module names.
+\`trtllm_modules_to_hf_modules\` adds names to the model's own, which always count: an adapter that calls \`q_proj\` \`wq\` is the same adapter.
 
 ${table("key", keyRows(LORA_SETTINGS, "lora_config"))}
 

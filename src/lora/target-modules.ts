@@ -43,21 +43,6 @@ export function targetModules(names: readonly string[]): TargetModules | null {
   return parts.length === 0 ? null : new Set(parts);
 }
 
-/**
- * `trtllm_modules_to_hf_modules` may say what is so anyway: adapters are matched by the model's own module names.
- *
- * @throws {ConfigError} `config_invalid` for a name that would mean another module here
- */
-export function checkModuleNames(map: Readonly<Record<string, readonly string[]>>): void {
-  for (const [name, given] of Object.entries(map)) {
-    const own = Object.hasOwn(MODULES, name) ? MODULES[name]! : null;
-    if (own !== null && own.some((module) => given.includes(module) || given.includes(module.replace(/^experts\./, "")))) continue;
-    const field = "lora_config.trtllm_modules_to_hf_modules";
-    const known = own === null ? `knows ${Object.keys(MODULES).join(", ")}, not ${name.slice(0, 40)}` : `may name ${own.join(" or ")} for ${name}, not ${given.join(", ").slice(0, 80)}`;
-    throw new ConfigError("config_invalid", `${field} ${known}; adapters are matched by the model's own module names`, { field });
-  }
-}
-
 /** Whether every output of `module` is one of an allowed module's: fused and split names mean the same outputs. */
 export function isAllowed(site: LoraSite, module: SiteModule, allowed: TargetModules): boolean {
   const end = module.offset + module.width;

@@ -32,7 +32,7 @@ export const createParts = (
   table: createScheduleTable({ ...limits, maxRows: info.maxRows, maxSequences: info.maxSequences }, info.numPages, info.pageTokens),
   engine: new Engine({ run }, clock),
   pool: new SlotPool(info.numSlots, info.adapterBytes),
-  lru: new HostLru(limits.hostCacheBytes),
+  lru: new HostLru(limits.hostCacheBytes, limits.hostCacheAdapters),
   registry: new AdapterRegistry(limits.maxAdapters),
   counters: { adapterLoads: 0, adapterEvictions: 0, stepMs: 0, refused: {} },
 });
