@@ -111,9 +111,9 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
   const topK = program.routing?.topK ?? 1;
   const numExperts = program.routing?.numExperts ?? 0;
   const siteCols = Math.max(1, ...program.sites.map((site) => site.inWidth));
-  const packedBlockBytes = align(
-    Math.max(exports.activation_bytes(format, ROW_BLOCK, maxCols), exports.activation_bytes(FORMAT.float32, ROW_BLOCK, siteCols)) >>> 0,
-  );
+  // A router stays float32, whose packed rows are larger than those of int8.
+  const packedBytes = Math.max(...program.weights.map((weight) => exports.activation_bytes(formatOf(weight, format), ROW_BLOCK, weight.cols) >>> 0));
+  const packedBlockBytes = align(Math.max(packedBytes, exports.activation_bytes(FORMAT.float32, ROW_BLOCK, siteCols) >>> 0));
   const scratchBytes = align(
     Math.max(
       packedBlockBytes + (exports.linear_scratch_bytes(ROW_BLOCK, maxCols) >>> 0),
@@ -145,7 +145,7 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
       plan.reserve(width * { sampled: maxSequences, step: maxRows, routed: maxRows * topK }[rows] * 4),
     ),
     groups: plan.reserve(numExperts === 0 ? 0 : (numExperts + 1 + 2 * maxRows * topK) * 4),
-    packed: plan.reserve(exports.activation_bytes(format, ROW_BLOCK, maxCols) >>> 0),
+    packed: plan.reserve(packedBytes),
     packedBlockBytes,
     scratch: plan.reserve(numThreads * scratchBytes),
     scratchBytes,
