@@ -27,8 +27,20 @@ sources=(
   src/executor/sample.c
 )
 
-emcc "${sources[@]}" -o "${1:-lorikeet.wasm}" \
-  -O3 -msimd128 -matomics -mbulk-memory -ffreestanding -fno-math-errno -fno-unroll-loops \
-  -Wall -Wextra -Werror -Iinclude \
+directory=$(mktemp -d)
+trap 'rm -rf "$directory"' EXIT
+objects=()
+for source in "${sources[@]}"; do
+  objects+=("$directory/$(basename "$source" .c).o")
+  emcc -c "$source" -o "${objects[-1]}" \
+    -O3 -msimd128 -matomics -mbulk-memory -ffreestanding -fno-math-errno -fno-unroll-loops \
+    -Wall -Wextra -Werror -Iinclude &
+done
+# One by one: without arguments `wait` forgets the failures.
+for job in $(jobs -p); do wait "$job"; done
+
+# -O1 leaves Binaryen's optimiser out. It undoes the order of instructions that kernels were given (KEEP_ORDER) and
+# merges functions until Bun's compiler allocates registers badly: int8 with several rows measured a third of its speed.
+emcc "${objects[@]}" -o "${1:-lorikeet.wasm}" -O1 \
   --no-entry -sSTANDALONE_WASM -sIMPORTED_MEMORY -Wl,--shared-memory -sTOTAL_STACK=65536 \
   -sINITIAL_MEMORY=1048576 -sMAXIMUM_MEMORY=4294967296 -sALLOW_MEMORY_GROWTH

@@ -14,43 +14,43 @@ static inline v128_t multiply_add(v128_t sum, v128_t a, v128_t b) { return wasm_
 
 /* ---- one row ---- */
 
-#define BFLOAT16_8(at, s0, s1)                              \
-  {                                                         \
-    const v128_t halves = wasm_v128_load(w + (at));         \
-    s0 = multiply_add(s0, x, bfloat16_low(halves));         \
-    s1 = multiply_add(s1, x, bfloat16_high(halves));        \
+#define BFLOAT16_8(at, s0, s1)                       \
+  {                                                  \
+    const v128_t halves = wasm_v128_load(w + (at));  \
+    s0 = multiply_add(s0, x, bfloat16_low(halves));  \
+    s1 = multiply_add(s1, x, bfloat16_high(halves)); \
   }
-#define FLOAT32_8(at, s0, s1)                               \
-  {                                                         \
-    s0 = multiply_add(s0, x, wasm_v128_load(w + (at)));     \
+#define FLOAT32_8(at, s0, s1)                                \
+  {                                                          \
+    s0 = multiply_add(s0, x, wasm_v128_load(w + (at)));      \
     s1 = multiply_add(s1, x, wasm_v128_load(w + (at) + 16)); \
   }
 
 /* Defines a kernel for one row and 16 outputs, or 8: four or two chains of additions side by side. */
-#define ROW_KERNEL_16(name, COLUMN_8, bytes_8)                                                          \
-  static __attribute__((noinline)) void name(const uint8_t* w, const float* xs, uint32_t k, v128_t* out) { \
-    v128_t s0 = wasm_f32x4_const_splat(0.0f), s1 = s0, s2 = s0, s3 = s0;                                \
-    for (const float* end = xs + (k & ~3u); xs != end; xs += 4, w += 8 * (bytes_8)) {                   \
-      const v128_t four = wasm_v128_load(xs);                                                           \
-      { const v128_t x = DUP(four, 0); COLUMN_8(0, s0, s1) COLUMN_8((bytes_8), s2, s3) }                \
+#define ROW_KERNEL_16(name, COLUMN_8, bytes_8)                                                           \
+  static inline void name(const uint8_t* w, const float* xs, uint32_t k, v128_t* out) {                  \
+    v128_t s0 = wasm_f32x4_const_splat(0.0f), s1 = s0, s2 = s0, s3 = s0;                                 \
+    for (const float* end = xs + (k & ~3u); xs != end; xs += 4, w += 8 * (bytes_8)) {                    \
+      const v128_t four = wasm_v128_load(xs);                                                            \
+      { const v128_t x = DUP(four, 0); COLUMN_8(0, s0, s1) COLUMN_8((bytes_8), s2, s3) }                 \
       { const v128_t x = DUP(four, 1); COLUMN_8(2 * (bytes_8), s0, s1) COLUMN_8(3 * (bytes_8), s2, s3) } \
       { const v128_t x = DUP(four, 2); COLUMN_8(4 * (bytes_8), s0, s1) COLUMN_8(5 * (bytes_8), s2, s3) } \
       { const v128_t x = DUP(four, 3); COLUMN_8(6 * (bytes_8), s0, s1) COLUMN_8(7 * (bytes_8), s2, s3) } \
-    }                                                                                                   \
-    for (uint32_t rest = k & 3u; rest > 0; rest--, xs++, w += 2 * (bytes_8)) {                          \
-      const v128_t x = wasm_f32x4_splat(*xs);                                                           \
-      COLUMN_8(0, s0, s1) COLUMN_8((bytes_8), s2, s3)                                                   \
-    }                                                                                                   \
-    out[0] = s0, out[1] = s1, out[2] = s2, out[3] = s3;                                                 \
+    }                                                                                                    \
+    for (uint32_t rest = k & 3u; rest > 0; rest--, xs++, w += 2 * (bytes_8)) {                           \
+      const v128_t x = wasm_f32x4_splat(*xs);                                                            \
+      COLUMN_8(0, s0, s1) COLUMN_8((bytes_8), s2, s3)                                                    \
+    }                                                                                                    \
+    out[0] = s0, out[1] = s1, out[2] = s2, out[3] = s3;                                                  \
   }
-#define ROW_KERNEL_8(name, COLUMN_8, bytes_8)                                                           \
-  static __attribute__((noinline)) void name(const uint8_t* w, const float* xs, uint32_t k, v128_t* out) { \
-    v128_t s0 = wasm_f32x4_const_splat(0.0f), s1 = s0;                                                  \
-    for (const float* end = xs + k; xs != end; xs++, w += (bytes_8)) {                                  \
-      const v128_t x = wasm_v128_load32_splat(xs);                                                      \
-      COLUMN_8(0, s0, s1)                                                                               \
-    }                                                                                                   \
-    out[0] = s0, out[1] = s1;                                                                           \
+#define ROW_KERNEL_8(name, COLUMN_8, bytes_8)                                           \
+  static inline void name(const uint8_t* w, const float* xs, uint32_t k, v128_t* out) { \
+    v128_t s0 = wasm_f32x4_const_splat(0.0f), s1 = s0;                                  \
+    for (const float* end = xs + k; xs != end; xs++, w += (bytes_8)) {                  \
+      const v128_t x = wasm_v128_load32_splat(xs);                                      \
+      COLUMN_8(0, s0, s1)                                                               \
+    }                                                                                   \
+    out[0] = s0, out[1] = s1;                                                           \
   }
 
 ROW_KERNEL_16(bfloat16_row_16, BFLOAT16_8, 16)
@@ -80,66 +80,84 @@ static void one_row(const linear_t* op, uint32_t panel0, uint32_t panel1) {
 
 /* ---- more rows: tiles of up to four rows by eight outputs ---- */
 
-#define TILE_ROW(r)                                                                \
-  {                                                                                \
-    const v128_t x_row = wasm_v128_load(x + 4 * r);                                \
-    s##r##0 = multiply_add(s##r##0, x_row, w0);                                    \
-    s##r##1 = multiply_add(s##r##1, x_row, w1);                                    \
+#define TILE_ROW(r, i)                                       \
+  {                                                          \
+    const v128_t x_row = wasm_v128_load(x + 16 * i + 4 * r); \
+    s##r##0 = multiply_add(s##r##0, x_row, w0);              \
+    s##r##1 = multiply_add(s##r##1, x_row, w1);              \
   }
 #define LOAD_SUMS(r) v128_t s##r##0 = sums[2 * r], s##r##1 = sums[2 * r + 1];
 #define STORE_SUMS(r) sums[2 * r] = s##r##0, sums[2 * r + 1] = s##r##1;
+#define TILE_COLUMN(rows, width, i)                                                          \
+  {                                                                                          \
+    const v128_t w0 = wasm_v128_load(w + width * i), w1 = wasm_v128_load(w + width * i + 4); \
+    REPEAT_##rows(TILE_ROW, i)                                                               \
+    KEEP_ORDER(rows)                                                                         \
+  }
+#define UNPACK_COLUMN(rows, width, i)                                   \
+  {                                                                     \
+    const v128_t halves = wasm_v128_load(w + 2 * width * i);            \
+    const v128_t w0 = bfloat16_low(halves), w1 = bfloat16_high(halves); \
+    wasm_v128_store(unpacked + width * i, w0);                          \
+    wasm_v128_store(unpacked + width * i + 4, w1);                      \
+    REPEAT_##rows(TILE_ROW, i)                                          \
+    KEEP_ORDER(rows)                                                    \
+  }
 
 /*
- * sums[row][half] gains w[k][8] * x[k][row] over `columns` columns; rows of w are `stride` floats apart.
+ * sums[row][half] gains w[k][8] * x[k][row] over `columns` columns; rows of w are `width` floats apart.
  * Activations come as whole vectors: loads are free beside the arithmetic, copies of lanes are not.
  */
-#define TILE_KERNEL(rows, ROWS)                                                                                    \
-  static __attribute__((noinline)) void tile_##rows(const float* w, uint32_t stride, const float* x, uint32_t columns, v128_t* sums) { \
-    ROWS(LOAD_SUMS)                                                                                                \
-    for (const float* end = x + columns * 16; x != end; w += stride, x += 16) {                                    \
-      const v128_t w0 = wasm_v128_load(w), w1 = wasm_v128_load(w + 4);                                             \
-      ROWS(TILE_ROW)                                                                                               \
-    }                                                                                                              \
-    ROWS(STORE_SUMS)                                                                                               \
+#define TILE_KERNEL(rows, width)                                                                                      \
+  static __attribute__((noinline)) void tile_##rows##_##width(const float* w, const float* x, uint32_t columns, v128_t* sums) { \
+    REPEAT_##rows(LOAD_SUMS)                                                                                          \
+    for (; columns >= 4; columns -= 4, w += 4 * width, x += 64) {                                                     \
+      TILE_COLUMN(rows, width, 0) TILE_COLUMN(rows, width, 1) TILE_COLUMN(rows, width, 2) TILE_COLUMN(rows, width, 3) \
+    }                                                                                                                 \
+    for (; columns > 0; columns--, w += width, x += 16) TILE_COLUMN(rows, width, 0)                                   \
+    REPEAT_##rows(STORE_SUMS)                                                                                         \
   }
 /*
  * The same from a bfloat16 panel, which it leaves unpacked for the tiles that follow: with few rows, a pass of its
  * own for that takes as long as the arithmetic. The panel must be in the cache (see fetch): straight from memory
  * this was the slowest form.
  */
-#define UNPACK_KERNEL(rows, ROWS)                                                                                  \
-  static __attribute__((noinline)) void unpack_tile_##rows(const uint8_t* w, float* unpacked, uint32_t width, const float* x, \
-                                             uint32_t columns, v128_t* sums) {                                     \
-    ROWS(LOAD_SUMS)                                                                                                \
-    for (const float* end = x + columns * 16; x != end; w += 2 * width, unpacked += width, x += 16) {              \
-      const v128_t halves = wasm_v128_load(w);                                                                     \
-      const v128_t w0 = bfloat16_low(halves), w1 = bfloat16_high(halves);                                          \
-      wasm_v128_store(unpacked, w0);                                                                               \
-      wasm_v128_store(unpacked + 4, w1);                                                                           \
-      ROWS(TILE_ROW)                                                                                               \
-    }                                                                                                              \
-    ROWS(STORE_SUMS)                                                                                               \
+#define UNPACK_KERNEL(rows, width)                                                                                    \
+  static __attribute__((noinline)) void unpack_tile_##rows##_##width(const uint8_t* w, float* unpacked, const float* x, \
+                                             uint32_t columns, v128_t* sums) {                                        \
+    REPEAT_##rows(LOAD_SUMS)                                                                                          \
+    for (; columns >= 4; columns -= 4, w += 8 * width, unpacked += 4 * width, x += 64) {                              \
+      UNPACK_COLUMN(rows, width, 0) UNPACK_COLUMN(rows, width, 1) UNPACK_COLUMN(rows, width, 2) UNPACK_COLUMN(rows, width, 3) \
+    }                                                                                                                 \
+    for (; columns > 0; columns--, w += 2 * width, unpacked += width, x += 16) UNPACK_COLUMN(rows, width, 0)          \
+    REPEAT_##rows(STORE_SUMS)                                                                                         \
   }
 
-TILE_KERNEL(1, REPEAT_1)
-TILE_KERNEL(2, REPEAT_2)
-TILE_KERNEL(3, REPEAT_3)
-TILE_KERNEL(4, REPEAT_4)
-UNPACK_KERNEL(2, REPEAT_2)
-UNPACK_KERNEL(3, REPEAT_3)
-UNPACK_KERNEL(4, REPEAT_4)
+TILE_KERNEL(1, 16)
+TILE_KERNEL(2, 16)
+TILE_KERNEL(3, 16)
+TILE_KERNEL(4, 16)
+TILE_KERNEL(1, 8)
+TILE_KERNEL(4, 8)
+UNPACK_KERNEL(2, 16)
+UNPACK_KERNEL(3, 16)
+UNPACK_KERNEL(4, 16)
+UNPACK_KERNEL(4, 8)
 
-static void tile(uint32_t rows, const float* w, uint32_t stride, const float* x, uint32_t columns, v128_t* sums) {
-  if (rows == 4) tile_4(w, stride, x, columns, sums);
-  else if (rows == 3) tile_3(w, stride, x, columns, sums);
-  else if (rows == 2) tile_2(w, stride, x, columns, sums);
-  else tile_1(w, stride, x, columns, sums);
+/* Half panels are rare, and a tile that is not full repeats its first row. */
+static void tile(uint32_t rows, const float* w, uint32_t width, const float* x, uint32_t columns, v128_t* sums) {
+  if (width == HALF_ROWS) (rows == 1 ? tile_1_8 : tile_4_8)(w, x, columns, sums);
+  else if (rows == 4) tile_4_16(w, x, columns, sums);
+  else if (rows == 3) tile_3_16(w, x, columns, sums);
+  else if (rows == 2) tile_2_16(w, x, columns, sums);
+  else tile_1_16(w, x, columns, sums);
 }
 static void unpack_tile(uint32_t rows, const uint8_t* w, float* unpacked, uint32_t width, const float* x, uint32_t columns,
                         v128_t* sums) {
-  if (rows == 4) unpack_tile_4(w, unpacked, width, x, columns, sums);
-  else if (rows == 3) unpack_tile_3(w, unpacked, width, x, columns, sums);
-  else unpack_tile_2(w, unpacked, width, x, columns, sums);
+  if (width == HALF_ROWS) unpack_tile_4_8(w, unpacked, x, columns, sums);
+  else if (rows == 4) unpack_tile_4_16(w, unpacked, x, columns, sums);
+  else if (rows == 3) unpack_tile_3_16(w, unpacked, x, columns, sums);
+  else unpack_tile_2_16(w, unpacked, x, columns, sums);
 }
 
 static void many_rows(const linear_t* op, uint32_t panel0, uint32_t panel1, float* scratch) {

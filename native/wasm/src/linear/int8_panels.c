@@ -9,24 +9,31 @@
 #define LOW_BYTES wasm_i16x8_const_splat(255)
 
 /* sum += four outputs of one vector of weights: four columns, one row of activations. */
-#define DOT(sum, w, low, odd, difference) \
+#define DOT(sum, w, low, odd, difference)                  \
   sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(w, odd)); \
   sum = wasm_i32x4_add(sum, wasm_i32x4_dot_i16x8(low, difference));
 
 /* total += (256 * sum) * (weight scale * activation scale / 256) */
-static inline v128_t add_scaled(v128_t total, v128_t sum, const float* scales, v128_t activation_scale) {
-  return wasm_f32x4_add(total, wasm_f32x4_mul(wasm_f32x4_convert_i32x4(sum), wasm_f32x4_mul(wasm_v128_load(scales), activation_scale)));
+static inline v128_t add_scaled(v128_t total, v128_t sum, v128_t scales, v128_t activation_scale) {
+  return wasm_f32x4_add(total, wasm_f32x4_mul(wasm_f32x4_convert_i32x4(sum), wasm_f32x4_mul(scales, activation_scale)));
 }
 static inline v128_t add_group(v128_t total, v128_t sum, int32_t offset, const float* scales, float activation_scale) {
-  return add_scaled(total, wasm_i32x4_add(sum, wasm_i32x4_splat(offset)), scales, wasm_f32x4_splat(activation_scale));
+  return add_scaled(total, wasm_i32x4_add(sum, wasm_i32x4_splat(offset)), wasm_v128_load(scales), wasm_f32x4_splat(activation_scale));
 }
 
 /* ---- one row, 16 outputs ---- */
 
-#define ROW_VECTOR(sum, at)                                          \
-  {                                                                  \
-    const v128_t v = wasm_v128_load(w + (at));                       \
-    DOT(sum, v, wasm_v128_and(v, LOW_BYTES), odd, difference)        \
+#define ROW_VECTOR(sum, at)                                   \
+  {                                                           \
+    const v128_t v = wasm_v128_load(w + (at));                \
+    DOT(sum, v, wasm_v128_and(v, LOW_BYTES), odd, difference) \
+  }
+#define ROW_QUAD(i)                                                                                                \
+  {                                                                                                                \
+    const v128_t odd = wasm_v128_load32_splat(x + 4 * i), difference = wasm_v128_load32_splat(x + 32 + 4 * i);     \
+    seen |= *(const int32_t*)(ahead + i * int8_group_bytes(PANEL_ROWS) / 8);                                       \
+    ROW_VECTOR(s00, 64 * i) ROW_VECTOR(s01, 64 * i + 16) ROW_VECTOR(s10, 64 * i + 32) ROW_VECTOR(s11, 64 * i + 48) \
+    KEEP_ORDER(2)                                                                                                  \
   }
 /*
  * The scales between the groups leave no load of the weights a constant stride, and from memory the hardware then
@@ -39,25 +46,20 @@ static __attribute__((noinline)) void int8_row(const uint8_t* w, const uint8_t* 
   const v128_t zero = wasm_i32x4_const_splat(0);
   const uint32_t group_bytes = int8_group_bytes(PANEL_ROWS);
   int32_t seen = 0;
-  totals[0] = totals[1] = totals[2] = totals[3] = zero;
-  for (; groups > 0; groups--) {
-    v128_t s0 = zero, s1 = zero, s2 = zero, s3 = zero;
-    const uint8_t* differences = x + 32;
+  v128_t t0 = zero, t1 = zero, t2 = zero, t3 = zero;
+  for (; groups > 0; groups--, w += group_bytes, x += INT8_ROW_BYTES) {
+    v128_t s00 = zero, s01 = zero, s10 = zero, s11 = zero;
     const uint8_t* ahead = w + 2 * group_bytes <= end ? w + group_bytes / 2 : w;
-    for (const uint8_t* stop = x + 32; x != stop; x += 4, differences += 4, w += 64, ahead += group_bytes / 8) {
-      const v128_t odd = wasm_v128_load32_splat(x), difference = wasm_v128_load32_splat(differences);
-      seen |= *(const int32_t*)ahead;
-      ROW_VECTOR(s0, 0) ROW_VECTOR(s1, 16) ROW_VECTOR(s2, 32) ROW_VECTOR(s3, 48)
-    }
-    const int32_t offset = *(const int32_t*)(x + 32);
-    const float scale = *(const float*)(x + 36);
-    totals[0] = add_group(totals[0], s0, offset, (const float*)w, scale);
-    totals[1] = add_group(totals[1], s1, offset, (const float*)w + 4, scale);
-    totals[2] = add_group(totals[2], s2, offset, (const float*)w + 8, scale);
-    totals[3] = add_group(totals[3], s3, offset, (const float*)w + 12, scale);
-    w += 4 * PANEL_ROWS;
-    x += 40;
+    ROW_QUAD(0) ROW_QUAD(1) ROW_QUAD(2) ROW_QUAD(3) ROW_QUAD(4) ROW_QUAD(5) ROW_QUAD(6) ROW_QUAD(7)
+    const int32_t offset = *(const int32_t*)(x + 64);
+    const float scale = *(const float*)(x + 68);
+    const float* scales = (const float*)(w + INT8_GROUP * PANEL_ROWS);
+    t0 = add_group(t0, s00, offset, scales, scale);
+    t1 = add_group(t1, s01, offset, scales + 4, scale);
+    t2 = add_group(t2, s10, offset, scales + 8, scale);
+    t3 = add_group(t3, s11, offset, scales + 12, scale);
   }
+  totals[0] = t0, totals[1] = t1, totals[2] = t2, totals[3] = t3;
   /* Without a use the touches would be removed. */
   __asm__ volatile("" : : "r"(seen));
 }
@@ -99,35 +101,39 @@ static void one_row(const linear_t* op, uint32_t panel0, uint32_t panel1) {
 
 /* ---- tiles of up to four rows by eight outputs ---- */
 
-#define TILE_ROW(r)                                                                                  \
-  {                                                                                                  \
-    const v128_t odd = wasm_v128_load(x + 16 * r), difference = wasm_v128_load(x + 512 + 16 * r);    \
-    DOT(s##r##0, w0, low0, odd, difference)                                                          \
-    DOT(s##r##1, w1, low1, odd, difference)                                                          \
+#define TILE_ROW(r, i)                                                                                              \
+  {                                                                                                                 \
+    const v128_t odd = wasm_v128_load(x + 64 * i + 16 * r), difference = wasm_v128_load(x + 512 + 64 * i + 16 * r); \
+    DOT(s##r##0, w0, low0, odd, difference)                                                                         \
+    DOT(s##r##1, w1, low1, odd, difference)                                                                         \
   }
-#define START_ROW(r) v128_t s##r##0 = wasm_v128_load(tail + 16 * r), s##r##1 = s##r##0;
-#define ADD_ROW(r)                                                                                       \
-  totals[2 * r] = add_scaled(totals[2 * r], s##r##0, scales, wasm_v128_load(tail + 64 + 16 * r));        \
-  totals[2 * r + 1] = add_scaled(totals[2 * r + 1], s##r##1, scales + 4, wasm_v128_load(tail + 64 + 16 * r));
+/* Behind the odd columns lie as many differences, then offsets and scales. */
+#define START_ROW(r) v128_t s##r##0 = wasm_v128_load(x + 1024 + 16 * r), s##r##1 = s##r##0;
+#define ADD_ROW(r)                                                              \
+  {                                                                             \
+    const v128_t scale = wasm_v128_load(x + 1088 + 16 * r);                     \
+    totals[2 * r] = add_scaled(totals[2 * r], s##r##0, scales0, scale);         \
+    totals[2 * r + 1] = add_scaled(totals[2 * r + 1], s##r##1, scales1, scale); \
+  }
+#define QUAD(rows, width, i)                                                                          \
+  {                                                                                                   \
+    const v128_t w0 = wasm_v128_load(w + 4 * width * i), w1 = wasm_v128_load(w + 4 * width * i + 16); \
+    const v128_t low0 = wasm_v128_and(w0, LOW_BYTES), low1 = wasm_v128_and(w1, LOW_BYTES);            \
+    REPEAT_##rows(TILE_ROW, i)                                                                        \
+    KEEP_ORDER(rows)                                                                                  \
+  }
 
-/*
- * totals[row][half of 4]; `w` is the tile's eight rows within a panel of `width` rows. More than one quad per round
- * of the loop measured slower: the compiler then mixes them and runs out of registers.
- */
+/* totals[row][half of 4]; `w` is the tile's eight rows within a panel of `width` rows. */
 #define TILE_KERNEL(rows, ROWS, width)                                                                             \
   static __attribute__((noinline)) void tile_##rows##_##width(const uint8_t* w, const uint8_t* x, uint32_t groups, \
                                                               v128_t* totals) {                                    \
     for (uint32_t i = 0; i < 2 * rows; i++) totals[i] = wasm_i32x4_const_splat(0);                                 \
-    for (; groups > 0; groups--, x += INT8_TILE_BYTES - 512, w += 4 * width) {                                     \
-      /* Behind the odd columns lie as many differences, then offsets and scales. */                               \
-      const uint8_t* tail = x + 1024;                                                                              \
-      const float* scales = (const float*)(w + INT8_GROUP * width);                                                \
+    for (; groups > 0; groups--, x += INT8_TILE_BYTES, w += int8_group_bytes(width)) {                             \
       ROWS(START_ROW)                                                                                              \
-      for (const uint8_t* end = x + 512; x != end; x += 64, w += 4 * width) {                                      \
-        const v128_t w0 = wasm_v128_load(w), w1 = wasm_v128_load(w + 16);                                          \
-        const v128_t low0 = wasm_v128_and(w0, LOW_BYTES), low1 = wasm_v128_and(w1, LOW_BYTES);                     \
-        ROWS(TILE_ROW)                                                                                             \
-      }                                                                                                            \
+      QUAD(rows, width, 0) QUAD(rows, width, 1) QUAD(rows, width, 2) QUAD(rows, width, 3)                          \
+      QUAD(rows, width, 4) QUAD(rows, width, 5) QUAD(rows, width, 6) QUAD(rows, width, 7)                          \
+      const float* scales = (const float*)(w + INT8_GROUP * width);                                                \
+      const v128_t scales0 = wasm_v128_load(scales), scales1 = wasm_v128_load(scales + 4);                         \
       ROWS(ADD_ROW)                                                                                                \
     }                                                                                                              \
   }

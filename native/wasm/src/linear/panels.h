@@ -50,6 +50,16 @@ static inline int8_scale_t int8_scale(float largest) {
   return (int8_scale_t){largest / 127.0f, 127.0f / largest};
 }
 
+/**
+ * What follows stays behind what came before: sums s00 to s<rows - 1>1 pass through here.
+ * The compiler would otherwise mix unrolled rounds and run out of registers.
+ */
+#define KEEP_ORDER(rows) __asm__ volatile("" : SUMS_##rows : : "memory");
+#define SUMS_1 "+r"(s00), "+r"(s01)
+#define SUMS_2 SUMS_1, "+r"(s10), "+r"(s11)
+#define SUMS_3 SUMS_2, "+r"(s20), "+r"(s21)
+#define SUMS_4 SUMS_3, "+r"(s30), "+r"(s31)
+
 /** Eight outputs of one column as floats: `low` is rows 0 to 3, `high` rows 4 to 7. */
 static inline v128_t bfloat16_low(v128_t halves) {
   return wasm_i8x16_swizzle(halves, wasm_i8x16_const(-1, -1, 0, 1, -1, -1, 4, 5, -1, -1, 8, 9, -1, -1, 12, 13));
