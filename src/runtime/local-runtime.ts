@@ -210,6 +210,7 @@ class InProcess implements LocalRuntime {
     const sequence = createSequence({
       id,
       adapter,
+      tenant: request.tenant,
       promptTokens,
       sampling,
       output,

@@ -1,8 +1,9 @@
 /** Whether a request may join the queue. Nothing is kept of one that may not. */
 import { CapacityError, RequestError } from "../core/errors.ts";
+import { joinQueue } from "./lanes.ts";
 import type { ScheduleLimits, ScheduleTable } from "./schedule-table.ts";
 import { groupOf } from "./schedule-table.ts";
-import { priorityOf, type Sequence } from "./sequence.ts";
+import type { Sequence } from "./sequence.ts";
 
 export const promptTooLong = (promptLength: number, maxContext: number): RequestError =>
   new RequestError(
@@ -56,20 +57,10 @@ export function checkQueueRoom(table: ScheduleTable, promptLength: number): void
   }
 }
 
-/** Puts an admitted sequence into its adapter's queue, behind all of its priority; those that were preempted stay in front. */
+/** Puts an admitted sequence in its lane. */
 export function enqueue(table: ScheduleTable, sequence: Sequence): void {
-  const group = groupOf(table, sequence.adapter);
-  sequence.queuedStep = table.step;
-  group.waiting.splice(placeOf(sequence, group.waiting), 0, sequence);
+  joinQueue(table, sequence);
   table.sequences.set(sequence.id, sequence);
-  table.numWaiting++;
-  table.waitingTokens += sequence.length;
   table.nextDeadlineMs = Math.min(table.nextDeadlineMs, sequence.deadlineMs);
-  if (group.lease === "held") sequence.adapterReadyMs = sequence.submittedMs;
-}
-
-function placeOf(sequence: Sequence, waiting: readonly Sequence[]): number {
-  let place = waiting.length;
-  while (place > 0 && waiting[place - 1]!.numPreemptions === 0 && priorityOf(waiting[place - 1]!) > priorityOf(sequence)) place--;
-  return place;
+  if (groupOf(table, sequence.adapter).lease === "held") sequence.adapterReadyMs = sequence.submittedMs;
 }

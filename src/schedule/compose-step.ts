@@ -1,10 +1,11 @@
 /** What the next step computes. */
 import type { SlotId } from "../core/ids.ts";
 import { growTable } from "../kv/page-table.ts";
-import { hasStartable, nextToStart } from "./fair-order.ts";
+import { hasStartable, holdsPages, nextToStart } from "./fair-order.ts";
+import { charge, joinRunning, laneOf, leaveQueue } from "./lanes.ts";
 import { reservePages } from "./preempt.ts";
 import { maxRunning, pagesToStart, promisedPages } from "./room.ts";
-import { groupOf, isAged, type ScheduleTable } from "./schedule-table.ts";
+import { groupOf, type ScheduleTable } from "./schedule-table.ts";
 import { isDecoding, isScoring, numUncomputed, type Sequence } from "./sequence.ts";
 
 /** Consecutive positions of one sequence. */
@@ -37,7 +38,7 @@ export const picksToken = (entry: PlanEntry): boolean =>
  * short ones; what the last ones leave goes to the first.
  *
  * @returns a plan without entries when nothing can run
- * @complexity O(running + starts · groups)
+ * @complexity O(running + starts · lanes)
  */
 export function composeStep(table: ScheduleTable, nowMs: number): StepPlan {
   const plan: StepPlan = { entries: [], numRows: 0, numScores: 0 };
@@ -52,14 +53,13 @@ export function composeStep(table: ScheduleTable, nowMs: number): StepPlan {
   }
   continuePrefills(table, plan, prefilling);
   // Before new ones start: a sequence that was preempted just now may be among them.
-  if (table.counters.preemptions > numPreempted) dropPreempted(plan);
+  if (table.counters.preemptions > numPreempted) dropPreempted(table, plan);
   startWaiting(table, plan, nowMs);
   giveRest(table, plan);
 
   if (plan.entries.length === 0) return plan;
   for (const entry of plan.entries) {
     entry.sequence.isInStep = true;
-    groupOf(table, entry.sequence.adapter).servedRows += entry.numRows;
   }
   plan.entries.sort((a, b) => a.slot - b.slot || a.sequence.startOrder - b.sequence.startOrder);
   table.step++;
@@ -71,6 +71,8 @@ function addRows(table: ScheduleTable, plan: StepPlan, sequence: Sequence, numRo
   plan.entries.push({ sequence, slot, position: sequence.computed, numRows });
   plan.numRows += numRows;
   if (isScoring(sequence)) plan.numScores += numRows - 1;
+  // At once: who starts next in this very step goes by it.
+  charge(laneOf(table, sequence), numRows);
 }
 
 /** Samples that nobody in the step needs, were every running sequence to pick a token. */
@@ -103,20 +105,21 @@ function startWaiting(table: ScheduleTable, plan: StepPlan, nowMs: number): void
   if (table.numWaiting === 0) return;
   let promised = promisedPages(table);
   while (table.running.length < maxRunning(table) && plan.numRows < table.limits.maxRows && samplesLeft(table, plan) > 0) {
-    const group = nextToStart(table);
-    const sequence = group?.waiting[0];
-    if (group === undefined || sequence === undefined) return;
+    const lane = nextToStart(table);
+    if (lane === undefined) return;
+    const sequence = lane.waiting[0]!;
     if (sequence.output.isReady === false) {
-      group.skippedAt = table.numComposed;
+      lane.skippedAt = table.numComposed;
       continue;
     }
     const { pool } = table;
     const needed = pagesToStart(table, sequence);
     if (pool.numFree - promised < needed) {
-      if (isAged(table, group)) return;
-      group.skippedAt = table.numComposed;
+      if (holdsPages(table, lane)) return;
+      lane.skippedAt = table.numComposed;
       continue;
     }
+    if (lane === table.clearedFor) table.clearedFor = null;
     start(table, sequence, nowMs);
     const isLast = table.running.length === maxRunning(table) || !hasStartable(table);
     const numRows = scorable(table, plan, sequence, chunkRows(sequence, table.limits.maxRows - plan.numRows, isLast));
@@ -127,13 +130,8 @@ function startWaiting(table: ScheduleTable, plan: StepPlan, nowMs: number): void
 }
 
 function start(table: ScheduleTable, sequence: Sequence, nowMs: number): void {
-  const group = groupOf(table, sequence.adapter);
-  group.waiting.shift();
-  group.numRunning++;
-  table.running.push(sequence);
-  table.numWaiting--;
-  table.waitingTokens -= sequence.length;
-  sequence.phase = "running";
+  leaveQueue(table, sequence);
+  joinRunning(table, sequence);
   sequence.startOrder = table.nextStartOrder++;
   sequence.startStep = table.step;
   sequence.startLength = sequence.length;
@@ -151,10 +149,14 @@ function giveRest(table: ScheduleTable, plan: StepPlan): void {
     if (!growTable(table.pool, sequence.pages, entry.position + entry.numRows + extra)) continue;
     entry.numRows += extra;
     plan.numRows += extra;
+    charge(laneOf(table, sequence), extra);
   }
 }
 
-function dropPreempted(plan: StepPlan): void {
+function dropPreempted(table: ScheduleTable, plan: StepPlan): void {
+  for (const { sequence, numRows } of plan.entries) {
+    if (sequence.phase !== "running") charge(laneOf(table, sequence), -numRows);
+  }
   plan.entries = plan.entries.filter(({ sequence }) => sequence.phase === "running");
   plan.numRows = plan.entries.reduce((sum, { numRows }) => sum + numRows, 0);
 }

@@ -1,6 +1,7 @@
 /** Takes pages back from running sequences, which compute them again later. */
 import { growTable } from "../kv/page-table.ts";
-import { groupOf, type AdapterGroup, type ScheduleTable } from "./schedule-table.ts";
+import { joinQueue, leaveRunning } from "./lanes.ts";
+import type { AdapterGroup, ScheduleTable } from "./schedule-table.ts";
 import type { Sequence } from "./sequence.ts";
 
 /**
@@ -10,18 +11,11 @@ import type { Sequence } from "./sequence.ts";
  * number of tokens generated, and does not notice.
  */
 export function preempt(table: ScheduleTable, sequence: Sequence): void {
-  const group = groupOf(table, sequence.adapter);
-  table.running.splice(table.running.lastIndexOf(sequence), 1);
+  leaveRunning(table, sequence);
   table.pool.release(sequence.pages);
-  group.numRunning--;
-  group.idleSinceStep = table.step;
-  group.waiting.unshift(sequence);
-  sequence.phase = "waiting";
   sequence.computed = 0;
-  sequence.queuedStep = table.step;
   sequence.numPreemptions++;
-  table.numWaiting++;
-  table.waitingTokens += sequence.length;
+  joinQueue(table, sequence, true);
   table.counters.preemptions++;
 }
 

@@ -2,7 +2,8 @@
 import type { LorikeetError } from "../core/errors.ts";
 import type { RequestId } from "../core/ids.ts";
 import type { Finish } from "../core/request.ts";
-import { dropIdleGroup, groupOf, type ScheduleTable } from "./schedule-table.ts";
+import { dropIdleLane, leaveQueue, leaveRunning } from "./lanes.ts";
+import type { ScheduleTable } from "./schedule-table.ts";
 import { finishOf, type Ending, type Sequence } from "./sequence.ts";
 
 export const endingOf = (reason: "cancelled" | "timeout" | "shutdown" | "length"): Ending => ({
@@ -34,21 +35,13 @@ export function retire(
   ending: Ending,
   nowMs: number,
 ): Retired {
-  const group = groupOf(table, sequence.adapter);
-  if (sequence.phase === "running") {
-    table.running.splice(table.running.indexOf(sequence), 1);
-    group.numRunning--;
-    group.idleSinceStep = table.step;
-  } else {
-    group.waiting.splice(group.waiting.indexOf(sequence), 1);
-    table.numWaiting--;
-    table.waitingTokens -= sequence.length;
-  }
+  if (sequence.phase === "running") leaveRunning(table, sequence);
+  else leaveQueue(table, sequence);
   table.pool.release(sequence.pages);
   table.sequences.delete(sequence.id);
   sequence.phase = "ended";
   sequence.ending ??= ending;
-  dropIdleGroup(table, group);
+  dropIdleLane(table, sequence);
   const finish = finishOf(sequence, sequence.ending, nowMs);
   table.counters.finished[finish.reason]++;
   sequence.output.finish(finish);

@@ -7,6 +7,7 @@
 import { NO_SLOT, type AdapterId, type RequestId, type SlotId } from "../core/ids.ts";
 import type { FinishReason } from "../core/sampling.ts";
 import { PagePool } from "../kv/page-pool.ts";
+import type { Lane, Tenant } from "./lanes.ts";
 import type { Sequence } from "./sequence.ts";
 
 export interface ScheduleLimits {
@@ -24,6 +25,8 @@ export interface ScheduleLimits {
   readonly agingSteps: number;
   /** Steps for which an adapter keeps its slot at least, when aged adapters want one. */
   readonly quantumSteps: number;
+  /** Shares of tenants by name, above 0; 1 for those not listed. */
+  readonly weights?: ReadonlyMap<string, number>;
 }
 
 /** `null` stands for the base model. */
@@ -40,13 +43,13 @@ export type LeaseState = "none" | "asked" | "blocked" | "held";
 /** Requests of one adapter. */
 export interface AdapterGroup {
   readonly adapter: GroupKey;
-  /** By priority, then first come, first served; a preempted sequence is put back at the head. */
+  /** By the tenant's name. */
+  readonly lanes: Map<string, Lane>;
+  /** Of all its lanes, by priority, then in order of arrival; preempted ones before. */
   readonly waiting: Sequence[];
   numRunning: number;
   /** Step since which nothing of it runs. */
   idleSinceStep: number;
-  /** Rows computed for the group, comparable between groups that have requests. */
-  servedRows: number;
   lease: LeaseState;
   /** Tells this lease from earlier ones of the adapter, so that a late answer is not taken for a new one. */
   leaseNumber: number;
@@ -55,8 +58,6 @@ export interface AdapterGroup {
   heldSinceStep: number;
   /** Nothing of the group starts until its lease is given back. */
   isDraining: boolean;
-  /** Composition (`numComposed`) in which its head did not fit the free pages. */
-  skippedAt: number;
 }
 
 export interface ScheduleTable {
@@ -67,8 +68,13 @@ export interface ScheduleTable {
   readonly groups: Map<GroupKey, AdapterGroup>;
   /** In the order of their latest start. */
   readonly running: Sequence[];
-  /** `servedRows` of groups that have gone, the oldest first, at most `MAX_REMEMBERED_GROUPS`. */
-  readonly remembered: Map<GroupKey, number>;
+  /** Those that have requests. */
+  readonly tenants: Map<string, Tenant>;
+  /** `servedRows` of lanes and `virtualRows` of tenants that have gone, the oldest first, `MAX_REMEMBERED` at most. */
+  readonly rememberedLanes: Map<string, number>;
+  readonly rememberedTenants: Map<string, number>;
+  /** The lane that a place was taken from another sequence for: it starts next. */
+  clearedFor: Lane | null;
   /** Steps with at least one row so far: the time that waiting is measured in. */
   step: number;
   /** Compositions so far, empty ones too. */
@@ -89,8 +95,6 @@ export interface ScheduleCounters {
   readonly finished: Record<FinishReason, number>;
 }
 
-export const MAX_REMEMBERED_GROUPS = 1024;
-
 export const createScheduleTable = (
   limits: ScheduleLimits,
   numPages: number,
@@ -101,7 +105,10 @@ export const createScheduleTable = (
   sequences: new Map(),
   groups: new Map(),
   running: [],
-  remembered: new Map(),
+  tenants: new Map(),
+  rememberedLanes: new Map(),
+  rememberedTenants: new Map(),
+  clearedFor: null,
   step: 0,
   numComposed: 0,
   nextStartOrder: 0,
@@ -115,35 +122,21 @@ export const createScheduleTable = (
   },
 });
 
-/**
- * The group of an adapter, made when missing.
- *
- * A group that comes (back) starts level with the least served one: idle time earns no credit, and what
- * it had been served before still counts.
- *
- * @source Sheng et al., Fairness in Serving Large Language Models, arXiv:2401.00588 (virtual token counter)
- */
+/** The group of an adapter, made when missing. */
 export function groupOf(table: ScheduleTable, adapter: GroupKey): AdapterGroup {
   const existing = table.groups.get(adapter);
   if (existing !== undefined) return existing;
-  let leastServed = Infinity;
-  for (const other of table.groups.values()) {
-    leastServed = Math.min(leastServed, other.servedRows);
-  }
-  const earlier = table.remembered.get(adapter) ?? 0;
-  table.remembered.delete(adapter);
   const group: AdapterGroup = {
     adapter,
+    lanes: new Map(),
     waiting: [],
     numRunning: 0,
     idleSinceStep: table.step,
-    servedRows: leastServed === Infinity ? earlier : Math.max(earlier, leastServed),
     lease: adapter === null ? "held" : "none",
     leaseNumber: 0,
     slot: NO_SLOT,
     heldSinceStep: 0,
     isDraining: false,
-    skippedAt: -1,
   };
   table.groups.set(adapter, group);
   return group;
@@ -154,27 +147,22 @@ export function dropIdleGroup(table: ScheduleTable, group: AdapterGroup): void {
   const isLeased = group.adapter !== null && group.lease !== "none";
   if (group.waiting.length > 0 || group.numRunning > 0 || isLeased) return;
   table.groups.delete(group.adapter);
-  table.remembered.set(group.adapter, group.servedRows);
-  if (table.remembered.size > MAX_REMEMBERED_GROUPS) {
-    for (const oldest of table.remembered.keys()) {
-      table.remembered.delete(oldest);
-      break;
-    }
-  }
 }
 
-/** Step since which the group has requests waiting and nothing running; `Infinity` while it is served. */
-export function waitsSince(group: AdapterGroup): number {
-  const head = group.waiting[0];
-  if (head === undefined || group.numRunning > 0) return Infinity;
-  return Math.max(head.queuedStep, group.idleSinceStep);
+type Queue = Pick<AdapterGroup, "waiting" | "numRunning" | "idleSinceStep">;
+
+/** Step since which an adapter or a lane has requests waiting and nothing running; `Infinity` while it is served. */
+export function waitsSince({ waiting, numRunning, idleSinceStep }: Queue): number {
+  const head = waiting[0];
+  if (head === undefined || numRunning > 0) return Infinity;
+  return Math.max(head.queuedStep, idleSinceStep);
 }
 
 /**
- * Whether the group has gone without so long that others may not pass it.
+ * Whether it has gone without so long that others may not pass it.
  *
- * Groups age and not requests: under overload every request is old, and going by that would give the
+ * Queues age and not requests: under overload every request is old, and going by that would give the
  * longest queue everything.
  */
-export const isAged = (table: ScheduleTable, group: AdapterGroup): boolean =>
-  table.step - waitsSince(group) >= table.limits.agingSteps;
+export const isAged = (table: ScheduleTable, queue: Queue): boolean =>
+  table.step - waitsSince(queue) >= table.limits.agingSteps;

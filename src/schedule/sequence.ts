@@ -36,6 +36,8 @@ export interface Sequence {
   readonly id: RequestId;
   /** `null` for the base model. */
   readonly adapter: AdapterId | null;
+  /** Whose request it is; shares are measured by it. */
+  readonly tenant: string;
   readonly sampling: Sampling;
   readonly output: SequenceOutput;
   readonly promptLength: number;
@@ -80,6 +82,7 @@ export interface Sequence {
 export interface SequenceStart {
   readonly id: RequestId;
   readonly adapter: AdapterId | null;
+  readonly tenant: string;
   readonly promptTokens: readonly number[];
   readonly sampling: Sampling;
   readonly output: SequenceOutput;

@@ -1,12 +1,16 @@
 /**
- * When those who run have to make room for adapters that wait.
+ * When those who run have to make room for those who wait.
  *
  * Adapters outnumber slots, so leases turn over: for each adapter that has aged without a slot one holder
- * drains, and after its quantum is preempted, unless it still computes a prompt. Places and pages turn over
- * by themselves as sequences end; where they do not for a quantum, one sequence is preempted as well. So an
- * adapter waits at most `agingSteps + quantumSteps` and a prompt, and `quantumSteps` more for each round of
- * adapters that have waited longer.
+ * drains, and after its quantum is preempted, unless it still computes a prompt. So an adapter waits for a slot
+ * at most `agingSteps + quantumSteps` and a prompt, and `quantumSteps` more for each round of adapters that have
+ * waited longer.
+ *
+ * Places and pages turn over by themselves as sequences end; where they do not for a quantum, one sequence is
+ * preempted as well. So a tenant of which nothing runs waits for a place at most `agingSteps`, two quanta and a
+ * prompt, and a step more for each such tenant that has waited longer.
  */
+import type { Lane, Tenant } from "./lanes.ts";
 import { preempt, preemptGroup } from "./preempt.ts";
 import { maxRunning, pagesToStart, promisedPages } from "./room.ts";
 import { isAged, waitsSince, type AdapterGroup, type ScheduleTable } from "./schedule-table.ts";
@@ -77,26 +81,44 @@ function stepsToRelease(table: ScheduleTable, group: AdapterGroup): number {
   return Math.min(longestRun, quantumLeft) + uncomputed / maxRows;
 }
 
-/** One sequence goes back to its queue for the adapter that has waited longest for a place or for pages. */
+/**
+ * One sequence goes back to its queue for the lane that has waited longest for a place or for pages; first for
+ * tenants of which nothing runs. Others pay with a sequence of their own, so that shares stay as they are.
+ */
 function freePlace(table: ScheduleTable): void {
+  table.clearedFor = null;
   const { agingSteps, quantumSteps } = table.limits;
-  let longest: AdapterGroup | null = null;
-  for (const group of table.groups.values()) {
-    if (group.lease !== "held" || group.isDraining) continue;
-    if (longest === null || waitsSince(group) < waitsSince(longest)) longest = group;
-  }
-  const head = longest?.waiting[0];
-  if (longest === null || head === undefined) return;
-  if (table.step - waitsSince(longest) < agingSteps + quantumSteps) return;
+  const lane = [true, false]
+    .map((isIdle) => longestWaiting(table, isIdle))
+    .find((each) => each !== undefined && table.step - waitsSince(each) >= agingSteps + quantumSteps);
+  if (lane === undefined) return;
   const hasPlace = table.running.length < maxRunning(table);
-  const hasPages = table.pool.numFree - promisedPages(table) >= pagesToStart(table, head);
+  const hasPages = table.pool.numFree - promisedPages(table) >= pagesToStart(table, lane.waiting[0]!);
   if (hasPlace && hasPages) return;
-  const victim = latestWithQuantum(table);
-  if (victim !== undefined) preempt(table, victim);
+  const victim = latestWithQuantum(table, lane.tenant);
+  if (victim === undefined) return;
+  preempt(table, victim);
+  table.clearedFor = lane;
 }
 
-function latestWithQuantum({ running, step, limits }: ScheduleTable): Sequence | undefined {
+/** Among tenants of which nothing runs, or among the others. */
+function longestWaiting(table: ScheduleTable, isIdle: boolean): Lane | undefined {
+  let longest: Lane | undefined;
+  let since = Infinity;
+  for (const tenant of table.tenants.values()) {
+    if ((tenant.numRunning === 0) !== isIdle) continue;
+    for (const lane of tenant.lanes) {
+      if (lane.group.lease !== "held" || lane.group.isDraining || waitsSince(lane) >= since) continue;
+      longest = lane;
+      since = waitsSince(lane);
+    }
+  }
+  return longest;
+}
+
+function latestWithQuantum({ running, step, limits }: ScheduleTable, { name, numRunning }: Tenant): Sequence | undefined {
   return running.findLast(
-    (sequence) => step - sequence.startStep >= limits.quantumSteps && hasGained(sequence),
+    (sequence) =>
+      (numRunning === 0 || sequence.tenant === name) && step - sequence.startStep >= limits.quantumSteps && hasGained(sequence),
   );
 }

@@ -60,6 +60,7 @@ function open(maxSequences = 8) {
         sequence: createSequence({
           id: asRequestId(id),
           adapter: changes.adapter === undefined ? null : asAdapterId(changes.adapter),
+          tenant: "",
           promptTokens: [1, 2],
           sampling: samplingWith({ maxTokens: changes.maxTokens ?? 2 }),
           output: { adjustments: () => [], accept: () => null, finish: () => {} },

@@ -64,6 +64,7 @@ function open() {
         createSequence({
           id: asRequestId(`r${arrival}`),
           adapter: adapter === null ? null : asAdapterId(adapter),
+          tenant: "",
           promptTokens: [1],
           sampling: samplingWith({ maxTokens }),
           output: {

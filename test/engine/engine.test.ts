@@ -36,6 +36,7 @@ function open(results: (SampledToken | null)[][], maxRows = 16) {
     const sequence = createSequence({
       id: asRequestId(id),
       adapter: null,
+      tenant: "",
       promptTokens: prompt,
       sampling: samplingWith(),
       output: {

@@ -40,6 +40,7 @@ export interface Asked {
   readonly id?: string;
   /** Left out for the base model. */
   readonly adapter?: number;
+  readonly tenant?: string;
   readonly prompt?: number;
   readonly maxTokens?: number;
   readonly deadlineMs?: number;
@@ -60,6 +61,7 @@ export function submit(table: ScheduleTable, asked: Asked = {}): Sequence {
   const sequence = createSequence({
     id: asRequestId(id),
     adapter: asked.adapter === undefined ? null : asAdapterId(asked.adapter),
+    tenant: asked.tenant ?? "",
     promptTokens: Array.from({ length: asked.prompt ?? 4 }, (_, index) => index),
     sampling: samplingWith({ maxTokens: asked.maxTokens ?? 4, ...(asked.isScored === true ? { promptLogprobs: 0 } : {}) }),
     output: {
@@ -143,5 +145,17 @@ export function checkTable(table: ScheduleTable): void {
     const numRunning = table.running.filter(({ adapter }) => adapter === group.adapter).length;
     if (numRunning !== group.numRunning) throw new Error("numRunning of a group is wrong");
     if (numRunning > 0 && group.lease !== "held") throw new Error("running without a lease");
+    const lanes = [...group.lanes.values()];
+    const inLanes = lanes.flatMap(({ waiting }) => waiting).length;
+    if (inLanes !== group.waiting.length) throw new Error("lanes and queue of a group differ");
+  }
+  for (const tenant of table.tenants.values()) {
+    const numRunning = table.running.filter((sequence) => sequence.tenant === tenant.name).length;
+    if (numRunning !== tenant.numRunning) throw new Error("numRunning of a tenant is wrong");
+    if (tenant.lanes.size === 0) throw new Error("a tenant without requests is kept");
+    for (const lane of tenant.lanes) {
+      if (lane.waiting.length + lane.numRunning === 0) throw new Error("a lane without requests is kept");
+      if (lane.group.lanes.get(tenant.name) !== lane) throw new Error("a lane is not its group's");
+    }
   }
 }
