@@ -262,7 +262,7 @@ export class FakeRuntime implements Runtime {
       hostCacheAdapters: 2,
       hostCacheBytes: 0,
       hostCacheMaxBytes: 1024,
-      contention: { numWaitingGroups: 0, longestWaitMs: 0, servedGapRows: 0 },
+      contention: { numWaitingGroups: 0, longestWaitMs: 0, servedGapRows: 0, tenantGapRows: 0 },
       steps: 3,
       promptTokens: count(({ request }) => request.promptTokens.length),
       generatedTokens: count(({ tokens }) => tokens.length),

@@ -80,10 +80,11 @@ function writeTiers(out: Exposition, { runtime, adapterMetrics }: HttpDependenci
 }
 
 function writeUse(out: Exposition, { runtime }: HttpDependencies, adapters: readonly AdapterListing[]): void {
-  const { numWaitingGroups, longestWaitMs, servedGapRows } = runtime.stats().contention;
+  const { numWaitingGroups, longestWaitMs, servedGapRows, tenantGapRows } = runtime.stats().contention;
   out.gauge("lorikeet_waiting_adapters", "Adapters, the base model among them, that have requests waiting.", numWaitingGroups);
   out.gauge("lorikeet_longest_wait_seconds", "Age of the request that has waited longest.", longestWaitMs / 1000);
-  out.gauge("lorikeet_fairness_gap_rows", "Most rows that one of them has been served ahead of another.", servedGapRows);
+  out.gauge("lorikeet_fairness_gap_rows", "Most rows that one of a key's waiting adapters has been served ahead of another.", servedGapRows);
+  out.gauge("lorikeet_fairness_key_gap_rows", "Most rows, divided by weights, that one waiting API key has been served ahead of another.", tenantGapRows);
 
   const byUse = adapters.toSorted((a, b) => b.numRequests - a.numRequests);
   const perAdapter = (count: (adapter: AdapterListing) => number): Sample[] => {
