@@ -39,6 +39,7 @@ type ServerSetting =
   | "allowedHost"
   | "apiKey"
   | "adminKey"
+  | "clients"
   | "allowNoKey"
   | "shutdownTimeoutS"
   | "logLevel"

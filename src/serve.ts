@@ -45,7 +45,7 @@ export async function startServer(config: Config, page?: Bun.HTMLBundle): Promis
       encodeChat: chatEncoder(runtime.model),
       host: config.host,
       port: config.port,
-      apiKeys: config.apiKey,
+      apiKeys: [...config.apiKey, ...config.clients],
       adminKeys: config.adminKey,
       allowNoKey: config.allowNoKey,
       allowedHosts: config.allowedHost,
@@ -127,7 +127,7 @@ function curl(config: Config, { runtime }: Opened, address: string, model: strin
   const path = isChat ? "/v1/chat/completions" : "/v1/completions";
   const asked = isChat ? { messages: [{ role: "user", content: prompt }] } : { prompt };
   const body = JSON.stringify({ model, ...asked, max_tokens: 64, temperature: 0 });
-  const key = config.apiKey.length === 0 ? "" : ' -H "Authorization: Bearer $LORIKEET_API_KEY"';
+  const key = config.apiKey.length + config.clients.length === 0 ? "" : ' -H "Authorization: Bearer $LORIKEET_API_KEY"';
   return `curl -s ${address}${path} -H 'Content-Type: application/json'${key} -d '${body.replaceAll("'", "'\\''")}'`;
 }
 

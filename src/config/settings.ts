@@ -4,6 +4,7 @@
  * A setting has three spellings: `maxBatchSize` here and in programs, `max_batch_size` in YAML, `--max-batch-size`
  * on the command line.
  */
+import { clients } from "./clients.ts";
 import { boolean, choice, integer, nameMap, number, type Setting, text, texts } from "./setting.ts";
 
 const MAX = Number.MAX_SAFE_INTEGER;
@@ -17,6 +18,7 @@ export const SERVER_SETTINGS = {
   allowedHost: texts("NAME", "a host name to answer to besides localhost, when there is no API key"),
   apiKey: texts("KEY", "an API key; every request must send one of them; also LORIKEET_API_KEY"),
   adminKey: texts("KEY", "a key that may load and unload adapters, and do all that an API key may; also LORIKEET_ADMIN_KEY"),
+  clients: clients("clients with a key each, a share of the device (weight) and a quota (max_requests, requests_per_minute, tokens_per_minute)"),
   allowNoKey: boolean(false, "listen on a public address without an API key"),
   shutdownTimeoutS: integer(30, 0, 3_600, "seconds that running requests get to end after a stop signal"),
   logLevel: choice("info", ["debug", "info", "warning", "error"], "least level that is logged"),

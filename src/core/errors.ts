@@ -33,6 +33,7 @@ export type ErrorCode =
   | "source_refused"
   // CapacityError
   | "queue_full"
+  | "rate_limit_exceeded"
   | "shutting_down"
   | "source_unavailable"
   | "request_timeout"

@@ -24,6 +24,7 @@ const STATUS: Readonly<Record<ErrorCode, number>> = {
   config_invalid: 500,
   source_refused: 400,
   queue_full: 429,
+  rate_limit_exceeded: 429,
   shutting_down: 503,
   source_unavailable: 503,
   request_timeout: 504,
@@ -62,8 +63,9 @@ export function errorBody(thrown: unknown): ErrorBody {
 }
 
 export function errorResponse(thrown: unknown, headers: Readonly<Record<string, string>> = {}): Response {
-  const { errorCode: code } = toLorikeetError(thrown);
-  const retryAfter = retryAfterS(code);
+  const { errorCode: code, details } = toLorikeetError(thrown);
+  const known = details["retryAfterS"];
+  const retryAfter = typeof known === "number" ? known : retryAfterS(code);
   return Response.json(errorBody(thrown), {
     status: STATUS[code],
     headers: {

@@ -3,7 +3,7 @@ import { systemClock, type Clock } from "../core/clock.ts";
 import { ConfigError } from "../core/errors.ts";
 import type { ChatEncoder } from "../runtime/chat.ts";
 import type { Runtime } from "../runtime/runtime.ts";
-import { createAccess } from "./access.ts";
+import { type ApiKey, createAccess } from "./access.ts";
 import { createApp } from "./app.ts";
 import { Health, type HttpDependencies, type KeepOpen, type Log } from "./dependencies.ts";
 import { createEdge } from "./edge.ts";
@@ -22,7 +22,8 @@ export interface HttpServerOptions {
   readonly host: string;
   /** 0 for any free one. */
   readonly port: number;
-  readonly apiKeys: readonly string[];
+  /** With the name of whom each was given to, or without. */
+  readonly apiKeys: readonly (string | ApiKey)[];
   /** Whoever has one may load and unload adapters; none: nobody may. */
   readonly adminKeys: readonly string[];
   /** Takes requests from other machines without a key. */

@@ -2,19 +2,26 @@
 import { AdapterError, RequestError } from "../core/errors.ts";
 import type { GenerationRequest } from "../core/request.ts";
 import { checkContext, checkQueueRoom } from "../schedule/admission.ts";
+import { checkQuota } from "../schedule/quotas.ts";
 import type { RuntimeParts } from "./runtime-parts.ts";
 
-type Parts = Pick<RuntimeParts, "table" | "registry" | "pool">;
+type Parts = Pick<RuntimeParts, "table" | "registry" | "pool" | "quotas">;
 
 /**
  * Whether a request may be queued now.
  *
  * @throws {RequestError | AdapterError} for what is wrong with it
- * @throws {CapacityError} `queue_full`
+ * @throws {CapacityError} `queue_full`, `rate_limit_exceeded`
  */
-export function checkRequest(request: GenerationRequest, vocabSize: number, { table, registry, pool }: Parts): void {
+export function checkRequest(
+  request: GenerationRequest,
+  vocabSize: number,
+  nowMs: number,
+  { table, registry, pool, quotas }: Parts,
+): void {
   checkFields(request, vocabSize, pool.numSlots, registry);
   checkContext(table.limits, request.promptTokens.length, request.sampling.maxTokens);
+  checkQuota(quotas, request.tenant, nowMs);
   checkQueueRoom(table, request.promptTokens.length);
 }
 

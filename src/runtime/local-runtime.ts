@@ -8,6 +8,7 @@ import type { GenerationRequest } from "../core/request.ts";
 import { TokenStream } from "../core/token-stream.ts";
 import { TextOutput } from "../engine/text-output.ts";
 import type { LoadedModel } from "../model/load-model.ts";
+import { closeRequest, openRequest } from "../schedule/quotas.ts";
 import { endingOf, failure, retire } from "../schedule/retire.ts";
 import { createSequence, finishOf, type Ending } from "../schedule/sequence.ts";
 import { AdapterControl } from "./adapter-control.ts";
@@ -187,13 +188,14 @@ class InProcess implements LocalRuntime {
   }
 
   #admit(request: GenerationRequest): Generation {
-    const { table, registry } = this.#parts;
+    const { table, registry, quotas } = this.#parts;
     if (this.#failure !== null) throw this.#failure;
     if (this.#closing !== null) {
       throw shuttingDown();
     }
     const { promptTokens, adapter, sampling, timeoutMs } = request;
-    checkRequest(request, this.model.program.vocabSize, this.#parts);
+    const submittedMs = this.#clock.nowMs();
+    checkRequest(request, this.model.program.vocabSize, submittedMs, this.#parts);
 
     const arrival = this.#numSubmitted++;
     const id = asRequestId(`${this.#idPrefix}-${arrival.toString(36)}`);
@@ -204,7 +206,6 @@ class InProcess implements LocalRuntime {
     const { tokenizer } = this.model;
     const grammar = request.grammar?.start(() => this.#system.ready()) ?? null;
     const output = new TextOutput({ sampling, promptTokens, tokenizer, stream, grammar });
-    const submittedMs = this.#clock.nowMs();
     const limitMs = this.#options.requestTimeoutMs ?? Infinity;
     const deadlineMs = submittedMs + Math.min(timeoutMs ?? Infinity, limitMs);
     const sequence = createSequence({
@@ -220,6 +221,7 @@ class InProcess implements LocalRuntime {
       deadlineMs,
     });
     if (adapter !== null) registry.byId(adapter)?.noteSubmitted(this.#clock.unixSeconds());
+    openRequest(quotas, request.tenant, promptTokens.length);
     this.#transitions.submitted(id, adapter);
     this.#system.submit(sequence);
     return { id, cancel, [Symbol.asyncIterator]: () => stream[Symbol.asyncIterator]() };
@@ -255,7 +257,7 @@ class InProcess implements LocalRuntime {
   }
 
   #note(fact: SystemFact, actor: ActorName): void {
-    const { counters } = this.#parts;
+    const { counters, quotas } = this.#parts;
     this.#transitions.note(fact, actor);
     this.#control.note(fact);
     switch (fact.type) {
@@ -265,6 +267,8 @@ class InProcess implements LocalRuntime {
       case "slot.evicted":
         counters.adapterEvictions++;
         return;
+      case "request.ended":
+        return closeRequest(quotas, fact.tenant, fact.finish.usage, fact.hasRun, this.#clock.nowMs());
       case "engine.failed":
         return this.#fail(fact.error);
       case "scheduler.drained":

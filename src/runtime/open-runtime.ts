@@ -36,6 +36,14 @@ export interface OpenOptions extends SourceOptions {
   readonly maxSeqLen: number | null;
   readonly maxQueue: number;
   readonly requestTimeoutS: number;
+  /** Those who have an API key of their own with a share and a quota. */
+  readonly clients?: readonly {
+    readonly name: string;
+    readonly weight: number;
+    readonly maxRequests: number | null;
+    readonly requestsPerMinute: number | null;
+    readonly tokensPerMinute: number | null;
+  }[];
   /** Directories under which requests may name adapters by path. */
   readonly adapterRoot: readonly string[];
   readonly loraConfig: {
@@ -139,6 +147,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     options: {
       adapters: found,
       adapterRoots: options.adapterRoot,
+      tenants: (options.clients ?? []).map(({ name, weight, ...quota }) => ({ name, weight, quota })),
       maxContext: options.maxSeqLen,
       maxWaitingRequests: options.maxQueue,
       requestTimeoutMs: options.requestTimeoutS * 1000,

@@ -24,6 +24,8 @@ export interface RequestDraft {
   readonly timeoutMs?: number | null;
   /** Lower goes first; default 0. */
   readonly priority?: number;
+  /** Whose request it is; left out where nobody is told apart. */
+  readonly tenant?: string;
   readonly params: SamplingParams;
   readonly defaults: SamplingDefaults;
   /** Spells a field as its caller wrote it. */
@@ -37,7 +39,7 @@ export interface RequestDraft {
  */
 export function prepareRequests(
   { model, maxContext }: Pick<Runtime, "model" | "maxContext">,
-  { prompts, adapter, grammar = null, timeoutMs = null, priority = 0, params, defaults, fieldName }: RequestDraft,
+  { prompts, adapter, tenant = "", grammar = null, timeoutMs = null, priority = 0, params, defaults, fieldName }: RequestDraft,
 ): GenerationRequest[] {
   const { numGenerated } = resolveChoices(params, fieldName);
   return prompts.flatMap((promptTokens) => {
@@ -55,7 +57,7 @@ export function prepareRequests(
       adapter,
       grammar,
       sampling: samplingOfChoice(sampling, choice),
-      tenant: "",
+      tenant,
       timeoutMs,
       priority,
     }));

@@ -1,5 +1,6 @@
 /** Limits of a running Lorikeet, each with its unit and default. */
 import type { AdapterError } from "../core/errors.ts";
+import type { Quota } from "../schedule/quotas.ts";
 
 /** An adapter that was found and cannot be served. */
 export interface RefusedAdapter {
@@ -7,9 +8,19 @@ export interface RefusedAdapter {
   readonly error: AdapterError;
 }
 
+/** Whose requests they are: shares and quotas are by tenant. */
+export interface TenantOptions {
+  readonly name: string;
+  /** Its share of the device against others that wait, above 0. */
+  readonly weight: number;
+  readonly quota: Quota;
+}
+
 export interface RuntimeOptions {
   /** Adapters known from the start. */
   readonly adapters: readonly { readonly name: string; readonly path: string }[];
+  /** Tenants that are not as all others: weight 1, no quota. */
+  readonly tenants: readonly TenantOptions[];
   /** Adapters whose requests are answered with the reason why they are not served. */
   readonly refusedAdapters: readonly RefusedAdapter[];
   /** Directories under which requests may name adapters by path; none refuses every path. */
@@ -52,6 +63,7 @@ export interface RuntimeOptions {
 export const defaultRuntimeOptions: RuntimeOptions = {
   adapters: [],
   refusedAdapters: [],
+  tenants: [],
   adapterRoots: [],
   maxAdapters: 16_384,
   maxContext: null,

@@ -8,6 +8,7 @@ import type { AdapterReport } from "../lora/adapter-report.ts";
 import { HostLru } from "../lora/host-lru.ts";
 import { SlotPool } from "../lora/slot-pool.ts";
 import { contentionOf } from "../schedule/contention.ts";
+import { createQuotas, type Quotas } from "../schedule/quotas.ts";
 import { createScheduleTable, type ScheduleTable } from "../schedule/schedule-table.ts";
 import type { AdapterRecord } from "./adapter-record.ts";
 import { AdapterRegistry } from "./adapter-registry.ts";
@@ -20,6 +21,7 @@ export interface RuntimeParts {
   readonly pool: SlotPool;
   readonly lru: HostLru<StagedAdapter>;
   readonly registry: AdapterRegistry;
+  readonly quotas: Quotas;
   readonly counters: RuntimeCounters;
 }
 
@@ -29,11 +31,21 @@ export const createParts = (
   limits: RuntimeOptions & { readonly maxContext: number },
   clock: Clock,
 ): RuntimeParts => ({
-  table: createScheduleTable({ ...limits, maxRows: info.maxRows, maxSequences: info.maxSequences }, info.numPages, info.pageTokens),
+  table: createScheduleTable(
+    {
+      ...limits,
+      maxRows: info.maxRows,
+      maxSequences: info.maxSequences,
+      weights: new Map(limits.tenants.map(({ name, weight }) => [name, weight])),
+    },
+    info.numPages,
+    info.pageTokens,
+  ),
   engine: new Engine({ run }, clock),
   pool: new SlotPool(info.numSlots, info.adapterBytes),
   lru: new HostLru(limits.hostCacheBytes, limits.hostCacheAdapters),
   registry: new AdapterRegistry(limits.maxAdapters),
+  quotas: createQuotas(new Map(limits.tenants.map(({ name, quota }) => [name, quota])), clock.nowMs()),
   counters: { adapterLoads: 0, adapterEvictions: 0, stepMs: 0, refused: {} },
 });
 

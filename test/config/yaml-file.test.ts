@@ -55,6 +55,25 @@ kv_cache_config:
     });
   });
 
+  test("lists clients with their keys, shares and quotas", () => {
+    const { clients } = configOf(`
+clients:
+  - {name: team-a, key: sk-a, weight: 3, max_requests: 8, requests_per_minute: 600, tokens_per_minute: 100000}
+  - name: team-b
+    key: sk-b
+`);
+    expect(clients).toEqual([
+      { name: "team-a", key: "sk-a", weight: 3, maxRequests: 8, requestsPerMinute: 600, tokensPerMinute: 100_000 },
+      { name: "team-b", key: "sk-b", weight: 1, maxRequests: null, requestsPerMinute: null, tokensPerMinute: null },
+    ]);
+  });
+
+  test("never shows a client's key in a message", () => {
+    const thrown = thrownBy(() => readYaml("clients: [{name: a, key: 12345678}]\n", "serve.yaml"));
+    expect((thrown as ConfigError).message).toContain("clients entry 1 must have a key of one word");
+    expect((thrown as ConfigError).message).not.toContain("1234");
+  });
+
   test("may be empty, and leaves every default", () => {
     for (const yaml of ["", "# nothing\n", "---\n", "lora_config:\n"]) {
       expect(configOf(yaml)).toMatchObject({ port: 8000, host: "127.0.0.1", loraConfig: { maxLoraRank: 64, loraDir: [] } });
@@ -98,6 +117,17 @@ kv_cache_config:
     ["a tab for indentation", "lora_config:\n\tmax_loras: 1\n", "serve.yaml:2:1: Tabs are not allowed as indentation", undefined],
     ["an open bracket", "lora_config: {max_loras: 1\n", "serve.yaml:", undefined],
     ["deep nesting", "lora_config: {trtllm_modules_to_hf_modules: {a: [[b]]}}\n", "must not nest this deep", undefined],
+    ["a client that is none", "clients: [sk-a]\n", "serve.yaml:1:10: clients entry 1 must be a map", "clients"],
+    ["clients that are no list", "clients: {name: a}\n", "clients must be a list of maps with name and key", "clients"],
+    ["a client without a key", "clients: [{name: a}]\n", "clients entry 1 must have a key of one word", "clients"],
+    ["a client's key of two words", "clients: [{name: a, key: s k}]\n", "clients entry 1 must have a key of one word", "clients"],
+    ["a client without a name", "clients: [{key: sk-a}]\n", "clients entry 1 must have a name of 1 to 64 letters", "clients"],
+    ["a client's name that is taken", "clients: [{key: sk-a, name: admin}]\n", "clients entry 1 cannot be named admin", "clients"],
+    ["a client's weight of nothing", "clients: [{key: sk-a, name: a, weight: 0}]\n", "clients entry 1 weight must be a number from 0.001 to 1000000, got 0", "clients"],
+    ["a client's fraction of a request", "clients: [{key: sk-a, name: a, max_requests: 0.5}]\n", "clients entry 1 max_requests must be a whole number from 1", "clients"],
+    ["an unknown quota", "clients: [{key: sk-a, name: a, token_per_minute: 5}]\n", "clients entry 1 has token_per_minute, which is not a setting of a client (did you mean tokens_per_minute?)", "clients"],
+    ["a client twice", "clients: [{key: sk-a, name: a}, {key: sk-b, name: a}]\n", "clients entry 2 has the name of an earlier entry", "clients"],
+    ["a client's key twice", "clients: [{key: sk-a, name: a}, {key: sk-a, name: b}]\n", "clients entry 2 has the key of an earlier entry", "clients"],
     ["an alias that is none", "port: *p\n", "serve.yaml:1:7: Unresolved alias", undefined],
   ] as const)("is refused with %s", (_, yaml, message, field) => {
     const thrown = thrownBy(() => readYaml(yaml, "serve.yaml"));

@@ -47,6 +47,9 @@ export type RequestSchedulerFact =
       readonly type: "request.ended";
       readonly requestId: RequestId;
       readonly adapterId: AdapterId | null;
+      readonly tenant: string;
+      /** Whether any step computed rows of it. */
+      readonly hasRun: boolean;
       readonly finish: Finish;
     }
   | { readonly type: "scheduler.drained" }

@@ -73,6 +73,8 @@ const endedFact = ({ sequence, finish }: Retired): RequestSchedulerFact => ({
   type: "request.ended",
   requestId: sequence.id,
   adapterId: sequence.adapter,
+  tenant: sequence.tenant,
+  hasRun: sequence.startedMs !== null,
   finish,
 });
 

@@ -47,6 +47,7 @@ export async function answerRequest(deps: HttpDependencies, request: Request, as
     grammar,
     timeoutMs: body.timeoutMs,
     priority: body.priority,
+    tenant: deps.access.tenantOf(request.headers),
     params: body.params,
     defaults: httpDefaults,
     fieldName: bodyField,
