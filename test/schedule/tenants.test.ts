@@ -171,6 +171,15 @@ describe("shares between tenants", () => {
     expect(served.get("me")! / served.get("crowd")!).toBeCloseTo(1, 1);
   });
 
+  test("a priority orders a tenant's own requests, over all its adapters, and takes nothing from others", () => {
+    const table = tableFor([], { maxSequences: 1 });
+    const sizes = { prompt: 4, maxTokens: 1 };
+    for (let i = 0; i < 3; i++) submit(table, { id: `pa${i}`, tenant: "a", adapter: i + 1, priority: -i, ...sizes });
+    for (let i = 0; i < 3; i++) submit(table, { id: `pb${i}`, tenant: "b", ...sizes });
+    grantAll(table);
+    expect(Array.from({ length: 6 }, () => stepOnce(table).retired[0]!.sequence.id as string)).toEqual(["pa2", "pb0", "pa1", "pb1", "pa0", "pb2"]);
+  });
+
   test("a tenant that was idle earns no credit for it, and one that comes back is charged for what it had", () => {
     const table = tableFor([], { maxSequences: 1 });
     for (let i = 0; i < 6; i++) submit(table, { id: `ta${i}`, tenant: "a", prompt: 9, maxTokens: 1 });

@@ -545,7 +545,7 @@ const NO_TIME = { queueMs: 0, adapterMs: 0, prefillMs: 0, decodeMs: 0 };
 
 const endedFact = ({ index, adapterId }: Request): SystemFact => {
   const finish: Finish = { reason: "stop", stopReason: null, error: null, usage: { promptTokens: 1, completionTokens: 1 }, timing: NO_TIME };
-  return { type: "request.ended", requestId: asRequestId(`r${index}`), adapterId: asAdapterId(adapterId), finish };
+  return { type: "request.ended", requestId: asRequestId(`r${index}`), adapterId: asAdapterId(adapterId), tenant: "", hasRun: true, finish };
 };
 
 /** Everything that waits for a promise that has settled goes on. */
