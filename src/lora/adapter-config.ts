@@ -40,7 +40,7 @@ const MAX_RANK = 65_536;
 /** Fields that only training reads, or that say nothing about the tensors. */
 const HARMLESS = new Set([
   "auto_mapping", "peft_version", "revision", "inference_mode", "task_type", "lora_dropout", "loftq_config",
-  "eva_config", "corda_config", "lora_ga_config", "megatron_config", "megatron_core", "ensure_weight_tying",
+  "eva_config", "corda_config", "lora_ga_config", "megatron_core", "ensure_weight_tying",
   "fan_in_fan_out", "qalora_group_size", "velora_config", "monteclora_config", "runtime_config",
   "enable_lora", "merge_weights", "base_model_name_or_path", "peft_type",
 ]);
@@ -63,6 +63,7 @@ const UNSUPPORTED: Readonly<Record<string, string>> = {
   layer_replication: "a deeper model of repeated layers cannot share this base; merge the adapter into its own model",
   use_qalora: "QA-LoRA pools its input, which this base does not; merge the adapter, or retrain without use_qalora",
   arrow_config: "Arrow mixes several adapters; serve them one by one",
+  megatron_config: "layers of Megatron's are split over devices, which this base's are not; retrain with PEFT's own layers",
   use_bdlora: "block-diagonal LoRA is not served; retrain without use_bdlora",
   kasa_config: "KaSA adapters are not served; retrain without kasa_config",
 };
