@@ -21,7 +21,8 @@ export interface RigOptions {
   readonly adapterBytes: number;
 }
 
-const noWeights: WeightSource = {
+/** Of a model whose weights are made on the device. */
+export const noWeights: WeightSource = {
   info: (tensor) => {
     throw new Error(`no tensor ${tensor}: weights are random`);
   },

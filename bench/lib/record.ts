@@ -22,7 +22,8 @@ export const mapSpread = (spread: Spread, to: (value: number) => number): Spread
   return { median: to(spread.median), min: Math.min(...ends), max: Math.max(...ends), samples: spread.samples };
 };
 
-const git = (...args: string[]): string => Bun.spawnSync(["git", ...args]).stdout.toString().trim();
+/** Empty on a machine without git. */
+const git = (...args: string[]): string => (Bun.which("git") === null ? "" : Bun.spawnSync(["git", ...args]).stdout.toString().trim());
 
 /** Above this, threads of the bench had to share a core with someone, and its figures say little. */
 const QUIET_CORES = 0.1;
@@ -96,7 +97,8 @@ export async function writeRecord(path: string, name: string, results: unknown, 
   const record = {
     name,
     date: new Date().toISOString(),
-    commit: git("rev-parse", "HEAD"),
+    // A bundle that was carried elsewhere is told what it was made from.
+    commit: process.env["BENCH_COMMIT"] ?? git("rev-parse", "HEAD"),
     dirty: git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results") !== "",
     machine: machine(),
     coresOfOthers,

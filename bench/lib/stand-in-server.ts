@@ -4,13 +4,12 @@
  * when each of its tokens was made.
  */
 import pino from "pino";
-import type { Backend } from "../../src/backend/backend.ts";
-import type { SampledToken } from "../../src/core/sampling.ts";
 import { listen } from "../../src/http/server.ts";
 import type { Detokenizer, Tokenizer } from "../../src/model/tokenizer.ts";
 import { createLocalRuntime } from "../../src/runtime/local-runtime.ts";
 import { fakeModel } from "../../test/helpers/runtime.ts";
 import { machineClock } from "./clocks.ts";
+import { PACED_PAGE_TOKENS, pacedBackend } from "./paced-backend.ts";
 
 /** Enough for 20 minutes at 50 steps a second. */
 export const VOCAB = 65_536;
@@ -26,30 +25,6 @@ export interface Told {
 
 const nowMs = machineClock();
 const stepMs: number[] = [];
-
-/** A step's result is there `paceMs` after the last one's, or at once when that is past. */
-function pacedBackend(paceMs: number, maxSequences: number, contextTokens: number): Backend {
-  const pageTokens = 64;
-  let dueMs = 0;
-  return {
-    info: {
-      name: "wasm", description: "a stand-in engine", pageTokens, numPages: maxSequences * Math.ceil(contextTokens / pageTokens), numSlots: 1, adapterBytes: 0,
-      maxRows: 4 * maxSequences, maxSequences, weightBytes: 0, kvBytes: 0,
-    },
-    async run({ sequences }) {
-      dueMs = Math.max(dueMs + paceMs, nowMs());
-      await Bun.sleep(Math.max(0, dueMs - nowMs()));
-      const id = stepMs.push(nowMs()) - 1;
-      const token: SampledToken = { id: id % VOCAB, logprob: 0, rank: 1, top: [] };
-      return { sampled: sequences.flatMap(({ sample }) => (sample === null ? [] : [token])), computeMs: paceMs };
-    },
-    stage: () => Promise.reject(new Error("no adapters")),
-    deviceBytes: () => 0,
-    attach: () => Promise.reject(new Error("no adapters")),
-    detach: () => undefined,
-    close: () => Promise.resolve(),
-  };
-}
 
 /** Each token is its number and a space. */
 function numbersTokenizer(): Tokenizer {
@@ -69,7 +44,10 @@ if (import.meta.main) {
   const [paceMs, maxSequences, contextTokens] = process.argv.slice(2).map(Number) as [number, number, number];
   const runtime = createLocalRuntime({
     model: fakeModel(VOCAB, numbersTokenizer()),
-    backend: pacedBackend(paceMs, maxSequences, contextTokens),
+    backend: pacedBackend({
+      stepMs: paceMs, idles: false, vocabSize: VOCAB, maxRows: 4 * maxSequences, maxSequences, numPages: maxSequences * Math.ceil(contextTokens / PACED_PAGE_TOKENS), numSlots: 0,
+      onStep: (atMs) => stepMs.push(atMs),
+    }),
     readAdapter: () => Promise.reject(new Error("no adapters")),
     options: { maxWaitingRequests: maxSequences },
   });

@@ -26,6 +26,7 @@ const END: ReadResult = { done: true, value: undefined };
 export class TokenStream implements AsyncIterable<GenerationEvent> {
   readonly #limits: TokenStreamLimits;
   readonly #onAbandon: () => void;
+  readonly #soon: (wake: () => void) => void;
   #text = "";
   #tokens: SampledToken[] = [];
   #prompt: SampledToken[] | null = null;
@@ -35,11 +36,16 @@ export class TokenStream implements AsyncIterable<GenerationEvent> {
   #state: "open" | "finished" | "ended" = "open";
   #waiting: ((result: ReadResult) => void) | null = null;
   #isTaken = false;
+  #isWaking = false;
 
-  /** @param onAbandon called once when the reader leaves before it has read the finish */
-  constructor(onAbandon: () => void, limits: TokenStreamLimits = defaultStreamLimits) {
+  /**
+   * @param onAbandon called once when the reader leaves before it has read the finish
+   * @param soon runs what wakes a reader that waits for more; at once when left out. The finish wakes it at once in any case
+   */
+  constructor(onAbandon: () => void, limits: TokenStreamLimits = defaultStreamLimits, soon: (wake: () => void) => void = (wake) => wake()) {
     this.#onAbandon = onAbandon;
     this.#limits = limits;
+    this.#soon = soon;
   }
 
   /**
@@ -50,7 +56,7 @@ export class TokenStream implements AsyncIterable<GenerationEvent> {
   push(text: string, tokens: readonly SampledToken[]): boolean {
     if (this.#state !== "open") return true;
     this.#keep(text, tokens);
-    this.#wakeReader();
+    this.#wakeSoon();
     return (
       this.#numUnread <= this.#limits.maxUnreadTokens &&
       this.#text.length <= this.#limits.maxUnreadChars
@@ -69,7 +75,7 @@ export class TokenStream implements AsyncIterable<GenerationEvent> {
     this.#keep(text, tokens);
     this.#finish = finish;
     this.#state = "finished";
-    this.#wakeReader();
+    this.#wake();
   }
 
   [Symbol.asyncIterator](): AsyncIterator<GenerationEvent, undefined> {
@@ -86,11 +92,24 @@ export class TokenStream implements AsyncIterable<GenerationEvent> {
     }
   }
 
-  #wakeReader(): void {
-    if (this.#waiting === null) return;
+  #wakeSoon(): void {
+    if (this.#waiting === null || this.#isWaking) return;
+    this.#isWaking = true;
+    this.#soon(() => {
+      this.#isWaking = false;
+      this.#wake();
+    });
+  }
+
+  #wake(): void {
+    if (this.#waiting === null || this.#isEmpty()) return;
     const wake = this.#waiting;
     this.#waiting = null;
     wake(this.#take());
+  }
+
+  #isEmpty(): boolean {
+    return this.#tokens.length === 0 && this.#text === "" && this.#finish === null;
   }
 
   #take(): ReadResult {
@@ -109,9 +128,7 @@ export class TokenStream implements AsyncIterable<GenerationEvent> {
     if (this.#waiting !== null) {
       return Promise.reject(new InvariantError("a generation is read one event at a time"));
     }
-    if (this.#tokens.length > 0 || this.#text !== "" || this.#finish !== null) {
-      return Promise.resolve(this.#take());
-    }
+    if (!this.#isEmpty()) return Promise.resolve(this.#take());
     return new Promise((resolve) => {
       this.#waiting = resolve;
     });

@@ -2,6 +2,7 @@
 import { startSystem, type ActorName, type ActorSystem, type SystemFact, type Timers } from "../actors/system.ts";
 import type { Backend } from "../backend/backend.ts";
 import { systemClock, type Clock } from "../core/clock.ts";
+import { inNextTurn } from "../core/next-turn.ts";
 import { type AdapterError, CapacityError, toLorikeetError, type LorikeetError } from "../core/errors.ts";
 import { asRequestId, type AdapterId } from "../core/ids.ts";
 import type { GenerationRequest } from "../core/request.ts";
@@ -85,6 +86,8 @@ class InProcess implements LocalRuntime {
   readonly #inFlight = new InFlight();
   readonly #transitions: Transitions;
   readonly #grammars: ModelGrammars;
+  /** Readers are woken when the next step is under way: what they do with their tokens does not keep it waiting. */
+  readonly #soon: (wake: () => void) => void;
   readonly #drained = Promise.withResolvers<void>();
   /** Two runtimes never give the same id. */
   readonly #idPrefix = crypto.randomUUID().slice(0, 8);
@@ -98,6 +101,7 @@ class InProcess implements LocalRuntime {
     this.#input = input;
     this.#options = { ...defaultRuntimeOptions, ...input.options };
     this.#clock = input.clock ?? systemClock;
+    this.#soon = inNextTurn(input.yieldTurn ?? nextTurn);
     this.model = input.model;
     this.backend = { name: info.name, description: info.description, weightBytes: info.weightBytes };
     const numPositions = info.numPages * info.pageTokens;
@@ -202,7 +206,7 @@ class InProcess implements LocalRuntime {
     const cancel = () => {
       if (table.sequences.has(id)) this.#system.cancel(id);
     };
-    const stream = new TokenStream(cancel, this.#options);
+    const stream = new TokenStream(cancel, this.#options, this.#soon);
     const { tokenizer } = this.model;
     const grammar = request.grammar?.start(() => this.#system.ready()) ?? null;
     const output = new TextOutput({ sampling, promptTokens, tokenizer, stream, grammar });

@@ -51,6 +51,37 @@ describe("TokenStream", () => {
     expect(byText.push("1", [])).toBe(true);
   });
 
+  test("wakes a waiting reader when it is told to, with all that came until then, and at once with the finish", async () => {
+    const wakes: (() => void)[] = [];
+    const stream = new TokenStream(() => {}, undefined, (wake) => wakes.push(wake));
+    const reader = stream[Symbol.asyncIterator]();
+    const first = reader.next();
+    stream.push("a", [token(1)]);
+    stream.push("b", [token(2)]);
+    expect(wakes).toHaveLength(1);
+    expect(await Promise.race([first, Promise.resolve("waits")])).toBe("waits");
+    wakes.pop()!();
+    expect((await first).value).toEqual({ text: "ab", tokens: [token(1), token(2)], finish: null });
+    const last = reader.next();
+    stream.push("c", [token(3)]);
+    stream.end("d", [], finish);
+    expect((await last).value).toEqual({ text: "cd", tokens: [token(3)], finish });
+    wakes.pop()!();
+    expect(await reader.next()).toEqual({ done: true, value: undefined });
+  });
+
+  test("a wake that comes after its reader has gone, or read by itself, does nothing", async () => {
+    const wakes: (() => void)[] = [];
+    const stream = new TokenStream(() => {}, undefined, (wake) => wakes.push(wake));
+    const reader = stream[Symbol.asyncIterator]();
+    const first = reader.next();
+    stream.push("a", [token(1)]);
+    await reader.return!();
+    expect(await first).toEqual({ done: true, value: undefined });
+    for (const wake of wakes) wake();
+    expect(await reader.next()).toEqual({ done: true, value: undefined });
+  });
+
   test("tells once that its reader left, and keeps nothing from then on", async () => {
     let numLeft = 0;
     const stream = new TokenStream(() => void numLeft++);

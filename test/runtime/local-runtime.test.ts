@@ -64,6 +64,20 @@ describe("generate", () => {
     await runtime.close();
   });
 
+  test("asks the device for the next step before anybody reads the tokens of the last one", async () => {
+    const { runtime, backend } = openBench({}, { beforeResult: () => Bun.sleep(1) });
+    let numAsked = 0;
+    let numRead = 0;
+    backend.onStep = () => void numAsked++;
+    for await (const { finish } of runtime.generate(requestWith([1], { maxTokens: 20 }))) {
+      numRead++;
+      // The last token leaves with the finish, after which there is no step.
+      expect(numAsked).toBeGreaterThanOrEqual(finish === null ? numRead + 1 : numRead);
+    }
+    expect(numRead).toBe(20);
+    await runtime.close();
+  });
+
   test("mixes the base model and more adapters than slots, and each request gives what it gives alone", async () => {
     const { runtime, backend } = openBench();
     const wanted: { digest: string; seed: bigint; prompt: number[] }[] = [];

@@ -8,8 +8,10 @@ export interface RunStepInput {
   readonly yieldTurn: () => Promise<void>;
 }
 
-/** Runs one step, then lets the event loop turn: readers take their tokens, new requests join the next step. */
+/**
+ * Runs one step, while the event loop turns at least once: readers take the tokens of the step before, and new requests
+ * wait for the step after. Between two steps it does not turn, for then the device has nothing to do.
+ */
 export const runStep = fromPromise<void, RunStepInput>(async ({ input }) => {
-  await input.engine.runStep(input.plan);
-  await input.yieldTurn();
+  await Promise.all([input.engine.runStep(input.plan), input.yieldTurn()]);
 });
