@@ -21,6 +21,7 @@ import type { BenchAsk } from "./config/bench-flags.ts";
 import type { Config } from "./config/settings.ts";
 import { ConfigError } from "./core/errors.ts";
 import { downloadProgress } from "./download-progress.ts";
+import { weightsProgress } from "./weights-progress.ts";
 import { openRuntime } from "./runtime/open-runtime.ts";
 import type { AdapterReference } from "./runtime/runtime.ts";
 
@@ -143,7 +144,7 @@ async function openServer(config: Config, ask: Extract<LoadAsk, { readonly mode:
 
 async function openLocal(config: Config, rows: readonly DatasetRow[] | null, { errors }: BenchOutput): Promise<Bench> {
   // Whoever runs a bench may read these directories anyway.
-  const { runtime, served, refused } = await openRuntime({ ...config, adapterRoot: ["/"], onSource: downloadProgress(errors) });
+  const { runtime, served, refused } = await openRuntime({ ...config, adapterRoot: ["/"], onSource: downloadProgress(errors), onWeights: weightsProgress(errors) });
   try {
     const [first] = refused;
     if (first !== undefined) throw first.error;

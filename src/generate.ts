@@ -1,6 +1,7 @@
 /** `lorikeet generate`: one prompt, its answer on standard output as it comes. */
 import type { GenerateAsk } from "./config/cli.ts";
 import { downloadProgress } from "./download-progress.ts";
+import { weightsProgress } from "./weights-progress.ts";
 import { flagOf, type Config } from "./config/settings.ts";
 import { describeReport } from "./lora/adapter-report.ts";
 import { chatEncoder } from "./runtime/chat.ts";
@@ -33,6 +34,7 @@ export async function generate(config: Config, ask: GenerateAsk, { write, tell }
     ...config,
     maxBatchSize: 1,
     onSource: downloadProgress(process.stderr),
+    onWeights: weightsProgress(process.stderr),
     onAdapterLoad: (load) => {
       if (load.name === ask.adapter) loads.push(load);
     },

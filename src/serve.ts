@@ -4,6 +4,7 @@ import { join } from "node:path";
 import pino from "pino";
 import packageJson from "../package.json" with { type: "json" };
 import { downloadProgress } from "./download-progress.ts";
+import { weightsProgress } from "./weights-progress.ts";
 import type { Config } from "./config/settings.ts";
 import { type HttpServer, listen } from "./http/server.ts";
 import { openTracing } from "./http/telemetry/tracing.ts";
@@ -29,6 +30,7 @@ export async function startServer(config: Config, page?: Bun.HTMLBundle): Promis
   const opened = await openRuntime({
     ...config,
     onSource: downloadProgress(process.stderr),
+    onWeights: weightsProgress(process.stderr),
     // The banner tells of those that are read at the start.
     onAdapterLoad: (load) => logLoad(log, load, http === null),
     onFailure: (error) => {

@@ -10,6 +10,7 @@ import type { DeviceNumbers } from "../lora/adapter-report.ts";
 import type { AdapterForm, AdapterWeights } from "../lora/adapter-weights.ts";
 import type { Program } from "../model/program.ts";
 import type { WeightSource } from "../model/weight-source.ts";
+import type { WeightProgress } from "./read-weights.ts";
 
 export type WeightFormat = "float32" | "bfloat16" | "int8";
 
@@ -29,6 +30,8 @@ export interface BackendOptions {
   readonly numSlots: number;
   /** Device bytes for attached adapters. */
   readonly adapterBytes: number;
+  /** Hears how much of the weights was read. */
+  readonly onWeights?: ((progress: WeightProgress) => void) | undefined;
 }
 
 export interface BackendInfo {

@@ -1,5 +1,6 @@
 /** A safetensors file that stays on disk: the header in memory, the tensors read where they are wanted. */
-import { closeSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readSync, type Stats } from "node:fs";
+import { open } from "node:fs/promises";
 import { FormatError } from "./format-error.ts";
 import {
   BASE_MODEL_LIMITS,
@@ -54,23 +55,47 @@ export class SafetensorsFile {
    * @throws {FormatError} when the file was changed since its header was read
    */
   read(entry: TensorEntry, offset: number, target: Uint8Array): void {
+    const position = this.#position(entry, offset, target);
+    withFile(this.#path, (fd, _, identity) => {
+      if (identity !== this.#identity) throw changed();
+      readFully(fd, target, position);
+    });
+  }
+
+  /** The same on a thread of the runtime's own; several may be under way. */
+  async readAsync(entry: TensorEntry, offset: number, target: Uint8Array): Promise<void> {
+    const position = this.#position(entry, offset, target);
+    const file = await open(this.#path, "r");
+    try {
+      if (identityOf(await file.stat()) !== this.#identity) throw changed();
+      for (let done = 0; done < target.length;) {
+        const { bytesRead } = await file.read(target, done, Math.min(target.length - done, MAX_READ_BYTES), position + done);
+        if (bytesRead === 0) throw cut();
+        done += bytesRead;
+      }
+    } finally {
+      await file.close();
+    }
+  }
+
+  #position(entry: TensorEntry, offset: number, target: Uint8Array): number {
     if (offset < 0 || entry.begin + offset + target.length > entry.end) {
       throw new FormatError(`a read of ${target.length} bytes at ${offset} leaves the tensor`);
     }
-    withFile(this.#path, (fd, _, identity) => {
-      if (identity !== this.#identity)
-        throw new FormatError("the file was changed while it was read");
-      readFully(fd, target, this.#header.dataStart + entry.begin + offset);
-    });
+    return this.#header.dataStart + entry.begin + offset;
   }
 }
+
+const identityOf = ({ size, ino, mtimeMs }: Pick<Stats, "size" | "ino" | "mtimeMs">): string => `${size}:${ino}:${mtimeMs}`;
+const changed = (): FormatError => new FormatError("the file was changed while it was read");
+const cut = (): FormatError => new FormatError("the file became shorter while it was read");
 
 function withFile<T>(path: string, use: (fd: number, fileBytes: number, identity: string) => T): T {
   const fd = openSync(path, "r");
   try {
     const stat = fstatSync(fd);
     if (!stat.isFile()) throw new FormatError("the safetensors file is not a regular file");
-    return use(fd, stat.size, `${stat.size}:${stat.ino}:${stat.mtimeMs}`);
+    return use(fd, stat.size, identityOf(stat));
   } finally {
     closeSync(fd);
   }
@@ -80,7 +105,7 @@ function readFully(fd: number, target: Uint8Array, position: number): void {
   for (let done = 0; done < target.length;) {
     const length = Math.min(target.length - done, MAX_READ_BYTES);
     const count = readSync(fd, target, done, length, position + done);
-    if (count === 0) throw new FormatError("the file became shorter while it was read");
+    if (count === 0) throw cut();
     done += count;
   }
 }

@@ -40,7 +40,7 @@ export class Checkpoint implements WeightSource {
   }
 
   info(tensor: string): TensorInfo {
-    const { dtype, shape } = this.#find(tensor);
+    const { dtype, shape, fileName: file } = this.#find(tensor);
     const [rows, ...inner] = shape;
     if (rows === undefined || shape.length > 3) {
       throw new ModelError(
@@ -50,17 +50,27 @@ export class Checkpoint implements WeightSource {
     }
     // Matrices of a parameter of three dimensions are stacked as they lie.
     return inner.length === 2
-      ? { dtype, rows: rows * inner[0]!, cols: inner[1]! }
-      : { dtype, rows, cols: inner[0] ?? 1 };
+      ? { dtype, rows: rows * inner[0]!, cols: inner[1]!, file }
+      : { dtype, rows, cols: inner[0] ?? 1, file };
   }
 
   readRows(tensor: string, rowStart: number, numRows: number, target: Uint8Array): void {
+    const { stored, offset, bytes } = this.#range(tensor, rowStart, numRows, target);
+    readingFile(stored.fileName, () => stored.file.read(stored, offset, bytes));
+  }
+
+  async readRowsAsync(tensor: string, rowStart: number, numRows: number, target: Uint8Array): Promise<void> {
+    const { stored, offset, bytes } = this.#range(tensor, rowStart, numRows, target);
+    await stored.file.readAsync(stored, offset, bytes).catch((cause: unknown) => {
+      throw fileError(stored.fileName, cause);
+    });
+  }
+
+  #range(tensor: string, rowStart: number, numRows: number, target: Uint8Array) {
     const stored = this.#find(tensor);
     const { dtype, cols } = this.info(tensor);
     const rowBytes = cols * DTYPE_BYTES[dtype];
-    readingFile(stored.fileName, () =>
-      stored.file.read(stored, rowStart * rowBytes, target.subarray(0, numRows * rowBytes)),
-    );
+    return { stored, offset: rowStart * rowBytes, bytes: target.subarray(0, numRows * rowBytes) };
   }
 
   #find(tensor: string): StoredTensor {
@@ -152,14 +162,17 @@ function readingFile<T>(fileName: string, read: () => T): T {
   try {
     return read();
   } catch (cause) {
-    if (cause instanceof FormatError) {
-      throw new ModelError("model_invalid", `${fileName} is not usable: ${cause.message}`, {
-        cause,
-      });
-    }
-    if (cause instanceof ModelError) throw cause;
-    const fault =
-      errorName(cause) === "ENOENT" ? "is missing" : `cannot be read (${errorName(cause)})`;
-    throw new ModelError("model_invalid", `${fileName} ${fault}`, { cause });
+    throw fileError(fileName, cause);
   }
+}
+
+function fileError(fileName: string, cause: unknown): ModelError {
+  if (cause instanceof ModelError) return cause;
+  const fault =
+    cause instanceof FormatError
+      ? `is not usable: ${cause.message}`
+      : errorName(cause) === "ENOENT"
+        ? "is missing"
+        : `cannot be read (${errorName(cause)})`;
+  return new ModelError("model_invalid", `${fileName} ${fault}`, { cause });
 }

@@ -2,6 +2,7 @@
 import { availableParallelism } from "node:os";
 import type { WeightFormat } from "../backend/backend.ts";
 import { chooseBackend } from "../backend/choose-backend.ts";
+import type { WeightProgress } from "../backend/read-weights.ts";
 import { ConfigError, type LorikeetError } from "../core/errors.ts";
 import { checkForms } from "../lora/adapter-forms.ts";
 import { reportOn } from "../lora/adapter-report.ts";
@@ -70,6 +71,8 @@ export interface OpenOptions extends SourceOptions {
   };
   readonly kvCacheConfig: { readonly maxTokens: number | null };
   readonly onAdapterLoad?: (load: AdapterLoad) => void;
+  /** Hears how much of the weights was read. */
+  readonly onWeights?: (progress: WeightProgress) => void;
   /** Hears once that nothing can be served any more. */
   readonly onFailure?: (error: LorikeetError) => void;
 }
@@ -131,6 +134,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     numPages: sizes.numPages,
     numSlots: sizes.numSlots,
     adapterBytes: sizes.adapterBytes,
+    onWeights: options.onWeights,
   });
   const { adapterNumbers } = backend.info;
   const readServed = async (path: string, source: CheckpointSource, within?: readonly string[]): Promise<AdapterWeights> => {

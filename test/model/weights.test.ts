@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ModelError } from "../../src/core/errors.ts";
 import { openCheckpoint } from "../../src/model/weights.ts";
@@ -27,11 +27,18 @@ describe("openCheckpoint", () => {
       writeDirectory({ "model.safetensors": encodeSafetensors({ a: A, b: B }) }),
     );
     expect([...checkpoint.tensorNames].sort()).toEqual(["a", "b"]);
-    expect(checkpoint.info("a")).toEqual({ dtype: "F32", rows: 3, cols: 2 });
-    expect(checkpoint.info("b")).toEqual({ dtype: "BF16", rows: 4, cols: 1 });
+    expect(checkpoint.info("a")).toEqual({ dtype: "F32", rows: 3, cols: 2, file: "model.safetensors" });
+    expect(checkpoint.info("b")).toEqual({ dtype: "BF16", rows: 4, cols: 1, file: "model.safetensors" });
     const memory = new SharedArrayBuffer(64);
     checkpoint.readRows("a", 1, 2, new Uint8Array(memory, 16));
     expect([...new Float32Array(memory, 16, 5)]).toEqual([2, 3, 4, 5, 0]);
+  });
+
+  test("reads rows beside other work, too, several at once", async () => {
+    const checkpoint = openCheckpoint(writeDirectory({ "model.safetensors": encodeSafetensors({ a: A, b: B }) }));
+    const memory = new SharedArrayBuffer(32);
+    await Promise.all([checkpoint.readRowsAsync("a", 2, 1, new Uint8Array(memory)), checkpoint.readRowsAsync("a", 0, 2, new Uint8Array(memory, 8))]);
+    expect([...new Float32Array(memory, 0, 7)]).toEqual([4, 5, 0, 1, 2, 3, 0]);
   });
 
   test("reads tensors from the shard that the index names", () => {
@@ -132,19 +139,21 @@ describe("openCheckpoint", () => {
     const checkpoint = openCheckpoint(writeDirectory({ "model.safetensors": file }));
     expect(() => checkpoint.info("lost")).toThrow("tensor lost is not in the model's files");
     expect(() => checkpoint.info("tesseract")).toThrow("tensor tesseract has shape [2, 2, 2, 2]; weights have one to three dimensions");
-    expect(checkpoint.info("cube")).toEqual({ dtype: "F32", rows: 4, cols: 2 });
+    expect(checkpoint.info("cube")).toEqual({ dtype: "F32", rows: 4, cols: 2, file: "model.safetensors" });
     expect(() => checkpoint.info("scalar")).toThrow("tensor scalar has shape []");
   });
 
-  test("notices a file that was replaced after it was opened", () => {
+  test("notices a file that was replaced or taken away after it was opened", async () => {
     const directory = writeDirectory({ "model.safetensors": encodeSafetensors({ a: A }) });
     const checkpoint = openCheckpoint(directory);
     const path = join(directory, "model.safetensors");
     writeFileSync(path, Buffer.concat([readFileSync(path), Buffer.alloc(1)]));
     const thrown = thrownBy(() => checkpoint.readRows("a", 0, 3, new Uint8Array(24))) as ModelError;
+    const message = "model.safetensors is not usable: the file was changed while it was read";
     expect(thrown).toBeInstanceOf(ModelError);
-    expect(thrown.message).toContain(
-      "model.safetensors is not usable: the file was changed while it was read",
-    );
+    expect(thrown.message).toBe(message);
+    await expect(checkpoint.readRowsAsync("a", 0, 3, new Uint8Array(24))).rejects.toMatchObject({ errorCode: "model_invalid", message });
+    rmSync(path);
+    await expect(checkpoint.readRowsAsync("a", 0, 3, new Uint8Array(24))).rejects.toMatchObject({ errorCode: "model_invalid", message: "model.safetensors is missing" });
   });
 });

@@ -92,6 +92,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(env, "Engine",
                        {
+                           InstanceMethod<&EngineObject::windows>("windows"),
                            InstanceMethod<&EngineObject::load_rows>("loadRows"),
                            InstanceMethod<&EngineObject::fill_random>("fillRandom"),
                            InstanceMethod<&EngineObject::load_rope_table>("loadRopeTable"),
@@ -160,16 +161,40 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     return result;
   }
 
-  /** loadRows(weight, firstRow, numRows, dtype, bytes): blocks; used before the first step. */
+  /** windows(count, numBytes): Uint8Array[], page-locked memory that goes when the last reference does. */
+  Napi::Value windows(const Napi::CallbackInfo& info) {
+    const Napi::Env env = info.Env();
+    const uint32_t count = info[0].As<Napi::Number>();
+    const size_t bytes = static_cast<size_t>(info[1].As<Napi::Number>().Int64Value());
+    const Napi::Array windows = Napi::Array::New(env, count);
+    try {
+      for (uint32_t i = 0; i < count; i++) {
+        auto memory = std::make_unique<PinnedMemory>(bytes);
+        void* data = memory->as<void>();
+        const auto buffer = Napi::ArrayBuffer::New(env, data, bytes, [](Napi::Env, void*, PinnedMemory* held) { delete held; }, memory.get());
+        memory.release();
+        windows.Set(i, Napi::Uint8Array::New(env, bytes, buffer, 0));
+      }
+    } catch (const Error& error) {
+      throw to_js(env, error.code, error.what());
+    }
+    return windows;
+  }
+
+  /** loadRows(weight, firstRow, numRows, dtype, bytes): Promise<number | null>, the first row that is not finite. */
   Napi::Value load_rows(const Napi::CallbackInfo& info) {
     const Napi::Uint8Array bytes = info[4].As<Napi::Uint8Array>();
-    try {
-      engine_->load_rows(info[0].As<Napi::Number>(), info[1].As<Napi::Number>(), info[2].As<Napi::Number>(),
-                         static_cast<Dtype>(info[3].As<Napi::Number>().Int32Value()), bytes.Data(), bytes.ByteLength());
-    } catch (const Error& error) {
-      throw to_js(info.Env(), error.code, error.what());
-    }
-    return info.Env().Undefined();
+    const int weight = info[0].As<Napi::Number>(), first_row = info[1].As<Napi::Number>(), num_rows = info[2].As<Napi::Number>();
+    const Dtype dtype = static_cast<Dtype>(info[3].As<Napi::Number>().Int32Value());
+    const uint8_t* data = bytes.Data();
+    const size_t size = bytes.ByteLength();
+    return promise(
+        info.Env(), *copies_,
+        [this, weight, first_row, num_rows, dtype, data, size]() -> std::function<Napi::Value(Napi::Env)> {
+          const std::optional<int> bad = engine_->load_rows(weight, first_row, num_rows, dtype, data, size);
+          return [bad](Napi::Env env) -> Napi::Value { return bad ? Napi::Number::New(env, *bad) : env.Null(); };
+        },
+        &bytes);
   }
 
   Napi::Value load_rope_table(const Napi::CallbackInfo& info) {

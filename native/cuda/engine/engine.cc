@@ -22,7 +22,6 @@ constexpr int LARGE_BLOCKS_PER_MULTIPROCESSOR = 3;
 constexpr int LARGE_ROW_UNIT = 64;
 /** Of q, k and v at rank 21; adapters with more make room for themselves. */
 constexpr int INITIAL_TOTAL_RANK = 64;
-constexpr size_t STAGING_BYTES = 64 << 20;
 
 int round_up(int value, int unit) { return (value + unit - 1) / unit * unit; }
 
@@ -127,7 +126,6 @@ void Engine::allocate() {
   const size_t result_bytes = (RESULT_HEADER_WORDS + static_cast<size_t>(sampled_capacity_) * RESULT_WORDS) * sizeof(int32_t);
   results_ = DeviceMemory(result_bytes, "results");
   host_results_ = PinnedMemory(result_bytes);
-  staging_ = PinnedMemory(STAGING_BYTES);
   bad_row_ = DeviceMemory(sizeof(uint32_t), "checks");
 }
 
@@ -145,36 +143,27 @@ std::string Engine::description() const {
 
 /* ---- loading --------------------------------------------------------------------------------------------------- */
 
-void Engine::load_rows(int weight, int first_row, int num_rows, Dtype dtype, const void* source, size_t bytes) {
+std::optional<int> Engine::load_rows(int weight, int first_row, int num_rows, Dtype dtype, const void* source, size_t bytes) {
   const WeightSpec& spec = options_.weights.at(weight);
   const size_t row_bytes = static_cast<size_t>(spec.cols) * (dtype == Dtype::f32 ? 4 : 2);
   if (first_row < 0 || num_rows < 1 || first_row + num_rows > spec.rows || bytes != row_bytes * num_rows)
     throw Error("weight_invalid", "rows of a weight do not fit it");
+  check(cudaSetDevice(options_.device), "choosing the device");
+  if (landing_.bytes() < bytes) landing_ = DeviceMemory(bytes, "weights on their way");
   check(cudaMemsetAsync(bad_row_.as<void>(), 0xff, sizeof(uint32_t), *copy_), "loading weights");
-  const int rows_per_part = std::max<int>(1, static_cast<int>(STAGING_BYTES / 2 / row_bytes));
-  DeviceMemory landing(std::min<size_t>(bytes, rows_per_part * row_bytes), "weights on their way");
-  for (int done = 0; done < num_rows; done += rows_per_part) {
-    const int rows = std::min(rows_per_part, num_rows - done);
-    const uint8_t* from = static_cast<const uint8_t*>(source) + done * row_bytes;
-    for (size_t at = 0; at < rows * row_bytes; at += STAGING_BYTES) {
-      const size_t part = std::min(STAGING_BYTES, rows * row_bytes - at);
-      check(cudaStreamSynchronize(*copy_), "loading weights");
-      std::memcpy(staging_.as<uint8_t>(), from + at, part);
-      check(cudaMemcpyAsync(landing.as<uint8_t>() + at, staging_.as<void>(), part, cudaMemcpyHostToDevice, *copy_), "loading weights");
-    }
-    const int row = first_row + done;
-    if (spec.is_matrix) {
-      const int stride = aligned_width(spec.cols);
-      convert_matrix(landing.as<void>(), dtype, rows, spec.cols, weights_[weight].as<bf16>() + static_cast<int64_t>(row) * stride, stride, row, bad_row_.as<uint32_t>(), *copy_);
-    } else {
-      convert_vector(landing.as<void>(), dtype, rows, weights_[weight].as<float>() + row, bad_row_.as<uint32_t>(), *copy_);
-    }
-    check(cudaGetLastError(), "loading weights");
+  check(cudaMemcpyAsync(landing_.as<void>(), source, bytes, cudaMemcpyHostToDevice, *copy_), "loading weights");
+  if (spec.is_matrix) {
+    const int stride = aligned_width(spec.cols);
+    convert_matrix(landing_.as<void>(), dtype, num_rows, spec.cols, weights_[weight].as<bf16>() + static_cast<int64_t>(first_row) * stride, stride, bad_row_.as<uint32_t>(), *copy_);
+  } else {
+    convert_vector(landing_.as<void>(), dtype, num_rows, weights_[weight].as<float>() + first_row, bad_row_.as<uint32_t>(), *copy_);
   }
+  check(cudaGetLastError(), "loading weights");
   uint32_t bad_row = 0;
   check(cudaMemcpyAsync(&bad_row, bad_row_.as<void>(), sizeof bad_row, cudaMemcpyDeviceToHost, *copy_), "loading weights");
   check(cudaStreamSynchronize(*copy_), "loading weights");
-  if (bad_row != ~0u) throw Error("weight_invalid", std::to_string(spec.is_matrix ? bad_row : first_row + bad_row));
+  if (bad_row == ~0u) return std::nullopt;
+  return static_cast<int>(bad_row);
 }
 
 void Engine::fill_random(uint64_t seed) {
@@ -339,6 +328,7 @@ std::vector<LaunchTime> Engine::profile(const int32_t* block, size_t num_words) 
 
 void Engine::warm_up() {
   check(cudaSetDevice(options_.device), "choosing the device");
+  landing_ = DeviceMemory();
   tune_products();
   for (auto bucket = DECODE_BUCKETS.rbegin(); bucket != DECODE_BUCKETS.rend(); ++bucket) {
     if (*bucket > sampled_capacity_) continue;

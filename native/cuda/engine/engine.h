@@ -5,7 +5,8 @@
  * without adapters; other steps launch their kernels one by one. Everything that varies lies in device memory at fixed
  * addresses and arrives with one copy per step.
  *
- * Not thread-safe: one thread calls it, but for `attach`, which another may call while steps run.
+ * Not thread-safe: one thread calls it, but for `attach`, which another may call while steps run, and `load_rows`, which it may call
+ * before the first.
  */
 #pragma once
 #include <map>
@@ -46,11 +47,13 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   /**
-   * Writes rows of a weight from numbers as stored in a checkpoint.
+   * Writes rows of a weight from numbers as stored in a checkpoint, before the first step.
    *
-   * @throws Error `weight_invalid` with the row of the first number that is not finite
+   * @param source page-locked, or the copy is slow
+   * @returns the first of these rows that has a number that is not finite
+   * @throws Error `weight_invalid` for rows that the weight does not have
    */
-  void load_rows(int weight, int first_row, int num_rows, Dtype dtype, const void* source, size_t bytes);
+  std::optional<int> load_rows(int weight, int first_row, int num_rows, Dtype dtype, const void* source, size_t bytes);
   /** Fills every matrix with random numbers that keep activations of order one, and every vector with ones. */
   void fill_random(uint64_t seed);
   /** Cosines, then sines, of every position: [max_context, rotary_dim]. */
@@ -150,7 +153,8 @@ class Engine {
   std::unique_ptr<Matmul> matmul_;
   std::vector<DeviceMemory> weights_, buffers_, deltas_; /* deltas_ by output buffer */
   DeviceMemory kv_, adapters_, sites_, rope_table_, shrunk_, partial_, arrived_, block_, adjustments_, results_, bad_row_;
-  PinnedMemory host_block_, host_results_, staging_;
+  DeviceMemory landing_; /* weights as stored, on their way; none once there are all */
+  PinnedMemory host_block_, host_results_;
   std::map<std::pair<int, int>, Graph> graphs_; /* by rows and tiles, 0 tiles without adapters */
 };
 

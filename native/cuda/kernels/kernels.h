@@ -246,8 +246,7 @@ void sample(const SampleArgs& args, Queue queue);
 /* ---- loading --------------------------------------------------------------------------------------------------- */
 
 /** Writes rows of numbers as stored into a bfloat16 matrix; `bad_row` becomes the least row that is not finite. */
-void convert_matrix(const void* source, Dtype dtype, int rows, int cols, bf16* out, int out_stride, int first_row,
-                    uint32_t* bad_row, cudaStream_t stream);
+void convert_matrix(const void* source, Dtype dtype, int rows, int cols, bf16* out, int out_stride, uint32_t* bad_row, cudaStream_t stream);
 void convert_vector(const void* source, Dtype dtype, int length, float* out, uint32_t* bad_row, cudaStream_t stream);
 /** Roughly normal numbers of the given deviation, a pure function of seed and index. */
 void random_matrix(bf16* out, int rows, int cols, int stride, float deviation, uint64_t seed, cudaStream_t stream);

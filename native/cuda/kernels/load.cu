@@ -16,14 +16,13 @@ __device__ __forceinline__ float source_value(const void* source, Dtype dtype, i
   return __bfloat162float(static_cast<const bf16*>(source)[i]);
 }
 
-__global__ void convert_matrix_kernel(const void* source, Dtype dtype, int rows, int cols, bf16* out, int out_stride, int first_row,
-                                      uint32_t* bad_row) {
+__global__ void convert_matrix_kernel(const void* source, Dtype dtype, int rows, int cols, bf16* out, int out_stride, uint32_t* bad_row) {
   const int64_t count = static_cast<int64_t>(rows) * cols;
   for (int64_t i = blockIdx.x * static_cast<int64_t>(THREADS) + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * THREADS) {
     const int row = static_cast<int>(i / cols);
     const bf16 value = __float2bfloat16(source_value(source, dtype, i));
     /* The largest float32 numbers round up to infinity. */
-    if (!isfinite(__bfloat162float(value))) atomicMin(bad_row, static_cast<uint32_t>(first_row + row));
+    if (!isfinite(__bfloat162float(value))) atomicMin(bad_row, static_cast<uint32_t>(row));
     out[static_cast<int64_t>(row) * out_stride + i % cols] = value;
   }
 }
@@ -61,10 +60,8 @@ int blocks_of(int64_t count) { return static_cast<int>(count / THREADS < MAX_BLO
 
 }  // namespace
 
-void convert_matrix(const void* source, Dtype dtype, int rows, int cols, bf16* out, int out_stride, int first_row, uint32_t* bad_row,
-                    cudaStream_t stream) {
-  convert_matrix_kernel<<<blocks_of(static_cast<int64_t>(rows) * cols), THREADS, 0, stream>>>(source, dtype, rows, cols, out, out_stride,
-                                                                                              first_row, bad_row);
+void convert_matrix(const void* source, Dtype dtype, int rows, int cols, bf16* out, int out_stride, uint32_t* bad_row, cudaStream_t stream) {
+  convert_matrix_kernel<<<blocks_of(static_cast<int64_t>(rows) * cols), THREADS, 0, stream>>>(source, dtype, rows, cols, out, out_stride, bad_row);
 }
 
 void convert_vector(const void* source, Dtype dtype, int length, float* out, uint32_t* bad_row, cudaStream_t stream) {

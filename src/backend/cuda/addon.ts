@@ -93,7 +93,14 @@ export interface EngineStats {
 
 /** Errors carry `code`. */
 export interface CudaEngine {
-  loadRows(weight: number, firstRow: number, numRows: number, dtype: number, bytes: Uint8Array): void;
+  /** Page-locked memory, which the device reads by itself; it goes with the last reference to it. */
+  windows(count: number, numBytes: number): readonly Uint8Array[];
+  /**
+   * Copies rows out of a window and converts them; used before the first step. The bytes must not change meanwhile.
+   *
+   * @returns the first of these rows that has a number that is not finite, `null` for none
+   */
+  loadRows(weight: number, firstRow: number, numRows: number, dtype: number, bytes: Uint8Array): Promise<number | null>;
   loadRopeTable(table: Float32Array): void;
   fillRandom(seed: number): Promise<void>;
   warmUp(): Promise<void>;

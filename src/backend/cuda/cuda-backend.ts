@@ -57,7 +57,7 @@ export async function openCudaBackend(options: CudaOptions, addon: CudaAddon = l
     const table = new Float32Array(maxContext * program.rope.rotaryDim);
     ropeTable(program, maxContext, table);
     engine.loadRopeTable(table);
-    if (options.randomSeed === undefined) loadWeights(program, options.weights, engine);
+    if (options.randomSeed === undefined) await loadWeights(options, engine);
     else await engine.fillRandom(options.randomSeed);
     await engine.warmUp();
   } catch (cause) {

@@ -4,7 +4,6 @@ import type { WeightFormat } from "../backend.ts";
 
 export const FORMAT: Readonly<Record<WeightFormat, number>> = { float32: 0, bfloat16: 1, int8: 2 };
 export const DTYPE = { F32: 0, F16: 1, BF16: 2 } as const;
-export const DTYPE_BYTES = { F32: 4, F16: 2, BF16: 2 } as const;
 
 /** Rows per panel. */
 export const PANEL_ROWS = 16;

@@ -13,7 +13,7 @@ import { ropeTable } from "../rope-table.ts";
 import { compileProgram, layerPageBytes, paddedHeadDim } from "./compile.ts";
 import { FORMAT, formatOf } from "./formats.ts";
 import { CONTROL, CONTROL_WORDS, MAX_QUERY_HEADS, OPERATION_WORDS, PAGE_TOKENS, ROW_BLOCK, WORK_COUNTERS } from "./layout.ts";
-import { loadWeights, matrixBytes, windowBytes } from "./load-weights.ts";
+import { loadWeights, matrixBytes, windowsBytes } from "./load-weights.ts";
 import { align, MemoryPlan } from "./memory.ts";
 import { compileModule, createMemory, instantiate, STACK_BYTES, WASM_PAGE_BYTES, type WasmExports } from "./module.ts";
 import { ThreadPool } from "./pool.ts";
@@ -34,7 +34,7 @@ export async function openWasmBackend(options: BackendOptions): Promise<WasmBack
   const layout = planMemory(options, instantiateProbe(module));
   const memory = createMemory(layout.end);
   const exports = instantiate(module, memory, layout.stacks[0]!);
-  loadWeights(options.program, options.weights, FORMAT[options.format], exports, memory, layout.weights, layout.window);
+  await loadWeights(options, { exports, memory, format: FORMAT[options.format], at: layout.weights, windows: layout.window });
   writeConstants(options, layout, memory);
   const control = new Int32Array(memory.buffer, layout.control, CONTROL_WORDS);
   const pool = await ThreadPool.start(
@@ -159,7 +159,7 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
     matrixBytes: eachBytes,
     weightBytes: sizes.reduce((sum, size) => sum + size, 0),
   };
-  const window = plan.reserve(windowBytes(program));
+  const window = plan.reserve(windowsBytes(program));
   return { ...layout, window, end: plan.end };
 }
 
