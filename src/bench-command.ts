@@ -149,9 +149,9 @@ async function openLocal(config: Config, rows: readonly DatasetRow[] | null, { e
     const [first] = refused;
     if (first !== undefined) throw first.error;
     const target = await runtimeTarget(runtime, rows === null ? served.map(({ name }) => ({ name })) : referencesOf(rows));
-    const { name, description, weightBytes } = runtime.backend;
+    const { name, description, weightBytes, maxSequences, maxRows } = runtime.backend;
     const bytesPerSecond = name === "wasm" ? await measureReadRate(weightBytes, config.threads ?? availableParallelism()) : memoryRateOf(description);
-    const facts = { modelPath: config.model, backend: name, dtype: config.dtype === "auto" ? "bfloat16" : config.dtype, maxBatchSize: config.maxBatchSize, maxNumTokens: config.maxNumTokens };
+    const facts = { modelPath: config.model, backend: name, dtype: config.dtype === "auto" ? "bfloat16" : config.dtype, maxBatchSize: maxSequences, maxNumTokens: maxRows };
     return {
       target, facts, vocabSize: runtime.model.program.vocabSize, mostAtOnce: config.maxQueue,
       roofline: bytesPerSecond === null ? null : { weightBytes, bytesPerSecond },

@@ -46,11 +46,12 @@ export async function inspect(config: Config, ask: InspectAsk): Promise<{ readon
 
 async function judge(config: Config, model: string, path: string): Promise<Judgement> {
   const program = buildDecoderProgram(readModelConfig(model));
-  const backend = chooseBackend(config.backend);
+  const chosen = chooseBackend(config.backend);
   const { loraCkptSource: source, nemoQkvLayout } = config.loraConfig;
-  const about = { model, backend: backend.name };
+  let about: Pick<Judgement, "model" | "backend"> = { model, backend: chosen.name };
   try {
-    backend.checkProgram(program);
+    const backend = chosen.forProgram(program);
+    about = { model, backend: backend.name };
     const weights = checkForms(await readAdapter(path, program, { ...adapterLimits(config), source, nemoQkvLayout }), backend);
     const { digest, forms = [], report } = weights;
     return { ...about, isServed: true, digest, forms, report: backend.adapterNumbers === undefined ? report : reportOn(report, backend.adapterNumbers), problem: null };

@@ -7,7 +7,7 @@ import type { Backend, BackendInfo, BackendOptions, WeightFormat } from "./backe
 import { type CudaAddon, type CudaDevice, loadAddon } from "./cuda/addon.ts";
 import { activationBytes, ADAPTER_NUMBERS, cudaPageBytes, openCudaBackend } from "./cuda/cuda-backend.ts";
 import { PAGE_TOKENS as CUDA_PAGE_TOKENS } from "./cuda/layout.ts";
-import { checkProgram } from "./cuda/lower-program.ts";
+import { checkProgram, unservedPart } from "./cuda/lower-program.ts";
 import { PAGE_TOKENS as WASM_PAGE_TOKENS } from "./wasm/layout.ts";
 import { ADAPTER_FORMS as WASM_FORMS, kvPageBytes, openWasmBackend } from "./wasm/wasm-backend.ts";
 
@@ -20,11 +20,11 @@ export interface ChosenBackend {
   readonly adapterNumbers?: DeviceNumbers;
   readonly device: DeviceMemory;
   /**
-   * Asked before anything is sized or opened.
+   * This backend, or another for a model that has no kernels here; asked before anything is sized or opened.
    *
-   * @throws {ModelError} `model_unsupported` for a model that has no kernels here
+   * @throws {ModelError} `model_unsupported` where this one was asked for by name
    */
-  checkProgram(program: Program): void;
+  forProgram(program: Program): ChosenBackend;
   open(options: BackendOptions): Promise<Backend>;
 }
 
@@ -43,12 +43,15 @@ export interface DeviceMemory {
   /** Part of what weights and adapters leave that KV pages then take at most. */
   readonly defaultKvShare: number;
   readonly defaultAdapterBytes: number;
+  /** Most sequences and most rows in one step where nobody said how many. */
+  readonly defaultSequences: number;
+  defaultRows(program: Program, format: WeightFormat): number;
 }
 
 const MIB = 2 ** 20;
 
 /**
- * `auto` takes CUDA where the addon loads and a device answers, and WebAssembly elsewhere.
+ * `auto` takes CUDA where the addon loads, a device answers and the model has kernels there, and WebAssembly elsewhere.
  *
  * @throws {NativeError} `backend_unavailable` when CUDA is asked for and there is none
  */
@@ -58,7 +61,7 @@ export function chooseBackend(wanted: "auto" | "wasm" | "cuda", load: () => Cuda
     const addon = load();
     const { devices, reason } = addon.probe();
     if (devices[0] === undefined) throw new NativeError("backend_unavailable", reason, { field: "backend" });
-    return cuda(addon, devices[0], wanted === "cuda" ? "as asked" : "a device answers");
+    return cuda(addon, devices[0], wanted === "cuda");
   } catch (thrown) {
     if (!(thrown instanceof NativeError)) throw thrown;
     if (wanted === "auto") return wasm(thrown.message);
@@ -71,8 +74,12 @@ const BYTES_PER_WEIGHT: Readonly<Record<WeightFormat, number>> = { float32: 4, b
 const weightBytes = ({ weights }: Program, format: WeightFormat): number =>
   BYTES_PER_WEIGHT[format] * weights.reduce((sum, { rows, cols, numExperts = 1 }) => sum + rows * cols * numExperts, 0);
 
-const wasm = (reason: string): ChosenBackend => ({
-  reason,
+const wasm = (reason: string): ChosenBackend => {
+  const chosen: ChosenBackend = { ...WASM, reason, forProgram: () => chosen };
+  return chosen;
+};
+
+const WASM: Omit<ChosenBackend, "reason" | "forProgram"> = {
   name: "wasm",
   adapterForms: WASM_FORMS,
   device: {
@@ -86,16 +93,44 @@ const wasm = (reason: string): ChosenBackend => ({
     // Work areas grow into the rest.
     defaultKvShare: 0.5,
     defaultAdapterBytes: 256 * MIB,
+    // Longer steps would keep a chat waiting for somebody else's prompt.
+    defaultSequences: 64,
+    defaultRows: () => 512,
   },
-  checkProgram: () => undefined,
   open: openWasmBackend,
-});
+};
+
+/** The largest graph's. */
+const GPU_SEQUENCES = 256;
+/** Prompts of so many rows keep the device's products at their full rate. */
+const GPU_ROWS = 8192;
+const LEAST_GPU_ROWS = 512;
+
+/** As many rows as are of use, or fewer on a small device: their activations take at most a quarter of what the weights leave. */
+function rowsThatFit(program: Program, leftBytes: number): number {
+  let rows = GPU_ROWS;
+  while (rows > LEAST_GPU_ROWS && activationBytes(program, rows, GPU_SEQUENCES) > leftBytes / 4) rows /= 2;
+  return rows;
+}
 
 /** Left to the driver, to graphs and to other programs. */
 const CUDA_SHARE = 0.94;
 
-const cuda = (addon: CudaAddon, device: CudaDevice, reason: string): ChosenBackend => ({
-  reason,
+function cuda(addon: CudaAddon, device: CudaDevice, isAsked: boolean): ChosenBackend {
+  const chosen: ChosenBackend = {
+    ...onDevice(addon, device),
+    reason: isAsked ? "as asked" : "a device answers",
+    forProgram(program) {
+      const unserved = unservedPart(program);
+      if (unserved !== null && !isAsked) return wasm(unserved.reason);
+      checkProgram(program);
+      return chosen;
+    },
+  };
+  return chosen;
+}
+
+const onDevice = (addon: CudaAddon, device: CudaDevice): Omit<ChosenBackend, "reason" | "forProgram"> => ({
   name: "cuda",
   adapterNumbers: ADAPTER_NUMBERS,
   adapterForms: [],
@@ -108,7 +143,8 @@ const cuda = (addon: CudaAddon, device: CudaDevice, reason: string): ChosenBacke
     defaultKvBytes: Infinity,
     defaultKvShare: 1,
     defaultAdapterBytes: device.freeBytes / 16,
+    defaultSequences: GPU_SEQUENCES,
+    defaultRows: (program, format) => rowsThatFit(program, device.freeBytes * CUDA_SHARE - weightBytes(program, format)),
   },
-  checkProgram,
   open: (options) => openCudaBackend({ ...options, device: device.index }, addon),
 });

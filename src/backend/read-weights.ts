@@ -37,7 +37,7 @@ export interface WeightReader {
    *
    * @returns the first row of the piece that has a number that is not finite, `null` for none
    */
-  place(piece: WeightPiece, window: number): Promise<number | null> | number | null;
+  readonly place: (piece: WeightPiece, window: number) => Promise<number | null> | number | null;
   readonly onProgress?: ((progress: WeightProgress) => void) | undefined;
 }
 

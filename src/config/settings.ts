@@ -31,11 +31,11 @@ export const TOP_SETTINGS = {
   downloadTimeoutS: integer(21_600, 1, 604_800, "longest download of one model or adapter in seconds"),
   adapterRoot: texts("DIR", "a directory under which requests may name adapters by path; none by default"),
   adapterSource: texts("SOURCE", "a source under which the admin key may load adapters by request: hf://OWNER, hf://OWNER/NAME, s3://BUCKET/FOLDER or https://HOST/FOLDER; none by default"),
-  backend: choice("auto", ["auto", "wasm", "cuda"], "what computes; auto takes cuda where a device answers"),
+  backend: choice("auto", ["auto", "wasm", "cuda"], "what computes; auto takes cuda where a device answers and has kernels for the model"),
   dtype: choice("bfloat16", ["bfloat16", "float32", "int8", "auto"], "format of the weights in memory; auto is bfloat16"),
   threads: integer(null, 1, 1024, "compute threads; one per core by default"),
-  maxBatchSize: integer(64, 1, 4096, "most sequences in one step"),
-  maxNumTokens: integer(512, 1, 65_536, "most rows in one step, prompts and outputs together"),
+  maxBatchSize: integer(null, 1, 4096, "most sequences in one step; 64 on a CPU and 256 on a GPU by default"),
+  maxNumTokens: integer(null, 1, 65_536, "most rows in one step, prompts and outputs together; 512 on a CPU and up to 8192 on a GPU by default"),
   maxSeqLen: integer(null, 2, MAX, "most tokens of one sequence; the model's own limit by default"),
   maxQueue: integer(1024, 1, 1_000_000, "most sequences that wait; more are refused with 429"),
   requestTimeoutS: integer(600, 1, 86_400, "longest life of a request in seconds"),
@@ -55,7 +55,7 @@ export const LORA_SETTINGS = {
 
 export const PEFT_CACHE_SETTINGS = {
   hostCacheSize: integer(GIB, 0, MAX, "bytes of host memory for adapters"),
-  deviceCachePercent: number(null, 0, 1, "part of the free device memory for adapters, 0 to 1; 256 MiB at most by default"),
+  deviceCachePercent: number(null, 0, 1, "part of the free device memory for adapters, 0 to 1; 256 MiB at most by default, on a GPU a sixteenth"),
   numHostModuleLayer: integer(0, 0, MAX, "rank-1 modules of one layer in host memory; above 0 it replaces host_cache_size and max_cpu_loras"),
   numDeviceModuleLayer: integer(0, 0, MAX, "the same on the device; above 0 it replaces device_cache_percent, and max_loras as a size"),
   maxAdapterSize: integer(null, 1, 4096, "largest rank in the caches, where that is below max_lora_rank"),

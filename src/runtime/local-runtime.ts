@@ -1,6 +1,6 @@
 /** A running Lorikeet in this process. */
 import { startSystem, type ActorName, type ActorSystem, type SystemFact, type Timers } from "../actors/system.ts";
-import type { Backend } from "../backend/backend.ts";
+import type { Backend, BackendInfo } from "../backend/backend.ts";
 import { systemClock, type Clock } from "../core/clock.ts";
 import { inNextTurn } from "../core/next-turn.ts";
 import { type AdapterError, CapacityError, toLorikeetError, type LorikeetError } from "../core/errors.ts";
@@ -50,7 +50,7 @@ export interface LocalRuntimeInput {
 }
 
 export interface LocalRuntime extends Runtime {
-  readonly backend: Runtime["backend"] & { readonly weightBytes: number };
+  readonly backend: Runtime["backend"] & Pick<BackendInfo, "weightBytes" | "maxSequences" | "maxRows">;
   /** Why nothing is served any more; `null` while all is well. */
   readonly failure: LorikeetError | null;
   /**
@@ -103,7 +103,8 @@ class InProcess implements LocalRuntime {
     this.#clock = input.clock ?? systemClock;
     this.#soon = inNextTurn(input.yieldTurn ?? nextTurn);
     this.model = input.model;
-    this.backend = { name: info.name, description: info.description, weightBytes: info.weightBytes };
+    const { name, description, weightBytes, maxSequences, maxRows } = info;
+    this.backend = { name, description, weightBytes, maxSequences, maxRows };
     const numPositions = info.numPages * info.pageTokens;
     const configured = this.#options.maxContext ?? Infinity;
     this.maxContext = Math.min(configured, program.maxContext, numPositions);

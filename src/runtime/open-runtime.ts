@@ -30,10 +30,9 @@ export interface OpenOptions extends SourceOptions {
   readonly dtype: WeightFormat | "auto";
   /** Compute threads; `null` for one per core. */
   readonly threads: number | null;
-  /** Most sequences in one step. */
-  readonly maxBatchSize: number;
-  /** Most rows in one step. */
-  readonly maxNumTokens: number;
+  /** Most sequences in one step, and most rows; `null` for what suits the backend. */
+  readonly maxBatchSize: number | null;
+  readonly maxNumTokens: number | null;
   readonly maxSeqLen: number | null;
   readonly maxQueue: number;
   readonly requestTimeoutS: number;
@@ -103,7 +102,7 @@ const MAX_PRELOADED = 64;
  */
 export async function openRuntime(options: OpenOptions): Promise<Opened> {
   checkAdapterNumbers(options.loraConfig);
-  const chosen = chooseBackend(options.backend);
+  const wanted = chooseBackend(options.backend);
   const format = options.dtype === "auto" ? "bfloat16" : options.dtype;
   const limits = adapterLimits(options);
   const sources = sourcesOf(options);
@@ -112,14 +111,15 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
   const adapterSources = await findAdapterSources(sources, options.loraConfig.loraDir);
   const model = await loadModel(base.path, { name: options.servedModelName ?? base.name });
   const { program } = model;
-  chosen.checkProgram(program);
-  const maxRows = Math.max(options.maxNumTokens, options.maxBatchSize);
-  const wish = memoryWish(options, limits.maxRank);
+  const chosen = wanted.forProgram(program);
+  const maxSequences = options.maxBatchSize ?? chosen.device.defaultSequences;
+  const maxRows = Math.max(options.maxNumTokens ?? chosen.device.defaultRows(program, format), maxSequences);
+  const wish = memoryWish(options, maxSequences, limits.maxRank);
   const sizes = sizeMemory(program, wish, {
     ...chosen.device,
     pageBytes: chosen.device.pageBytes(program),
     weightBytes: chosen.device.weightBytes(program, format),
-    totalBytes: chosen.device.totalBytes(program, maxRows, options.maxBatchSize),
+    totalBytes: chosen.device.totalBytes(program, maxRows, maxSequences),
   });
   checkCacheSizes(program, wish, sizes, limits.targetModules ?? null, chosen.device.bytesPerAdapterNumber);
   const found = await namedAdapters(adapterSources);
@@ -130,7 +130,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     format,
     numThreads: options.threads ?? availableParallelism(),
     maxRows,
-    maxSequences: options.maxBatchSize,
+    maxSequences,
     numPages: sizes.numPages,
     numSlots: sizes.numSlots,
     adapterBytes: sizes.adapterBytes,
@@ -189,11 +189,12 @@ export function adapterLimits({ loraConfig, peftCacheConfig }: Pick<OpenOptions,
 }
 
 const memoryWish = (
-  { maxBatchSize, maxSeqLen, loraConfig, peftCacheConfig, kvCacheConfig }: OpenOptions,
+  { maxSeqLen, loraConfig, peftCacheConfig, kvCacheConfig }: OpenOptions,
+  maxSequences: number,
   maxRank: number,
 ): MemoryWish => ({
   kvTokens: kvCacheConfig.maxTokens,
-  maxSequences: maxBatchSize,
+  maxSequences,
   maxContext: maxSeqLen,
   maxRank,
   maxLoras: loraConfig.maxLoras,

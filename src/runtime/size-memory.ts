@@ -79,11 +79,19 @@ export function sizeMemory(
   const useful = wish.maxSequences * Math.ceil(maxContext / pageTokens);
   const affordable = Math.floor(Math.min(device.defaultKvBytes, (leftBytes - adapterBytes) * device.defaultKvShare) / pageBytes);
   const numPages = wish.kvTokens === null ? Math.min(useful, affordable) : Math.ceil(wish.kvTokens / pageTokens);
-  if (numPages < 1 || numPages * pageBytes > leftBytes) {
+  if (numPages < 1) {
     throw new ConfigError(
       "config_invalid",
-      `a KV cache of ${numPages * pageTokens} tokens needs ${numPages * pageBytes} bytes, and beside the weights there are ` +
-        `${leftBytes}; lower kv_cache_config.max_tokens, or serve int8 weights`,
+      `the weights take ${device.weightBytes} bytes, and the device has ${Math.floor(device.totalBytes)} for them, the KV cache and adapters; ` +
+        "lower max_num_tokens and max_batch_size, or serve a smaller model or format",
+      { field: "model" },
+    );
+  }
+  if (numPages * pageBytes > leftBytes) {
+    throw new ConfigError(
+      "config_invalid",
+      `a KV cache of ${numPages * pageTokens} tokens needs ${numPages * pageBytes} bytes, and beside the weights there are ${leftBytes}; ` +
+        "lower kv_cache_config.max_tokens, or serve a smaller model or format",
       { field: "kv_cache_config.max_tokens" },
     );
   }

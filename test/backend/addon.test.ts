@@ -4,6 +4,7 @@ import { copyFileSync, existsSync, mkdtempSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { loadAddon } from "../../src/backend/cuda/addon.ts";
+import { ADDON_VERSION } from "../../src/backend/cuda/layout.ts";
 import { ABI_VERSION } from "../../src/core/step-layout.ts";
 import { NativeError } from "../../src/core/errors.ts";
 import { thrownBy } from "../helpers/thrown.ts";
@@ -28,8 +29,8 @@ function refusal(path: string): string {
 }
 
 /** A module that answers as an addon does. */
-const fake = (abiVersion: number) =>
-  write(`abi-${abiVersion}.cjs`, `module.exports = { abiVersion: ${abiVersion}, probe: () => ({ devices: [], code: "no_driver", reason: "a fake" }) };`);
+const fake = (abiVersion: number, version: number) =>
+  write(`abi-${abiVersion}-${version}.cjs`, `module.exports = { abiVersion: ${abiVersion}, version: ${version}, probe: () => ({ devices: [], code: "no_driver", reason: "a fake" }) };`);
 
 describe("the addon that LORIKEET_CUDA_ADDON names", () => {
   test("is refused when the file is missing", () => {
@@ -49,16 +50,16 @@ describe("the addon that LORIKEET_CUDA_ADDON names", () => {
     expect(refusal(path)).toMatch(/^the CUDA addon could not be loaded: .+/);
   });
 
-  test.each([ABI_VERSION - 1, ABI_VERSION + 1])("is refused when it is of version %d", (version) => {
-    expect(refusal(fake(version))).toBe("the CUDA addon is of another version; build it again");
+  test.each([[ABI_VERSION - 1, ADDON_VERSION], [ABI_VERSION + 1, ADDON_VERSION], [ABI_VERSION, ADDON_VERSION - 1], [ABI_VERSION, ADDON_VERSION + 1]])("is refused when it is of versions %d %d", (abiVersion, version) => {
+    expect(refusal(fake(abiVersion, version))).toBe("the CUDA addon is of another version; build it again");
   });
 
   test("is loaded when it is of this version", () => {
-    expect(load(fake(ABI_VERSION)).probe().reason).toBe("a fake");
+    expect(load(fake(ABI_VERSION, ADDON_VERSION)).probe().reason).toBe("a fake");
   });
 
   test("may be named from the folder of the caller", () => {
-    const path = relative(process.cwd(), fake(ABI_VERSION));
+    const path = relative(process.cwd(), fake(ABI_VERSION, ADDON_VERSION));
     expect(load(path).abiVersion).toBe(ABI_VERSION);
     expect(load(`./${path}`).abiVersion).toBe(ABI_VERSION);
   });
@@ -80,7 +81,7 @@ describe.skipIf(!existsSync(BUILT))("the built addon", () => {
     const copy = join(files, "copy.node");
     copyFileSync(BUILT, copy);
     for (const addon of [loadAddon({}), load(BUILT), load(copy)]) {
-      expect(addon.abiVersion).toBe(ABI_VERSION);
+      expect([addon.abiVersion, addon.version]).toEqual([ABI_VERSION, ADDON_VERSION]);
       expect(typeof addon.Engine).toBe("function");
       expect(addon.probe()).toEqual(addon.probe());
     }

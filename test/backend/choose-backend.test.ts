@@ -1,9 +1,13 @@
 import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
 import { chooseBackend } from "../../src/backend/choose-backend.ts";
 import type { CudaAddon, CudaDevice, CudaProbe } from "../../src/backend/cuda/addon.ts";
 import { PAGE_TOKENS as CUDA_PAGE_TOKENS } from "../../src/backend/cuda/layout.ts";
 import { PAGE_TOKENS as WASM_PAGE_TOKENS } from "../../src/backend/wasm/layout.ts";
-import { NativeError } from "../../src/core/errors.ts";
+import { ModelError, NativeError } from "../../src/core/errors.ts";
+import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
+import { readModelConfig } from "../../src/model/model-config.ts";
+import { REPOSITORY } from "../helpers/repository.ts";
 import { thrownBy } from "../helpers/thrown.ts";
 import { TINY, tinyProgram } from "../helpers/tiny-program.ts";
 
@@ -52,11 +56,26 @@ describe("auto", () => {
 });
 
 describe("a model", () => {
-  test("with experts is refused by name on a device before anything is opened, and by no other backend", () => {
-    const program = { ...tinyProgram(TINY), routing: { numExperts: 8, topK: 2 } };
-    expect(() => chooseBackend("auto", withDevice).checkProgram(program)).toThrow("a mixture of experts (8 experts) is not served on a CUDA device; use --backend wasm");
-    expect(() => chooseBackend("wasm").checkProgram(program)).not.toThrow();
-    expect(() => chooseBackend("auto", withDevice).checkProgram(tinyProgram(TINY))).not.toThrow();
+  const plain = tinyProgram(TINY);
+  const unserved = [
+    ["a mixture of experts (8 experts) is not served on a CUDA device", { ...plain, routing: { numExperts: 8, topK: 2 } }],
+    ["head_dim must be at most 512 on a CUDA device, got 1024", { ...plain, attention: { ...plain.attention, headDim: 1024 } }],
+  ] as const;
+
+  test.each(unserved)("that has no kernels on a device is left to WebAssembly by auto, which says why: %s", (reason, program) => {
+    const chosen = chooseBackend("auto", withDevice).forProgram(program);
+    expect([chosen.name, chosen.reason, pageTokens(chosen)]).toEqual(["wasm", reason, WASM_PAGE_TOKENS]);
+    expect(chosen.forProgram(program)).toBe(chosen);
+  });
+
+  test.each(unserved)("is refused before anything is opened where the device was asked for: %s", (reason, program) => {
+    const thrown = thrownBy(() => chooseBackend("cuda", withDevice).forProgram(program));
+    expect(thrown).toBeInstanceOf(ModelError);
+    expect(thrown).toMatchObject({ errorCode: "model_unsupported", message: `${reason}; use --backend wasm` });
+  });
+
+  test("that a device serves stays there", () => {
+    for (const wanted of ["auto", "cuda"] as const) expect(chooseBackend(wanted, withDevice).forProgram(plain).name).toBe("cuda");
   });
 });
 
@@ -81,6 +100,14 @@ describe("wasm", () => {
     const chosen = chooseBackend("wasm", broken);
     expect([chosen.reason, pageTokens(chosen)]).toEqual(["as asked", WASM_PAGE_TOKENS]);
   });
+});
+
+test("a step is as large as suits who computes it, where nobody said how large", () => {
+  const llama = buildDecoderProgram(readModelConfig(join(REPOSITORY, "bench/shapes/llama-3.1-8b")));
+  const sizes = ({ device: memory }: ReturnType<typeof chooseBackend>) => [memory.defaultSequences, memory.defaultRows(llama, "bfloat16")];
+  const onDeviceOf = (gib: number) => sizes(chooseBackend("cuda", addonWith({ devices: [{ ...device(0), freeBytes: gib * GIB }] })));
+  expect(sizes(chooseBackend("wasm"))).toEqual([64, 512]);
+  expect([80, 40, 24, 20, 17, 8].map(onDeviceOf)).toEqual([[256, 8192], [256, 8192], [256, 4096], [256, 2048], [256, 512], [256, 512]]);
 });
 
 describe("memory of a device", () => {

@@ -367,6 +367,7 @@ Napi::Value probe(const Napi::CallbackInfo& info) {
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("abiVersion", Napi::Number::New(env, ABI_VERSION));
+  exports.Set("version", Napi::Number::New(env, ADDON_VERSION));
   exports.Set("probe", Napi::Function::New(env, probe));
   exports.Set("Engine", EngineObject::define(env));
   return exports;

@@ -4,6 +4,7 @@ import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
 import { NativeError } from "../../core/errors.ts";
 import { ABI_VERSION } from "../../core/step-layout.ts";
+import { ADDON_VERSION } from "./layout.ts";
 
 export interface CudaDevice {
   readonly index: number;
@@ -114,7 +115,10 @@ export interface CudaEngine {
 }
 
 export interface CudaAddon {
+  /** Of the step block and the result. */
   readonly abiVersion: number;
+  /** Of everything else that both sides must agree on. */
+  readonly version: number;
   probe(): CudaProbe;
   readonly Engine: new (options: EngineOptions) => CudaEngine;
 }
@@ -139,7 +143,7 @@ export function loadAddon(env: Readonly<Record<string, string | undefined>> = pr
   } catch (cause) {
     throw unavailable(`the CUDA addon could not be loaded: ${loaderReason(cause)}`, cause);
   }
-  if (addon.abiVersion !== ABI_VERSION) throw unavailable("the CUDA addon is of another version; build it again");
+  if (addon.abiVersion !== ABI_VERSION || addon.version !== ADDON_VERSION) throw unavailable("the CUDA addon is of another version; build it again");
   return addon;
 }
 

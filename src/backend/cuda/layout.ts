@@ -4,6 +4,9 @@
  * The only definition: `scripts/generate-abi.ts` writes `native/cuda/layout.h` from it.
  */
 
+/** Of what the addon exports; change it with any change there or of a launch's fields. */
+export const ADDON_VERSION = 2;
+
 /** Positions per KV page: 16 KiB of keys of one head 128 wide. */
 export const PAGE_TOKENS = 64;
 

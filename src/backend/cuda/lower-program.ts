@@ -29,19 +29,17 @@ type Fields = Partial<Record<keyof typeof LAUNCH, number>>;
 /** Heads wider than this do not fit the registers of one warp. */
 const MAX_HEAD_DIM = 512;
 
+/** What of a program no kernel serves; `null` for nothing. */
+export function unservedPart({ attention: { headDim }, routing }: Program): { readonly field: string; readonly reason: string } | null {
+  if (headDim > MAX_HEAD_DIM) return { field: "head_dim", reason: `head_dim must be at most ${MAX_HEAD_DIM} on a CUDA device, got ${headDim}` };
+  if (routing !== undefined) return { field: "backend", reason: `a mixture of experts (${routing.numExperts} experts) is not served on a CUDA device` };
+  return null;
+}
+
 /** @throws {ModelError} `model_unsupported` for what no kernel serves */
 export function checkProgram(program: Program): void {
-  const { headDim } = program.attention;
-  if (headDim > MAX_HEAD_DIM) {
-    throw new ModelError("model_unsupported", `head_dim must be at most ${MAX_HEAD_DIM} on a CUDA device, got ${headDim}; use --backend wasm`, {
-      field: "head_dim",
-    });
-  }
-  if (program.routing !== undefined) {
-    throw new ModelError("model_unsupported", `a mixture of experts (${program.routing.numExperts} experts) is not served on a CUDA device; use --backend wasm`, {
-      field: "backend",
-    });
-  }
+  const part = unservedPart(program);
+  if (part !== null) throw new ModelError("model_unsupported", `${part.reason}; use --backend wasm`, { field: part.field });
 }
 
 /** @throws {ModelError} `model_unsupported` for what no kernel serves */
