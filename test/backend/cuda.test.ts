@@ -52,6 +52,27 @@ describe.skipIf(noCudaReason !== null)("cuda: the forward program", () => {
     await backend.close();
   });
 
+  test("scores the rows of a prompt, more of them than there are sequences", async () => {
+    const program = tinyProgram(WIDE["heads of 64, four to a kv head"]!);
+    const weights = randomWeights(program, 5);
+    const reference = new ReferenceExecutor(program, weights);
+    const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16" });
+    const tokens = tokensOf(LIMITS.maxSequences, program.vocabSize, 8);
+    const scores = tokens.slice(1).map((token, row) => ({
+      row, sample: { sampling: samplingWith({ logprobs: 0 }), counter: 0, adjustments: [{ token, generatedCount: 0, seen: false, bias: 1e30 }] },
+    }));
+    const sample = { sampling: samplingWith({ logprobs: 20 }), counter: 0, adjustments: [] };
+    const { sampled } = await backend.run({ sequences: [{ tokens, position: 0, pages: [asPageId(3)], slot: NO_SLOT, scores, sample }] });
+    expect(sampled).toHaveLength(tokens.length);
+    for (const [row, token] of tokens.slice(1).entries()) {
+      const wanted = logSoftmax(reference.logits(tokens.slice(0, row + 1)))[token]!;
+      expect(sampled[row]!.id).toBe(token);
+      expect(Math.abs(sampled[row]!.logprob - wanted)).toBeLessThan(BOUND);
+    }
+    expect(largestError(sampled.at(-1)!, logSoftmax(reference.logits(tokens)))).toBeLessThan(BOUND);
+    await backend.close();
+  });
+
   test("gives the same without cuBLASLt, within rounding", async () => {
     const program = tinyProgram(WIDE["heads of 64, four to a kv head"]!);
     const weights = randomWeights(program, 5);

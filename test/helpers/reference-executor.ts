@@ -32,7 +32,7 @@ export function readWeight(source: WeightSource, weight: WeightSpec): Float64Arr
 }
 
 /** Every number to the nearest bfloat16, ties to even, in place. */
-function roundToBfloat16(values: Float64Array): Float64Array {
+export function roundToBfloat16(values: Float64Array): Float64Array {
   const bits = new Uint32Array(1);
   const float = new Float32Array(bits.buffer);
   for (let i = 0; i < values.length; i++) {
@@ -67,10 +67,15 @@ export class ReferenceExecutor {
     const program = this.#program;
     const rows = tokens.length;
     const buffers = program.buffers.map((spec) => new Float64Array({ step: rows, sampled: 1, routed: rows * (program.routing?.topK ?? 1) }[spec.rows] * spec.width));
-    for (const operation of program.operations) this.#run(operation, tokens, buffers, adapter);
+    this.runOperations(program.operations, tokens, buffers, adapter);
     const last = program.operations.at(-1)!;
     if (last.kind !== "sample") throw new Error("a program ends with sample");
     return buffers[last.logits]!;
+  }
+
+  /** Runs some operations on `buffers`, `[rows, width]` each in the program's order, in place. */
+  runOperations(operations: readonly Operation[], tokens: readonly number[], buffers: readonly Float64Array[], adapter: AdapterWeights | null = null): void {
+    for (const operation of operations) this.#run(operation, tokens, buffers, adapter);
   }
 
   #run(

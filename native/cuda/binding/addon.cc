@@ -99,6 +99,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
                            InstanceMethod<&EngineObject::warm_up>("warmUp"),
                            InstanceMethod<&EngineObject::run>("run"),
                            InstanceMethod<&EngineObject::profile>("profile"),
+                           InstanceMethod<&EngineObject::run_launches>("runLaunches"),
                            InstanceMethod<&EngineObject::stage>("stage"),
                            InstanceMethod<&EngineObject::attach>("attach"),
                            InstanceMethod<&EngineObject::stats>("stats"),
@@ -255,6 +256,38 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
           array.Set(static_cast<uint32_t>(i), each);
         }
         return array;
+      };
+    });
+  }
+
+  /** runLaunches(words, first, count, inputs: { buffer, values }[], outputs): Promise<{ buffers: Float32Array[], record: Int32Array }>. */
+  Napi::Value run_launches(const Napi::CallbackInfo& info) {
+    const Napi::Int32Array words = info[0].As<Napi::Int32Array>();
+    auto block = std::make_shared<std::vector<int32_t>>(words.Data(), words.Data() + words.ElementLength());
+    const int first = info[1].As<Napi::Number>(), count = info[2].As<Napi::Number>();
+    auto inputs = std::make_shared<std::vector<BufferValues>>();
+    const Napi::Array from = info[3].As<Napi::Array>(), wanted = info[4].As<Napi::Array>();
+    for (uint32_t i = 0; i < from.Length(); i++) {
+      const Napi::Float32Array values = object_at(from, i).Get("values").As<Napi::Float32Array>();
+      inputs->push_back({int_of(object_at(from, i), "buffer"), std::vector<float>(values.Data(), values.Data() + values.ElementLength())});
+    }
+    std::vector<int> outputs;
+    for (uint32_t i = 0; i < wanted.Length(); i++) outputs.push_back(wanted.Get(i).As<Napi::Number>());
+    return promise(info.Env(), *steps_, [this, block, first, count, inputs, outputs]() -> std::function<Napi::Value(Napi::Env)> {
+      auto left = std::make_shared<LaunchResult>(engine_->run_launches(block->data(), block->size(), first, count, *inputs, outputs));
+      return [left](Napi::Env env) -> Napi::Value {
+        const Napi::Object result = Napi::Object::New(env);
+        const Napi::Array buffers = Napi::Array::New(env, left->buffers.size());
+        for (size_t i = 0; i < left->buffers.size(); i++) {
+          Napi::Float32Array values = Napi::Float32Array::New(env, left->buffers[i].size());
+          std::copy(left->buffers[i].begin(), left->buffers[i].end(), values.Data());
+          buffers.Set(static_cast<uint32_t>(i), values);
+        }
+        Napi::Int32Array record = Napi::Int32Array::New(env, left->record.size());
+        std::copy(left->record.begin(), left->record.end(), record.Data());
+        result.Set("buffers", buffers);
+        result.Set("record", record);
+        return result;
       };
     });
   }

@@ -355,6 +355,14 @@ const int32_t* Engine::run(const int32_t* block, size_t num_words, size_t& resul
     check(cudaGetLastError(), "launching a step");
     stats_.eager_steps++;
   }
+  result_words = receive(block);
+  int32_t* results = host_results_.as<int32_t>();
+  const auto elapsed = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - started);
+  results[RESULT_HEADER_ELAPSED_MICROS] = static_cast<int32_t>(std::min<int64_t>(elapsed.count(), INT32_MAX));
+  return results;
+}
+
+size_t Engine::receive(const int32_t* block) {
   const int num_sampled = block[STEP_HEADER_NUM_SAMPLED];
   const size_t record_words = static_cast<size_t>(num_sampled) * RESULT_WORDS;
   int32_t* results = host_results_.as<int32_t>();
@@ -365,10 +373,51 @@ const int32_t* Engine::run(const int32_t* block, size_t num_words, size_t& resul
   check(cudaStreamSynchronize(*main_), "running a step");
   results[RESULT_HEADER_VERSION] = ABI_VERSION;
   results[RESULT_HEADER_NUM_SAMPLED] = num_sampled;
-  const auto elapsed = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - started);
-  results[RESULT_HEADER_ELAPSED_MICROS] = static_cast<int32_t>(std::min<int64_t>(elapsed.count(), INT32_MAX));
-  result_words = RESULT_HEADER_WORDS + record_words;
-  return results;
+  results[RESULT_HEADER_ELAPSED_MICROS] = 0;
+  return RESULT_HEADER_WORDS + record_words;
+}
+
+LaunchResult Engine::run_launches(const int32_t* block, size_t num_words, int first, int count, const std::vector<BufferValues>& inputs, const std::vector<int>& outputs) {
+  const Run run = send(block, num_words);
+  if (first < 0 || count < 1 || static_cast<size_t>(first) + count > options_.launches.size()) throw Error("step_invalid", "there are no such launches");
+  const StepShape shape = plan_.shape();
+  for (const BufferValues& input : inputs) write_buffer(input.buffer, rows_of(shape, input.buffer), input.values);
+  for (int i = 0; i < count; i++) launch_one(run, options_.launches[first + i]);
+  check(cudaGetLastError(), "launching a part of a step");
+  const size_t words = receive(block);
+  LaunchResult result;
+  result.record.assign(host_results_.as<int32_t>(), host_results_.as<int32_t>() + words);
+  for (const int buffer : outputs) result.buffers.push_back(read_buffer(buffer, rows_of(shape, buffer)));
+  return result;
+}
+
+int Engine::rows_of(const StepShape& shape, int buffer) const {
+  if (buffer < 0 || static_cast<size_t>(buffer) >= options_.buffers.size() || options_.buffers[buffer].width == 0)
+    throw Error("step_invalid", "there is no buffer " + std::to_string(buffer));
+  return options_.buffers[buffer].sampled ? shape.sampled : shape.rows;
+}
+
+void Engine::write_buffer(int buffer, int rows, const std::vector<float>& values) {
+  const BufferSpec& spec = options_.buffers[buffer];
+  if (values.size() != static_cast<size_t>(rows) * spec.width)
+    throw Error("step_invalid", "buffer " + std::to_string(buffer) + " takes " + std::to_string(rows) + " rows of " + std::to_string(spec.width) + " numbers");
+  const size_t size = spec.is_float ? sizeof(float) : sizeof(bf16);
+  std::vector<bf16> halves;
+  if (!spec.is_float) std::transform(values.begin(), values.end(), std::back_inserter(halves), [](float value) { return __float2bfloat16(value); });
+  const void* from = spec.is_float ? static_cast<const void*>(values.data()) : halves.data();
+  check(cudaMemcpy2DAsync(buffers_[buffer].as<void>(), stride_of(buffer) * size, from, spec.width * size, spec.width * size, rows, cudaMemcpyHostToDevice, *main_), "writing a buffer");
+  check(cudaStreamSynchronize(*main_), "writing a buffer");
+}
+
+std::vector<float> Engine::read_buffer(int buffer, int rows) {
+  const BufferSpec& spec = options_.buffers[buffer];
+  std::vector<float> values(static_cast<size_t>(rows) * spec.width);
+  const size_t size = spec.is_float ? sizeof(float) : sizeof(bf16);
+  std::vector<bf16> halves(spec.is_float ? 0 : values.size());
+  void* to = spec.is_float ? static_cast<void*>(values.data()) : halves.data();
+  check(cudaMemcpy2D(to, spec.width * size, buffers_[buffer].as<void>(), stride_of(buffer) * size, spec.width * size, rows, cudaMemcpyDeviceToHost), "reading a buffer");
+  std::transform(halves.begin(), halves.end(), values.begin(), [](bf16 value) { return __bfloat162float(value); });
+  return values;
 }
 
 Engine::Run Engine::send(const int32_t* block, size_t num_words) {

@@ -30,6 +30,19 @@ struct LaunchTime {
   float micros; /* of one, median over replays of all of its kind in a row */
 };
 
+/** Numbers of a buffer, [rows, width]; rows are the step's, or the sampled ones. */
+struct BufferValues {
+  int buffer;
+  std::vector<float> values;
+};
+
+/** What some launches of a step left behind. */
+struct LaunchResult {
+  std::vector<std::vector<float>> buffers;
+  /** The result record; of use where the launches end in a sample. */
+  std::vector<int32_t> record;
+};
+
 /** What a linear operation with adapters is made of. */
 constexpr int PART_BASE = 1, PART_SHRINK = 2, PART_EXPAND = 4, ALL_PARTS = 7;
 
@@ -76,6 +89,14 @@ class Engine {
   std::vector<LaunchTime> profile(const int32_t* block, size_t num_words);
 
   /**
+   * Runs `count` launches of a step from `first` on, one by one, for tests: `inputs` are written before, as buffers keep them, and
+   * `outputs` are read after. KV pages are written and read as in a step, and stay.
+   *
+   * @throws Error `step_invalid` for launches or buffers that there are not, or values of another size
+   */
+  LaunchResult run_launches(const int32_t* block, size_t num_words, int first, int count, const std::vector<BufferValues>& inputs, const std::vector<int>& outputs);
+
+  /**
    * Copies an image to byte `offset` of the adapter memory and points a slot at it. Returns when it is there. No step
    * may name the slot meanwhile.
    */
@@ -109,6 +130,12 @@ class Engine {
   Run send(const int32_t* block, size_t num_words);
   void launch_all(const Run& run);
   void launch_one(const Run& run, const LaunchSpec& launch);
+  /** Rows of a buffer that a step has, as they are seen from outside. */
+  int rows_of(const StepShape& shape, int buffer) const;
+  void write_buffer(int buffer, int rows, const std::vector<float>& values);
+  std::vector<float> read_buffer(int buffer, int rows);
+  /** Copies what was sampled to the host and waits for it. @returns words of the record */
+  size_t receive(const int32_t* block);
   template <typename Launches> cudaGraphExec_t captured(Launches launches);
   void launch_linear(const Run& run, const LaunchSpec& launch);
   /** A kernel that reads what a linear operation wrote, with whatever that left to be added. */

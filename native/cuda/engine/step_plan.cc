@@ -113,7 +113,8 @@ const StepShape& StepPlan::read(const int32_t* block, size_t num_words) {
   const int num_sequences = block[STEP_HEADER_NUM_SEQUENCES], num_segments = block[STEP_HEADER_NUM_SEGMENTS];
   require(shape_.rows >= 1 && shape_.rows <= limits_.max_rows, "rows lie within the limit");
   require(num_sequences >= 1 && num_sequences <= limits_.max_sequences, "sequences lie within the limit");
-  require(shape_.sampled >= 0 && shape_.sampled <= std::min(num_sequences, shape_.rows), "at most one row of a sequence is sampled");
+  /* A prompt that is scored has more than one. */
+  require(shape_.sampled >= 0 && shape_.sampled <= std::min(limits_.max_sequences, shape_.rows), "sampled rows lie within the limit");
   require(num_segments >= 0 && num_segments <= shape_.rows, "segments have rows");
   require_sections(block, num_words);
   adjustments_ = block + block[STEP_HEADER_ADJUSTMENTS_AT];

@@ -60,6 +60,8 @@ class StepPlan {
    * @throws Error `step_invalid` for a block that breaks its own rules or the engine's limits
    */
   const StepShape& read(const int32_t* block, size_t num_words);
+  /** Of the step that was read last. */
+  const StepShape& shape() const { return shape_; }
 
   /** Writes the step that was read; `out` holds `words_of(layout)` words. */
   void write(const BlockLayout& layout, int32_t* out) const;

@@ -15,6 +15,8 @@ struct Sequence {
   int num_rows, position, slot;
   bool sampled = true;
   int num_adjustments = 0;
+  /** First rows whose next token is known and scored. */
+  int num_scored = 0;
 };
 
 /** The words of a step, and what they were made from. */
@@ -49,16 +51,19 @@ inline Block make_block(std::vector<Sequence> sequences, int vocabulary, int num
       positions.push_back(each.position + i);
       sequence_of_row.push_back(static_cast<int32_t>(s));
     }
+    const auto add_sample = [&](int sampled_row, int num_adjustments) {
+      std::vector<int32_t> sample(SAMPLE_WORDS);
+      for (int32_t& word : sample) word = static_cast<int32_t>(random());
+      sample[SAMPLE_ROW] = sampled_row;
+      sample[SAMPLE_ADJUSTMENTS_START] = static_cast<int32_t>(adjustments.size()) / ADJUSTMENT_WORDS;
+      sample[SAMPLE_NUM_ADJUSTMENTS] = num_adjustments;
+      samples.insert(samples.end(), sample.begin(), sample.end());
+      for (int i = 0; i < num_adjustments * ADJUSTMENT_WORDS; i++) adjustments.push_back(static_cast<int32_t>(random()));
+      block.sampled++;
+    };
+    for (int i = 0; i < each.num_scored; i++) add_sample(row + i, 1);
     block.rows += each.num_rows;
-    if (!each.sampled) continue;
-    std::vector<int32_t> sample(SAMPLE_WORDS);
-    for (int32_t& word : sample) word = static_cast<int32_t>(random());
-    sample[SAMPLE_ROW] = block.rows - 1;
-    sample[SAMPLE_ADJUSTMENTS_START] = static_cast<int32_t>(adjustments.size()) / ADJUSTMENT_WORDS;
-    sample[SAMPLE_NUM_ADJUSTMENTS] = each.num_adjustments;
-    samples.insert(samples.end(), sample.begin(), sample.end());
-    for (int i = 0; i < each.num_adjustments * ADJUSTMENT_WORDS; i++) adjustments.push_back(static_cast<int32_t>(random()));
-    block.sampled++;
+    if (each.sampled) add_sample(block.rows - 1, each.num_adjustments);
   }
   block.words.assign(STEP_HEADER_WORDS, 0);
   const auto section = [&block](int field, const std::vector<int32_t>& words) {

@@ -46,7 +46,8 @@ std::vector<Sequence> random_mix(std::mt19937& random, int num_sequences, int lo
   std::vector<Sequence> sequences;
   for (int i = 0; i < num_sequences; i++) {
     const int num_rows = random() % 2 == 0 ? 1 : spread(random, 1, longest);
-    sequences.push_back({num_rows, spread(random, 0, 2000), slot_of(random, num_slots), random() % 3 != 0});
+    const int num_scored = random() % 8 == 0 ? static_cast<int>(random() % std::min(num_rows, 8)) : 0;
+    sequences.push_back({num_rows, spread(random, 0, 2000), slot_of(random, num_slots), random() % 3 != 0, 0, num_scored});
   }
   return sort_by_slot(std::move(sequences));
 }
@@ -245,6 +246,21 @@ TEST_CASE("tiles cover exactly the rows with an adapter, and all rows in large a
   CHECK(num_without > 20);
 }
 
+TEST_CASE("a prompt that is scored has as many samples as rows, within the limit of a step") {
+  std::mt19937 random(12);
+  PlanLimits limits = limits_with();
+  limits.max_sequences = 4;
+  const Block scored = make_block({{4, 0, -1, true, 2, 3}}, VOCABULARY, NUM_PAGES, random);
+  StepPlan plan(limits);
+  const StepShape shape = plan.read(scored.words.data(), scored.words.size());
+  CHECK(shape.sampled == 4);
+  CHECK(shape.adjustments == 5);
+  CHECK_FALSE(shape.is_decode);
+  const Written written = write(plan, exact(shape));
+  CHECK(written.ints(written.layout.sampled_rows_at, 4) == std::vector<int32_t>{0, 1, 2, 3});
+  CHECK(refusal(limits, make_block({{5, 0, -1, true, 0, 4}}, VOCABULARY, NUM_PAGES, random)) == "step_invalid: a step block breaks a rule: sampled rows lie within the limit");
+}
+
 TEST_CASE("what is written equals a model that looks every row up") {
   std::mt19937 random(6);
   for (int run = 0; run < 200; run++) {
@@ -274,7 +290,7 @@ TEST_CASE("what is written equals a model that looks every row up") {
     const int32_t* samples = block.section(STEP_HEADER_SAMPLES_AT);
     REQUIRE(std::equal(samples, samples + block.sampled * SAMPLE_WORDS, written.words.begin() + layout.samples_at));
     for (int i = 0; i < block.sampled; i++) REQUIRE(written.words[layout.sampled_rows_at + i] == samples[i * SAMPLE_WORDS + SAMPLE_ROW]);
-    const int num_adjustments = std::accumulate(block.sequences.begin(), block.sequences.end(), 0, [](int sum, const Sequence& each) { return sum + (each.sampled ? each.num_adjustments : 0); });
+    const int num_adjustments = std::accumulate(block.sequences.begin(), block.sequences.end(), 0, [](int sum, const Sequence& each) { return sum + each.num_scored + (each.sampled ? each.num_adjustments : 0); });
     REQUIRE(shape.adjustments == num_adjustments);
     REQUIRE(plan.adjustments() == block.section(STEP_HEADER_ADJUSTMENTS_AT));
   }
@@ -391,7 +407,7 @@ TEST_CASE("a block that breaks a limit or its own rules is refused, and the plan
   for (const int rows : {0, -1, limits.max_rows + 1}) CHECK(refused([&](Block& b) { b.header(STEP_HEADER_NUM_ROWS) = rows; }) == because("rows lie within the limit"));
   for (const int count : {0, -1, limits.max_sequences + 1})
     CHECK(refused([&](Block& b) { b.header(STEP_HEADER_NUM_SEQUENCES) = count; }) == because("sequences lie within the limit"));
-  CHECK(refused([&](Block& b) { b.header(STEP_HEADER_NUM_SAMPLED) = limits.max_sequences + 1; }) == because("at most one row of a sequence is sampled"));
+  CHECK(refused([&](Block& b) { b.header(STEP_HEADER_NUM_SAMPLED) = limits.max_sequences + 1; }) == because("sampled rows lie within the limit"));
   for (const int token : {-1, VOCABULARY}) CHECK(refused([&](Block& b) { b.section(STEP_HEADER_TOKENS_AT)[3] = token; }) == because("tokens lie within the vocabulary"));
   for (const int page : {-1, NUM_PAGES}) CHECK(refused([&](Block& b) { b.section(STEP_HEADER_PAGES_AT)[2] = page; }) == because("pages lie within the pool"));
   for (const int row : {-1, 2}) CHECK(refused([&](Block& b) { b.section(STEP_HEADER_SEQUENCES_AT)[SEQUENCE_ROW_START] = row; }) == because("sequences follow one another"));

@@ -82,6 +82,12 @@ export interface LaunchTime {
   readonly micros: number;
 }
 
+/** `[rows, width]` of a buffer of the program; rows are the step's, or the sampled ones. */
+export interface BufferValues {
+  readonly buffer: number;
+  readonly values: Float32Array;
+}
+
 export interface EngineStats {
   readonly description: string;
   readonly graphSteps: number;
@@ -108,6 +114,11 @@ export interface CudaEngine {
   run(words: Int32Array): Promise<Int32Array<ArrayBuffer>>;
   /** Time of each kind of launch of a step, which is not computed. */
   profile(words: Int32Array): Promise<readonly LaunchTime[]>;
+  /** Runs `count` launches of a step from `first` on, one by one: what `CudaBackend.runLaunches` tells. */
+  runLaunches(words: Int32Array, first: number, count: number, inputs: readonly BufferValues[], outputs: readonly number[]): Promise<{
+    readonly buffers: readonly Float32Array[];
+    readonly record: Int32Array<ArrayBuffer>;
+  }>;
   stage(deltas: readonly SourceDelta[]): Promise<StagedImage>;
   attach(slot: number, offset: number, image: unknown): Promise<void>;
   stats(): EngineStats;

@@ -9,7 +9,7 @@ import { RunAllocator } from "../../lora/run-allocator.ts";
 import type { Program } from "../../model/program.ts";
 import type { AdapterImage, Backend, BackendInfo, BackendOptions } from "../backend.ts";
 import { ropeTable } from "../rope-table.ts";
-import { type CudaAddon, type CudaEngine, type EngineOptions, type LaunchTime, loadAddon, type SourceMatrix } from "./addon.ts";
+import { type BufferValues, type CudaAddon, type CudaEngine, type EngineOptions, type LaunchTime, loadAddon, type SourceMatrix } from "./addon.ts";
 import { PAGE_TOKENS } from "./layout.ts";
 import { DTYPE, loadWeights } from "./load-weights.ts";
 import { lowerProgram } from "./lower-program.ts";
@@ -148,6 +148,29 @@ export class CudaBackend implements Backend {
   async profile(step: Step): Promise<readonly LaunchTime[]> {
     encodeStep(step, this.#block);
     return this.#engine.profile(this.#block.used);
+  }
+
+  /**
+   * Runs some launches of a step by themselves, for tests that compare one operation.
+   *
+   * Kernels, their variants and their order are those that the step would run. What a linear operation leaves to be added
+   * to its output (bias, adapters' deltas) is added by the launch that reads it, as ever. KV pages are written and read
+   * as in a step, and stay until they are written again.
+   *
+   * @param first index into the launches of `lowerProgram`
+   * @param inputs written before, rounded to bfloat16 where the buffer is; all other buffers hold what came before
+   * @param outputs buffers that are read after
+   * @returns those buffers, `[rows, width]` each, and the sampled tokens, which mean something where the launches end in `sample`
+   * @throws {InvariantError} for launches, buffers or sizes that the program does not have
+   */
+  async runLaunches(step: Step, first: number, count: number, inputs: readonly BufferValues[], outputs: readonly number[]) {
+    encodeStep(step, this.#block);
+    try {
+      const { buffers, record } = await this.#engine.runLaunches(this.#block.used, first, count, inputs, outputs);
+      return { buffers, sampled: decodeResult(record, new Float32Array(record.buffer)).sampled };
+    } catch (cause) {
+      throw translated(cause);
+    }
   }
 
   async stage(adapter: AdapterWeights): Promise<AdapterImage> {
