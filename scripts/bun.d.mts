@@ -3,7 +3,8 @@ export const BUN_VERSION: string;
 export interface Machine {
   readonly own: string | undefined;
   readonly path: string;
-  readonly home: string;
+  readonly packages: readonly string[];
+  readonly store: string;
 }
 export function findBun(machine?: Machine): string;
 export function platformPackages(): [string, string | undefined];

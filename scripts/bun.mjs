@@ -9,8 +9,9 @@
  */
 import { spawn, spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { delimiter, dirname, join } from "node:path";
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { delimiter, dirname, join, sep } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 
 export const root = dirname(dirname(fileURLToPath(import.meta.url)));
@@ -21,26 +22,35 @@ const EXE = isWindows ? "bun.exe" : "bun";
 /**
  * Path of a Bun that is new enough; installed if there is none.
  *
- * @param machine where to look: the Bun that runs this, the search path, and the folder of the project
+ * @param machine where to look: the Bun that runs this, the search path, folders of packages, and the folder where it is installed
  */
 export function findBun(machine = thisMachine()) {
   const [platform, fallback] = platformPackages();
   const candidates = [
     ...(machine.own === undefined ? [] : [machine.own]),
     ...machine.path.split(delimiter).filter(Boolean).map((dir) => join(dir, EXE)),
-    ...[platform, fallback].filter(Boolean).flatMap((name) => [
-      join(machine.home, "node_modules", name, "bin", EXE),
-      join(machine.home, ".bun", "node_modules", name, "bin", EXE),
-    ]),
+    ...[platform, fallback].filter(Boolean).flatMap((name) =>
+      [...machine.packages, join(machine.store, "node_modules")].map((folder) => join(folder, name, "bin", EXE)),
+    ),
   ];
-  return candidates.find(isUsable) ?? installBun(platform) ?? installBun(fallback) ?? noBun(platform);
+  return candidates.find(isUsable) ?? installBun(platform, machine.store) ?? installBun(fallback, machine.store) ?? noBun(platform, machine.store);
 }
 
 const thisMachine = () => ({
   own: process.versions.bun === undefined ? undefined : process.execPath,
   path: process.env.PATH ?? "",
-  home: root,
+  packages: isPackage ? [join(root, "node_modules"), dirname(root)] : [join(root, "node_modules")],
+  // A package's own folder may be read-only, and goes with its next version.
+  store: isPackage ? join(cacheFolder(), "lorikeet") : join(root, ".bun"),
 });
+
+const isPackage = root.split(sep).includes("node_modules");
+
+function cacheFolder() {
+  if (process.env.XDG_CACHE_HOME) return process.env.XDG_CACHE_HOME;
+  if (isWindows) return process.env.LOCALAPPDATA ?? join(homedir(), "AppData", "Local");
+  return process.platform === "darwin" ? join(homedir(), "Library", "Caches") : join(homedir(), ".cache");
+}
 
 /** Installs the packages when the lock file or a patch has changed since they were last installed, or one is missing. */
 export function installPackages(bun) {
@@ -129,26 +139,27 @@ export function isAtLeast(version, wanted) {
   return at === -1 || found[at] > least[at];
 }
 
-function installBun(name) {
+function installBun(name, store) {
   if (name === undefined) return undefined;
   say(`installing Bun ${BUN_VERSION}`);
   const args = [
-    "install", "--prefix", join(root, ".bun"), "--no-save", "--no-package-lock", "--ignore-scripts",
+    "install", "--prefix", store, "--no-save", "--no-package-lock", "--ignore-scripts",
     "--no-audit", "--no-fund", "--loglevel", "error", `${name}@${BUN_VERSION}`,
   ];
   // Started through npm, its own path is known; otherwise it is looked up.
   const npm = process.env.npm_execpath ?? "";
   const isScript = /npm-cli\.[cm]?js$/.test(npm);
-  const options = { cwd: root, stdio: ["ignore", 2, 2], shell: isWindows && !isScript };
+  mkdirSync(store, { recursive: true });
+  const options = { cwd: store, stdio: ["ignore", 2, 2], shell: isWindows && !isScript };
   if (isScript) spawnSync(process.execPath, [npm, ...args], options);
   else spawnSync("npm", args, options);
-  const path = join(root, ".bun", "node_modules", name, "bin", EXE);
+  const path = join(store, "node_modules", name, "bin", EXE);
   if (existsSync(path) && !isWindows) chmodSync(path, 0o755);
   return isUsable(path) ? path : undefined;
 }
 
-const noBun = (name) =>
-  fail(`Bun ${BUN_VERSION} or newer was not found and could not be installed; try npm install --prefix .bun ${name}@${BUN_VERSION}`);
+const noBun = (name, store) =>
+  fail(`Bun ${BUN_VERSION} or newer was not found and could not be installed; try npm install --prefix ${store} ${name}@${BUN_VERSION}`);
 
 function installDigest() {
   const hash = createHash("sha256");

@@ -1,6 +1,6 @@
 /** Lorikeet as a library. */
 import { givenOptions, resolveConfig } from "./config/resolve.ts";
-import type { Config, KvCacheSettings, LoraSettings, PeftCacheSettings } from "./config/settings.ts";
+import type { Config, KvCacheSettings, LoraSettings, PeftCacheSettings, SERVER_SETTINGS } from "./config/settings.ts";
 import { AdapterError } from "./core/errors.ts";
 import { Generator } from "./library/generator.ts";
 import { openRuntime } from "./runtime/open-runtime.ts";
@@ -18,13 +18,14 @@ export {
   RequestError,
 } from "./core/errors.ts";
 export type { FinishReason } from "./core/sampling.ts";
+export type { SamplingParams } from "./core/sampling-params.ts";
 export type { GenerateOptions, PromptInput } from "./library/generator.ts";
 export type { GenerationResult } from "./library/generation-result.ts";
 export { LoRARequest } from "./library/lora-request.ts";
 export type { CompletionOutput, Logprob, RequestOutput } from "./library/outputs.ts";
-export type { ChatMessage } from "./runtime/chat.ts";
-export type { SamplingParams } from "./runtime/requests.ts";
-export type { AdapterListing, AdapterState, AdapterTier, AdapterToLoad, AdapterToUnload, RuntimeStats } from "./runtime/runtime.ts";
+export type { AdapterListing, AdapterState, AdapterTier, AdapterToLoad, AdapterToUnload } from "./runtime/adapter-listing.ts";
+export type { ChatMessage } from "./runtime/chat-message.ts";
+export type { RuntimeStats } from "./runtime/runtime-stats.ts";
 
 /** Where adapters are, and their limits: TensorRT-LLM's `LoraConfig` in camelCase. */
 export type LoraConfig = Partial<LoraSettings>;
@@ -32,23 +33,10 @@ export type LoraConfig = Partial<LoraSettings>;
 export type PeftCacheConfig = Partial<PeftCacheSettings>;
 export type KvCacheConfig = Partial<KvCacheSettings>;
 
-/** Settings that only a server has. */
-type ServerSetting =
-  | "host"
-  | "port"
-  | "allowedHost"
-  | "apiKey"
-  | "adminKey"
-  | "clients"
-  | "allowNoKey"
-  | "shutdownTimeoutS"
-  | "logLevel"
-  | "loraConfig"
-  | "peftCacheConfig"
-  | "kvCacheConfig"
-  | "model";
+/** Settings that only a server has, and those that have a type of their own here. */
+type Elsewhere = keyof typeof SERVER_SETTINGS | "model" | "loraConfig" | "peftCacheConfig" | "kvCacheConfig";
 
-export interface LLMOptions extends Partial<Omit<Config, ServerSetting>> {
+export interface LLMOptions extends Partial<Omit<Config, Elsewhere>> {
   /** Directory of the base model. */
   readonly model: string;
   readonly loraConfig?: LoraConfig;

@@ -1,12 +1,12 @@
 #!/usr/bin/env bun
 /** The `lorikeet` command. */
 import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import packageJson from "../package.json" with { type: "json" };
 import { bench } from "./bench-command.ts";
 import { EXIT, parseCommandLine } from "./config/cli.ts";
 import type { Resolved } from "./config/resolve.ts";
 import { AdapterError, ConfigError, InvariantError, LorikeetError, RequestError } from "./core/errors.ts";
+import { demoModel } from "./demo-model.ts";
 import { generate } from "./generate.ts";
 // Here and not deeper: whatever bundles a server without its page would have to carry it.
 import page from "./page/index.html";
@@ -21,7 +21,7 @@ async function main(argv: readonly string[]): Promise<void> {
     version: packageJson.version,
     env: process.env,
     readFile: (path) => readFileSync(path, "utf8"),
-    demo: join(import.meta.dir, "../models/demo"),
+    demo: demoModel,
   });
   switch (command.kind) {
     case "print":

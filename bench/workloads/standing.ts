@@ -29,7 +29,7 @@ const sizes = isShort ? { requests: "4", scale: "0.02", rate: "40" } : { request
 /** Of one command; several runs where a list was given. */
 async function reportsOf(...argv: string[]): Promise<readonly Report[]> {
   const path = beside(".tmp.json");
-  const command = parseCommandLine(["bench", ...argv, "--report-json", path], { version: "0", env: {}, readFile: () => "", demo });
+  const command = parseCommandLine(["bench", ...argv, "--report-json", path], { version: "0", env: {}, readFile: () => "", demo: () => demo });
   if (command.kind !== "bench") throw new Error(`${argv.join(" ")} is no bench`);
   const isGood = await bench(command.resolved.config, command.ask, { write: () => undefined, errors: process.stderr });
   if (!isGood) throw new Error(`requests of ${argv.join(" ")} failed`);

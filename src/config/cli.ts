@@ -42,8 +42,8 @@ export interface CliEnvironment {
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Text of a file. @throws when it cannot be read */
   readonly readFile: (path: string) => string;
-  /** Directory of the demo model, which has its adapters in `adapters`. */
-  readonly demo: string;
+  /** Directory of the demo model, which has its adapters in `adapters`; asked for where nothing else is named. */
+  readonly demo: () => string;
 }
 
 const SERVE_FLAGS = [
@@ -79,7 +79,7 @@ export function parseCommandLine(argv: readonly string[], environment: CliEnviro
     .option("--config <FILE>", "YAML file of settings; its values win over flags")
     .action((model: string | undefined, options: Options) => {
       const isDemo = model === undefined && options["config"] === undefined;
-      const unnamed = isDemo ? demoSettings(environment.demo) : [];
+      const unnamed = isDemo ? demoSettings(environment.demo()) : [];
       parsed = { kind: "serve", resolved: resolve(model, options, SERVE_FLAGS, environment, unnamed) };
     });
   addFlags(serve, SERVE_FLAGS);

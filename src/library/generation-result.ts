@@ -3,6 +3,7 @@ import { toLorikeetError } from "../core/errors.ts";
 import type { Generation } from "../runtime/runtime.ts";
 import { CompletionOutput, promptLogprobsOf, RequestOutput } from "./outputs.ts";
 
+/** @internal */
 export interface StartedPrompt {
   readonly prompt: string | null;
   readonly tokens: readonly number[];
@@ -17,6 +18,7 @@ export class GenerationResult implements PromiseLike<RequestOutput>, AsyncIterab
   readonly #started: Promise<StartedPrompt>;
   #whole: Promise<RequestOutput> | undefined;
 
+  /** @internal */
   constructor(start: () => Promise<StartedPrompt>, signal?: AbortSignal) {
     this.#started = start();
     // Every reader of the result gets the failure; nobody reading is not a crash.

@@ -1,7 +1,9 @@
 /** Lorikeet inside a Bun program. */
 import { RequestError } from "../core/errors.ts";
 import type { AdapterId } from "../core/ids.ts";
-import { chatEncoder, type ChatMessage } from "../runtime/chat.ts";
+import type { SamplingParams } from "../core/sampling-params.ts";
+import { chatEncoder } from "../runtime/chat.ts";
+import type { ChatMessage } from "../runtime/chat-message.ts";
 import {
   checkTokenIds,
   generateAll,
@@ -9,9 +11,10 @@ import {
   prepareRequests,
   promptTokens,
   resolveChoices,
-  type SamplingParams,
 } from "../runtime/requests.ts";
-import type { AdapterListing, AdapterToLoad, AdapterToUnload, Runtime, RuntimeStats } from "../runtime/runtime.ts";
+import type { AdapterListing, AdapterToLoad, AdapterToUnload } from "../runtime/adapter-listing.ts";
+import type { Runtime } from "../runtime/runtime.ts";
+import type { RuntimeStats } from "../runtime/runtime-stats.ts";
 import { GenerationResult } from "./generation-result.ts";
 import type { LoRARequest } from "./lora-request.ts";
 import type { RequestOutput } from "./outputs.ts";
@@ -43,7 +46,10 @@ export interface GenerateOptions {
 export class Generator implements AsyncDisposable {
   readonly #runtime: Promise<Runtime>;
 
-  /** @param runtime as `openLLM` opens it; a failure to open fails every call */
+  /**
+   * @internal
+   * @param runtime a failure to open fails every call
+   */
   constructor(runtime: Promise<Runtime>) {
     this.#runtime = runtime;
     // Reported by every call that waits for it; without this Bun would end the process before the first one.

@@ -2,12 +2,9 @@
 import { RequestError } from "../core/errors.ts";
 import type { LoadedModel } from "../model/load-model.ts";
 import { encodeChat } from "../model/render-chat.ts";
+import type { ChatMessage } from "./chat-message.ts";
 
-/** Fields beyond these, such as `tool_calls`, are for the template as they are. */
-export interface ChatMessage {
-  readonly role: string;
-  readonly content: string;
-}
+export type { ChatMessage } from "./chat-message.ts";
 
 export interface ChatOptions {
   readonly addGenerationPrompt: boolean;

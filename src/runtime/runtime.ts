@@ -8,11 +8,14 @@ import type { Grammar, GrammarSpec } from "../core/grammar.ts";
 import type { AdapterId, RequestId } from "../core/ids.ts";
 import type { GenerationEvent, GenerationRequest } from "../core/request.ts";
 import type { LoadedModel } from "../model/load-model.ts";
-import type { Contention } from "../schedule/contention.ts";
+import type { AdapterListing, AdapterToLoad, AdapterToUnload } from "./adapter-listing.ts";
 import type { MemoryMap } from "./memory-map.ts";
+import type { RuntimeStats } from "./runtime-stats.ts";
 import type { TransitionListener } from "./transitions.ts";
 
+export type { AdapterListing, AdapterState, AdapterTier, AdapterToLoad, AdapterToUnload } from "./adapter-listing.ts";
 export type { MemoryMap } from "./memory-map.ts";
+export type { RuntimeStats } from "./runtime-stats.ts";
 export type { Transition, TransitionListener } from "./transitions.ts";
 
 export interface Runtime {
@@ -95,91 +98,4 @@ export interface AdapterReference {
   readonly path?: string;
   /** Format of what lies at `path`; left out for the server's setting. */
   readonly source?: "hf" | "nemo";
-}
-
-/** An adapter to read now, under a name that it has from then on. */
-export interface AdapterToLoad {
-  readonly name: string;
-  /** Directory of the adapter's files, or a `.nemo` file, under a configured root. */
-  readonly path: string;
-  readonly intId?: number;
-  readonly source?: "hf" | "nemo";
-  /** Keeps it in host memory and, from its first use on, on the device; left out for no. */
-  readonly pin?: boolean;
-  /** Takes a name that is in use: requests under way end on what they began with. Left out for no. */
-  readonly replace?: boolean;
-}
-
-export interface AdapterToUnload {
-  readonly name: string;
-  /** Must be the adapter's number, where it is given. */
-  readonly intId?: number;
-}
-
-/** `draining`: its name means something else by now, or nothing, and its last requests are under way. */
-export type AdapterState = "registered" | "loading" | "host" | "device" | "failed" | "draining";
-
-/** The fastest place that holds it. */
-export type AdapterTier = "disk" | "host" | "device";
-
-export interface AdapterListing {
-  readonly id: AdapterId;
-  readonly name: string;
-  /** Where it is read from: for whoever may configure the server, not for its clients. */
-  readonly path: string;
-  readonly state: AdapterState;
-  readonly tier: AdapterTier;
-  readonly isPinned: boolean;
-  /** Known once the files were read. */
-  readonly digest: string | null;
-  readonly rank: number | null;
-  readonly numModules: number | null;
-  readonly numBytes: number | null;
-  /** Sequences that have not ended, and all so far. */
-  readonly numLive: number;
-  readonly numRequests: number;
-  /** Of its requests, those that take part in steps now, and those that wait to. */
-  readonly numRunning: number;
-  readonly numWaiting: number;
-  readonly promptTokens: number;
-  readonly generatedTokens: number;
-  readonly numLoads: number;
-  /** Message of the last failed load. */
-  readonly lastError: string | null;
-  /** Unix seconds of its registration, and of its latest request. */
-  readonly created: number;
-  readonly lastUsed: number | null;
-}
-
-/** Gauges are of this moment; counters only grow. */
-export interface RuntimeStats {
-  readonly waitingRequests: number;
-  readonly runningRequests: number;
-  readonly numPages: number;
-  readonly usedPages: number;
-  /** Positions in one page. */
-  readonly pageTokens: number;
-  readonly numSlots: number;
-  readonly usedSlots: number;
-  /** Device memory of adapters, in use and in all. */
-  readonly adapterBytes: number;
-  readonly adapterMaxBytes: number;
-  /** Adapters staged in host memory, those on the device among them. */
-  readonly hostCacheAdapters: number;
-  readonly hostCacheBytes: number;
-  readonly hostCacheMaxBytes: number;
-  /** Who waits, how long, and how unevenly they were served. */
-  readonly contention: Contention;
-  readonly steps: number;
-  readonly promptTokens: number;
-  readonly generatedTokens: number;
-  readonly preemptions: number;
-  readonly adapterLoads: number;
-  readonly adapterEvictions: number;
-  readonly finished: Readonly<Record<string, number>>;
-  /** Requests refused before they were queued, by error code. */
-  readonly refused: Readonly<Record<string, number>>;
-  /** Milliseconds spent in native code and in everything else, summed over steps. */
-  readonly stepComputeMs: number;
-  readonly stepHostMs: number;
 }

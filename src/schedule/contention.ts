@@ -12,7 +12,10 @@ export interface Contention {
   readonly tenantGapRows: number;
 }
 
-/** @complexity O(waiting requests) */
+/**
+ * @internal
+ * @complexity O(waiting requests)
+ */
 export function contentionOf({ groups, tenants }: Pick<ScheduleTable, "groups" | "tenants">, nowMs: number): Contention {
   let numWaitingGroups = 0;
   let oldestMs = nowMs;

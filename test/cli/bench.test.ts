@@ -12,7 +12,7 @@ import { noCudaReason } from "../helpers/cuda.ts";
 import { REPOSITORY } from "../helpers/repository.ts";
 import { thrownBy } from "../helpers/thrown.ts";
 
-const parse = (...argv: string[]) => parseCommandLine(["bench", ...argv], { version: "1", demo: "/demo", env: {}, readFile: () => "max_batch_size: 7\n" });
+const parse = (...argv: string[]) => parseCommandLine(["bench", ...argv], { version: "1", demo: () => "/demo", env: {}, readFile: () => "max_batch_size: 7\n" });
 
 describe("bench arguments", () => {
   test("are trtllm-bench's, kebab and snake case alike", () => {

@@ -6,7 +6,7 @@ import { thrownBy } from "../helpers/thrown.ts";
 const files: Readonly<Record<string, string>> = { "serve.yaml": "port: 9000\n", "bad.yaml": "prot: 1\n" };
 const environment = (env: Readonly<Record<string, string>> = {}) => ({
   version: "1.2.3",
-  demo: "/package/demo",
+  demo: () => "/package/demo",
   env,
   readFile: (path: string) => {
     const text = files[path];

@@ -85,7 +85,7 @@ lora_config:
     const directory = mkdtempSync(join(tmpdir(), "lorikeet-guide-"));
     writeFileSync(join(directory, "config.yaml"), YAML);
     const command = parseCommandLine(["serve", DEMO, "--config", join(directory, "config.yaml"), "--port", "0", "--backend", "wasm", "--log_level", "error", "--adapter-root", ADAPTERS], {
-      version: "1", demo: DEMO, env: {}, readFile: (path) => readFileSync(path, "utf8"),
+      version: "1", demo: () => DEMO, env: {}, readFile: (path) => readFileSync(path, "utf8"),
     });
     if (command.kind !== "serve") throw new Error("not serve");
     const server = await startServer(command.resolved.config);
@@ -127,7 +127,7 @@ lora_config:
     mlp_4h_to_h: down_proj
     mlp_gate: up_proj
 `;
-    const command = parseCommandLine(["serve", DEMO, "--config", "c.yaml", "--port", "0", "--backend", "wasm", "--log-level", "error"], { version: "1", demo: DEMO, env: {}, readFile: () => yaml });
+    const command = parseCommandLine(["serve", DEMO, "--config", "c.yaml", "--port", "0", "--backend", "wasm", "--log-level", "error"], { version: "1", demo: () => DEMO, env: {}, readFile: () => yaml });
     if (command.kind !== "serve") throw new Error("not serve");
     const server = await startServer(command.resolved.config);
     try {

@@ -13,7 +13,7 @@ test("docs/compatibility.md is what the settings say; bun run generate writes it
 
 const files: Readonly<Record<string, string>> = { "c.yaml": "max-batch-size: 3\nlora-config:\n  max-lora-rank: 8\n  lora_dir: [a, b]\n" };
 const serve = (...argv: string[]) => {
-  const command = parseCommandLine(["serve", "m", ...argv], { version: "1", demo: "d", env: {}, readFile: (path) => files[path]! });
+  const command = parseCommandLine(["serve", "m", ...argv], { version: "1", demo: () => "d", env: {}, readFile: (path) => files[path]! });
   if (command.kind !== "serve") throw new Error("not serve");
   return command.resolved.config;
 };

@@ -39,7 +39,7 @@ describe("Bun", () => {
       await Bun.write(join(home, path), `#!/bin/sh\necho ${version}\n`);
       await chmod(join(home, path), 0o755);
     }
-    return { home, own: undefined, path: join(home, "bin") };
+    return { home, own: undefined, path: join(home, "bin"), packages: [join(home, "node_modules")], store: join(home, ".bun") };
   }
   const packaged = (folder: string) => `${folder}/${platformPackages()[0]}/bin/bun`;
 

@@ -1,7 +1,8 @@
 /** The WASM binary and the types of what it exports. */
 import { NativeError } from "../../core/errors.ts";
+import { ownFile } from "../../core/own-files.ts";
 
-const BINARY = new URL("../../../native/wasm/lorikeet.wasm", import.meta.url);
+const BINARY = ownFile("native/wasm/lorikeet.wasm");
 
 /** Addresses and sizes are unsigned 32-bit; JavaScript sees results as signed, so callers apply `>>> 0`. */
 export interface WasmExports {
