@@ -12,7 +12,7 @@ const ROOT = join(import.meta.dir, "..");
 const SOURCES = join(ROOT, "src");
 
 /** Sources of the package's exports; `exports` in package.json names their declarations. */
-export const ENTRIES = ["index.ts"];
+export const ENTRIES = ["index.ts", "mount.ts"];
 
 /** @returns declarations by their path below dist/types @throws {Error} for a type that cannot be written down */
 export function declarations(entries: readonly string[] = ENTRIES): ReadonlyMap<string, string> {

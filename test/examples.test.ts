@@ -1,6 +1,7 @@
 /** The programs of `examples/`, run as a reader would run them. */
 import { afterEach, expect, test } from "bun:test";
 import { join } from "node:path";
+import OpenAI from "openai";
 
 const ROOT = join(import.meta.dir, "..");
 const running: Bun.Subprocess[] = [];
@@ -53,7 +54,7 @@ test("per-customer: each is answered by their own adapter, one of them by an ada
   expect(lines.at(-1)).toBe("roman-holidays: CLXVI");
 }, DEADLINE_MS);
 
-test("elysia-app: the application's own routes and the model's, bad bodies refused", async () => {
+test("elysia-app: the application's own routes, bad bodies refused, and the model's for OpenAI's clients", async () => {
   const url = await address("elysia-app.ts");
   expect(await (await fetch(url)).text()).toBe("the application's own page");
   const ask = (body: object) => fetch(`${url}sql`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
@@ -61,6 +62,11 @@ test("elysia-app: the application's own routes and the model's, bad bodies refus
     sql: "SELECT COUNT(*) FROM products WHERE price > 510;",
   });
   expect((await ask({ question: "" })).status).toBe(422);
+  const client = new OpenAI({ baseURL: `${url}llm/v1`, apiKey: "none" });
+  const messages = [{ role: "user" as const, content: "Roman numeral: 166" }];
+  let text = "";
+  for await (const chunk of await client.chat.completions.create({ model: "roman", temperature: 0, stream: true, messages })) text += chunk.choices[0]?.delta.content ?? "";
+  expect(text).toBe("CLXVI");
 }, DEADLINE_MS);
 
 test("stream-to-page: the page, and the answer in pieces", async () => {

@@ -10,8 +10,8 @@ import { requestIdOf } from "./request-id.ts";
 
 export interface EdgeOptions {
   readonly handle: (request: Request) => Response | Promise<Response>;
-  /** Host names, without port, that may be asked for; `null` for any well-formed one. */
-  readonly allowedHosts: ReadonlySet<string> | null;
+  /** Host names, without port, that may be asked for; `null` for any well-formed one; left out where requests come from a program. */
+  readonly allowedHosts?: ReadonlySet<string> | null;
   readonly onFault: (thrown: unknown, request: Request) => void;
   /** Hears of every response as its headers leave. */
   readonly onResponse?: (request: Request, status: number, elapsedMs: number) => void;
@@ -24,7 +24,7 @@ export function createEdge({ handle, allowedHosts, onFault, onResponse }: EdgeOp
     const startMs = performance.now();
     let response: Response;
     try {
-      checkHost(request, allowedHosts);
+      if (allowedHosts !== undefined) checkHost(request, allowedHosts);
       response = await (request.method === "HEAD" ? headOf(request, handle) : handle(request));
     } catch (thrown) {
       if (!(thrown instanceof RequestError)) onFault(thrown, request);

@@ -16,24 +16,16 @@ import { RequestMetrics } from "./metrics/request-metrics.ts";
 import type { AnswerListener } from "./telemetry/answer-record.ts";
 import { logAnswer, logResponse } from "./telemetry/log-answer.ts";
 
-export interface HttpServerOptions {
+/** What is served to whom, wherever it listens. */
+export interface SurfaceOptions {
   readonly runtime: Runtime;
   readonly encodeChat: ChatEncoder;
-  readonly host: string;
-  /** 0 for any free one. */
-  readonly port: number;
   /** With the name of whom each was given to, or without. */
   readonly apiKeys: readonly (string | ApiKey)[];
   /** Whoever has one may load and unload adapters; none: nobody may. */
   readonly adminKeys: readonly string[];
-  /** Takes requests from other machines without a key. */
-  readonly allowNoKey: boolean;
-  /** Host names to answer to besides the machine's loopback names; only checked when there are no keys. */
-  readonly allowedHosts: readonly string[];
   readonly baseNames: readonly [string, ...string[]];
   readonly version: string;
-  /** What is shown at `/` to a browser, bundled by Bun; left out for nothing. It holds no data: that has keys. */
-  readonly page?: Bun.HTMLBundle;
   readonly log: Log;
   /** Hears of every answer when it is over; it is logged in any case. */
   readonly onAnswer?: AnswerListener;
@@ -41,6 +33,18 @@ export interface HttpServerOptions {
   readonly streamLimits?: LiveStreamLimits;
   /** Longest wait of a stream's headers for its first event; default 1000. */
   readonly headersAfterMs?: number;
+}
+
+export interface HttpServerOptions extends SurfaceOptions {
+  readonly host: string;
+  /** 0 for any free one. */
+  readonly port: number;
+  /** Takes requests from other machines without a key. */
+  readonly allowNoKey: boolean;
+  /** Host names to answer to besides the machine's loopback names; only checked when there are no keys. */
+  readonly allowedHosts: readonly string[];
+  /** What is shown at `/` to a browser, bundled by Bun; left out for nothing. It holds no data: that has keys. */
+  readonly page?: Bun.HTMLBundle;
 }
 
 export interface HttpServer {
@@ -55,8 +59,8 @@ export interface HttpServer {
 }
 
 /** Connections that send or take nothing are closed after this long; generations are exempt. */
-const IDLE_TIMEOUT_S = 30;
-const TICK_MS = 1_000;
+export const IDLE_TIMEOUT_S = 30;
+export const TICK_MS = 1_000;
 
 /** @throws {ConfigError} `config_invalid` for an address that cannot be had, or that is open to others without a key */
 export function listen(options: HttpServerOptions): HttpServer {
@@ -118,7 +122,7 @@ export function listen(options: HttpServerOptions): HttpServer {
   };
 }
 
-export function dependenciesOf(options: HttpServerOptions, keepOpen: KeepOpen): HttpDependencies {
+export function dependenciesOf(options: SurfaceOptions, keepOpen: KeepOpen): HttpDependencies {
   const clock = options.clock ?? systemClock;
   const live = new LiveStreams(clock, options.streamLimits);
   const adapterMetrics = new AdapterMetrics();

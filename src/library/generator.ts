@@ -56,6 +56,11 @@ export class Generator implements AsyncDisposable {
     runtime.catch(() => undefined);
   }
 
+  /** @internal What is behind the model, once it is open. */
+  static runtimeOf(generator: Generator): Promise<Runtime> {
+    return generator.#runtime;
+  }
+
   /** Resolves when the model is open. @throws {ModelError | NativeError | ConfigError} */
   async ready(): Promise<void> {
     await this.#runtime;
