@@ -7,6 +7,8 @@
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import ts from "typescript";
+import type { Setting } from "../src/config/setting.ts";
+import { KV_CACHE_SETTINGS, LORA_SETTINGS, PEFT_CACHE_SETTINGS, SERVER_SETTINGS, type SettingTable, TOP_SETTINGS } from "../src/config/settings.ts";
 
 const ROOT = join(import.meta.dir, "..");
 const SOURCES = join(ROOT, "src");
@@ -22,9 +24,10 @@ export function declarations(entries: readonly string[] = ENTRIES): ReadonlyMap<
   for (const path of wanted) {
     const source = program.getSourceFile(path);
     if (source === undefined) throw new Error(`${relative(ROOT, path)} is not part of the program`);
-    const { diagnostics } = program.emit(source, (_, text) => written.set(relative(SOURCES, path).replace(/\.ts$/, ".d.ts"), text), undefined, true);
+    let text = "";
+    const { diagnostics } = program.emit(source, (_, emitted) => void (text = emitted), undefined, true);
     if (diagnostics.length > 0) throw new Error(ts.formatDiagnostics(diagnostics, HOST));
-    const text = written.get(relative(SOURCES, path).replace(/\.ts$/, ".d.ts"))!;
+    written.set(relative(SOURCES, path).replace(/\.ts$/, ".d.ts"), describeSettings(text));
     for (const { fileName } of ts.preProcessFile(text, true, false).importedFiles) {
       if (!fileName.startsWith(".")) throw new Error(`${relative(ROOT, path)} exports types of ${fileName}, which users may not have`);
       const next = join(dirname(path), fileName.replace(/\.js$/, ".ts"));
@@ -32,6 +35,21 @@ export function declarations(entries: readonly string[] = ENTRIES): ReadonlyMap<
     }
   }
   return written;
+}
+
+const TABLES: Readonly<Record<string, SettingTable>> = { SERVER_SETTINGS, TOP_SETTINGS, LORA_SETTINGS, PEFT_CACHE_SETTINGS, KV_CACHE_SETTINGS };
+
+/** Every setting with its own words, which an editor then shows for the option of that name. */
+const describeSettings = (text: string): string =>
+  text.replaceAll(/(export declare const (\w+): \{\n)([\s\S]*?\n\};)/g, (whole, head: string, name: string, body: string) => {
+    const table = TABLES[name];
+    if (table === undefined) return whole;
+    return head + body.replaceAll(/^ {4}readonly (\w+):/gm, (line, setting: string) => `    /** ${sentence(table[setting]!)} */\n${line}`);
+  });
+
+function sentence({ doc, default: fallback }: Setting<unknown>): string {
+  const isPlain = typeof fallback === "number" || typeof fallback === "boolean" || typeof fallback === "string";
+  return `${doc[0]!.toUpperCase()}${doc.slice(1)}.${isPlain ? ` Default: \`${JSON.stringify(fallback)}\`.` : ""}`;
 }
 
 const HOST: ts.FormatDiagnosticsHost = { getCurrentDirectory: () => ROOT, getCanonicalFileName: (name) => name, getNewLine: () => "\n" };

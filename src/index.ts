@@ -11,12 +11,14 @@ export {
   CapacityError,
   ConfigError,
   type ErrorCode,
+  type ErrorDetails,
   InvariantError,
   LorikeetError,
   ModelError,
   NativeError,
   RequestError,
 } from "./core/errors.ts";
+export type { AdapterId } from "./core/ids.ts";
 export type { FinishReason } from "./core/sampling.ts";
 export type { SamplingParams } from "./core/sampling-params.ts";
 export type { GenerateOptions, PromptInput } from "./library/generator.ts";
@@ -26,21 +28,27 @@ export type { CompletionOutput, Logprob, RequestOutput } from "./library/outputs
 export type { AdapterListing, AdapterState, AdapterTier, AdapterToLoad, AdapterToUnload } from "./runtime/adapter-listing.ts";
 export type { ChatMessage } from "./runtime/chat-message.ts";
 export type { RuntimeStats } from "./runtime/runtime-stats.ts";
+export type { Contention } from "./schedule/contention.ts";
 
 /** Where adapters are, and their limits: TensorRT-LLM's `LoraConfig` in camelCase. */
-export type LoraConfig = Partial<LoraSettings>;
+export interface LoraConfig extends Partial<LoraSettings> {}
 /** Caches of adapters: TensorRT-LLM's `PeftCacheConfig` in camelCase. */
-export type PeftCacheConfig = Partial<PeftCacheSettings>;
-export type KvCacheConfig = Partial<KvCacheSettings>;
+export interface PeftCacheConfig extends Partial<PeftCacheSettings> {}
+/** The cache of keys and values: TensorRT-LLM's `KvCacheConfig` in camelCase. */
+export interface KvCacheConfig extends Partial<KvCacheSettings> {}
 
 /** Settings that only a server has, and those that have a type of their own here. */
 type Elsewhere = keyof typeof SERVER_SETTINGS | "model" | "loraConfig" | "peftCacheConfig" | "kvCacheConfig";
 
+/** What a model is opened with. Every field but `model` may be left out. */
 export interface LLMOptions extends Partial<Omit<Config, Elsewhere>> {
-  /** Directory of the base model. */
+  /** The base model: a directory, `OWNER/NAME[@REVISION]` of a Hugging Face hub, `s3://BUCKET/FOLDER` or `https://HOST/FOLDER`. */
   readonly model: string;
+  /** Adapters and their limits. */
   readonly loraConfig?: LoraConfig;
+  /** Room for adapters on host and device. */
   readonly peftCacheConfig?: PeftCacheConfig;
+  /** Room for keys and values. */
   readonly kvCacheConfig?: KvCacheConfig;
 }
 

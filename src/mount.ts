@@ -11,11 +11,12 @@ import { chatEncoder } from "./runtime/chat.ts";
 
 export type { TimeoutServer } from "./http/timeout-server.ts";
 
+/** Who may call the routes, and where they are. */
 export interface MountOptions {
   /** What the routes' paths begin with, as `/llm` for `/llm/v1/models`; empty by default. Starts with a slash and ends without one. */
   readonly prefix?: string;
   /** API keys, one of which every request must send; none by default, where the application checks who asks. Shares are by name. */
-  readonly apiKeys?: readonly (string | { readonly name: string; readonly key: string })[];
+  readonly apiKeys?: readonly (string | NamedKey)[];
   /** Keys that may load and unload adapters; without one nobody may, by HTTP. */
   readonly adminKeys?: readonly string[];
   /** Name of the base model in requests; the name of its directory by default. */
@@ -24,15 +25,27 @@ export interface MountOptions {
   readonly log?: MountLog;
 }
 
+/** A key with the name of whom it was given to. */
+export interface NamedKey {
+  /** In shares and metrics. */
+  readonly name: string;
+  /** What the client sends as a bearer token. */
+  readonly key: string;
+}
+
+/** Fields first, as pino has it. */
 export interface MountLog {
+  /** Every response. */
   debug(fields: object, message: string): void;
+  /** Every answer by the model. */
   info(fields: object, message: string): void;
+  /** What the operator must see. */
   error(fields: object, message: string): void;
 }
 
 /** The routes for `Bun.serve` and whatever takes a function of its kind. */
 export interface MountedRoutes {
-  /** For `Bun.serve({ fetch })`. @param server that took the request, so that silent streams are not cut */
+  /** For `Bun.serve({ fetch })`; `server` is the one that took the request, so that silent streams are not cut. */
   readonly fetch: (request: Request, server?: TimeoutServer | null) => Promise<Response>;
   /** New generations get 503 from here on; answers under way go on. The model stays open: it is whoever's who opened it. */
   close(): void;

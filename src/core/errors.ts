@@ -44,6 +44,7 @@ export type ErrorCode =
   // InvariantError
   | "invariant_violated";
 
+/** Numbers and names that belong to a failure, for logs. */
 export type ErrorDetails = Readonly<Record<string, unknown>>;
 
 export interface ErrorOptions {
@@ -53,12 +54,16 @@ export interface ErrorOptions {
   readonly cause?: unknown;
 }
 
+/** What everything that goes wrong here is an instance of; its class says who must act, `errorCode` what it is. */
 export abstract class LorikeetError extends Error {
-  /** Elysia takes over an error's own `code`, so the field has a name of its own. */
+  /** What it is, once and for all. Not `code`, which Elysia takes over. */
   readonly errorCode: ErrorCode;
+  /** The request or configuration field at fault, in the spelling the caller used. */
   readonly field: string | undefined;
+  /** For logs; never prompts or tokens. */
   readonly details: ErrorDetails;
 
+  /** @hidden */
   constructor(errorCode: ErrorCode, message: string, options: ErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause });
     this.name = new.target.name;
@@ -88,6 +93,7 @@ export class NativeError extends LorikeetError {}
 
 /** A bug in this program. */
 export class InvariantError extends LorikeetError {
+  /** @hidden */
   constructor(message: string, options: ErrorOptions = {}) {
     super("invariant_violated", message, options);
   }

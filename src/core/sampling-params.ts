@@ -14,8 +14,9 @@ export interface SamplingParams {
   readonly seed?: number | bigint | null;
   /** From 0.01 to 100; 1 is off. Counts prompt and output. */
   readonly repetitionPenalty?: number | null;
-  /** From -2 to 2. Counts output only, as does the next. */
+  /** From -2 to 2, taken off the logit of every token that the output has. */
   readonly presencePenalty?: number | null;
+  /** From -2 to 2, taken off per time that the output has the token. */
   readonly frequencyPenalty?: number | null;
   /** Up to 4 strings of 1 to 128 characters. */
   readonly stop?: string | readonly string[] | null;
@@ -33,10 +34,12 @@ export interface SamplingParams {
   readonly logprobs?: number | null;
   /** The same for each token of the prompt but the first. */
   readonly promptLogprobs?: number | null;
+  /** Goes on beyond the model's own end tokens, up to `maxTokens`; default false. */
   readonly ignoreEos?: boolean | null;
   /** Up to 300 token ids with what is added to their logits. */
   readonly logitBias?: Readonly<Record<string, number>> | null;
+  /** Keeps the stop string that ended the output in its text; default false. */
   readonly includeStopStrInOutput?: boolean | null;
-  /** Default true. */
+  /** Leaves special tokens out of the text; default true. */
   readonly skipSpecialTokens?: boolean | null;
 }

@@ -40,6 +40,7 @@ export interface Sampling {
   readonly promptLogprobs?: number | null;
 }
 
+/** Why an output is over. `shutdown`: the model was closed before it was. */
 export type FinishReason = "stop" | "length" | "cancelled" | "timeout" | "shutdown" | "error";
 
 /** One token as it leaves the sampler. */

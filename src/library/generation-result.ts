@@ -14,6 +14,7 @@ export interface StartedPrompt {
   readonly withLogprobs: boolean;
 }
 
+/** What `generateAsync` gives: await it for the whole output, or iterate it for every piece. */
 export class GenerationResult implements PromiseLike<RequestOutput>, AsyncIterable<RequestOutput> {
   readonly #started: Promise<StartedPrompt>;
   #whole: Promise<RequestOutput> | undefined;
@@ -32,6 +33,7 @@ export class GenerationResult implements PromiseLike<RequestOutput>, AsyncIterab
     void this.#started.then(({ generations }) => generations.forEach((generation) => generation.cancel()));
   }
 
+  /** For `await`: the output once it is over. @throws {LorikeetError} what kept the prompt from being answered */
   // oxlint-disable-next-line unicorn/no-thenable -- awaiting the result is the point, as in TensorRT-LLM's API
   then<A = RequestOutput, B = never>(
     onfulfilled?: ((value: RequestOutput) => A | PromiseLike<A>) | null,

@@ -23,10 +23,20 @@ import type { RequestOutput } from "./outputs.ts";
 export type PromptInput =
   | string
   | readonly number[]
-  | { readonly prompt: string }
-  | { readonly messages: readonly ChatMessage[] }
-  | { readonly promptTokenIds: readonly number[] };
+  | {
+      /** Text as it is, without the chat template. */
+      readonly prompt: string;
+    }
+  | {
+      /** At least one. */
+      readonly messages: readonly ChatMessage[];
+    }
+  | {
+      /** From 0 to below the vocabulary's size. */
+      readonly promptTokenIds: readonly number[];
+    };
 
+/** What holds for one call. */
 export interface GenerateOptions {
   /** One for all prompts, or one per prompt; `null` is the base model. */
   readonly loraRequest?: LoRARequest | null | readonly (LoRARequest | null)[];
@@ -61,7 +71,7 @@ export class Generator implements AsyncDisposable {
     return generator.#runtime;
   }
 
-  /** Resolves when the model is open. @throws {ModelError | NativeError | ConfigError} */
+  /** Resolves when the model is open. @throws {ModelError | NativeError | ConfigError} why it cannot be */
   async ready(): Promise<void> {
     await this.#runtime;
   }
@@ -121,7 +131,9 @@ export class Generator implements AsyncDisposable {
   /**
    * Reads and checks an adapter now, so that its first request need not wait, and keeps it with `pin`.
    *
-   * @throws {AdapterError | RequestError | CapacityError} as `Runtime.loadAdapter`; then nothing has changed
+   * @throws {AdapterError} `adapter_invalid`, `adapter_unsupported` or `adapter_too_large`, for what its files are
+   * @throws {RequestError} `adapter_exists` without `replace`, `forbidden_path` outside of `adapterRoot`
+   * @throws {CapacityError} `queue_full` for too many names, loads or pins
    * @example await llm.loadAdapter({ name: "sql", path: "adapters/sql-v2", replace: true });
    */
   async loadAdapter(adapter: AdapterToLoad): Promise<AdapterListing> {
@@ -133,6 +145,7 @@ export class Generator implements AsyncDisposable {
     return (await this.#runtime).unloadAdapter(adapter);
   }
 
+  /** Requests, memory, steps and tokens as they are now. */
   async stats(): Promise<RuntimeStats> {
     return (await this.#runtime).stats();
   }
@@ -142,12 +155,13 @@ export class Generator implements AsyncDisposable {
     return promptTokens((await this.#runtime).model, text);
   }
 
-  /** Lets running requests end within `timeoutMs`, then frees the model. */
+  /** Lets running requests end within `timeoutMs` milliseconds, ends the rest with `shutdown`, and frees the model. */
   async shutdown(timeoutMs = 30_000): Promise<void> {
     const runtime = await this.#runtime.catch(() => null);
     await runtime?.close(timeoutMs);
   }
 
+  /** For `await using`: `shutdown()`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.shutdown();
   }

@@ -7,10 +7,13 @@ import { RequestError } from "../core/errors.ts";
  * @example new LoRARequest("sql", 1, "adapters/sql")
  */
 export class LoRARequest {
+  /** Name of the adapter. */
   readonly loraName: string;
   /** A caller's own number for the adapter; 0 is a number like any other. */
   readonly loraIntId: number;
+  /** Directory of the adapter, or a `.nemo` file; empty for a registered one. */
   readonly loraPath: string;
+  /** Format of its files; `hf` takes what they are, `nemo` nothing but a NeMo archive. */
   readonly loraCkptSource: "hf" | "nemo";
 
   /**
@@ -49,12 +52,15 @@ export class LoRARequest {
     this.loraCkptSource = source;
   }
 
+  /** `loraName`. */
   get name(): string {
     return this.loraName;
   }
+  /** `loraIntId`. */
   get adapterId(): number {
     return this.loraIntId;
   }
+  /** `loraPath`. */
   get path(): string {
     return this.loraPath;
   }

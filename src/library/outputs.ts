@@ -3,7 +3,9 @@ import type { LorikeetError } from "../core/errors.ts";
 import type { Finish, GenerationEvent } from "../core/request.ts";
 import type { FinishReason, SampledToken } from "../core/sampling.ts";
 
+/** What the model thought of one token at one place. */
 export interface Logprob {
+  /** Natural log-probability, before temperature and penalties. */
   readonly logprob: number;
   /** 1 for the most likely token. */
   readonly rank: number;
@@ -11,19 +13,26 @@ export interface Logprob {
 
 /** One sequence's output so far. */
 export class CompletionOutput {
+  /** Which of the prompt's outputs it is, from 0. */
   index: number;
+  /** All text so far. */
   text = "";
   /** Text that the newest event added. */
   textDiff = "";
+  /** All tokens so far, the one that ended the output among them. */
   readonly tokenIds: number[] = [];
   /** Sum of the tokens' log-probabilities; `null` unless log-probabilities were asked for. */
   cumulativeLogprob: number | null = null;
   /** Per token: the alternatives asked for and the token itself; `null` unless asked for. */
   logprobs: ReadonlyMap<number, Logprob>[] | null = null;
+  /** `null` until the output is over. */
   finishReason: FinishReason | null = null;
+  /** The stop string or token of the request that ended the output; `null` for the model's own end. */
   stopReason: string | number | null = null;
+  /** Why, where `finishReason` is `error`. */
   error: LorikeetError | null = null;
 
+  /** @hidden */
   constructor(index: number, withLogprobs: boolean) {
     this.index = index;
     if (withLogprobs) {
@@ -32,11 +41,12 @@ export class CompletionOutput {
     }
   }
 
+  /** Number of tokens so far. */
   get length(): number {
     return this.tokenIds.length;
   }
 
-  /** Adds what one event brought. */
+  /** @hidden Adds what one event brought. */
   apply({ text, tokens, finish }: GenerationEvent): void {
     this.textDiff = text;
     this.text += text;
@@ -66,14 +76,18 @@ function alternatives(token: SampledToken): ReadonlyMap<number, Logprob> {
 
 /** One prompt and its `n` outputs. */
 export class RequestOutput {
+  /** Made here; in logs and events it is the first output's. */
   readonly requestId: string;
   /** `null` when the prompt was given as token ids or messages. */
   readonly prompt: string | null;
+  /** The prompt as the model reads it. */
   readonly promptTokenIds: readonly number[];
+  /** `n` of them, at least one. */
   readonly outputs: readonly [CompletionOutput, ...CompletionOutput[]];
   /** Per token of the prompt: the alternatives asked for and the token itself, `null` for the first; `null` unless asked for. */
   promptLogprobs: readonly (ReadonlyMap<number, Logprob> | null)[] | null = null;
 
+  /** @hidden */
   constructor(
     requestId: string,
     prompt: string | null,
@@ -91,6 +105,7 @@ export class RequestOutput {
     return this.outputs[0].text;
   }
 
+  /** Whether all outputs are over. */
   get finished(): boolean {
     return this.outputs.every((output) => output.finishReason !== null);
   }

@@ -3,10 +3,13 @@ import type { AdapterId } from "../core/ids.ts";
 
 /** An adapter to read now, under a name that it has from then on. */
 export interface AdapterToLoad {
+  /** Letters, digits, `_`, `.` and `-`, with at most one `/`. */
   readonly name: string;
   /** Directory of the adapter's files, or a `.nemo` file, under a configured root. */
   readonly path: string;
+  /** A caller's own number for it, from 0 up; made here when left out. */
   readonly intId?: number;
+  /** Format of its files; left out for the configured one. */
   readonly source?: "hf" | "nemo";
   /** Keeps it in host memory and, from its first use on, on the device; left out for no. */
   readonly pin?: boolean;
@@ -14,7 +17,9 @@ export interface AdapterToLoad {
   readonly replace?: boolean;
 }
 
+/** An adapter whose name is to mean nothing any more. */
 export interface AdapterToUnload {
+  /** As it was registered. */
   readonly name: string;
   /** Must be the adapter's number, where it is given. */
   readonly intId?: number;
@@ -26,31 +31,46 @@ export type AdapterState = "registered" | "loading" | "host" | "device" | "faile
 /** The fastest place that holds it. */
 export type AdapterTier = "disk" | "host" | "device";
 
+/** One adapter as it is now. */
 export interface AdapterListing {
+  /** Of this content under this name: new content gets another. */
   readonly id: AdapterId;
+  /** As requests name it; of one that drains, as they named it. */
   readonly name: string;
   /** Where it is read from: for whoever may configure the server, not for its clients. */
   readonly path: string;
+  /** What becomes of a request for it. */
   readonly state: AdapterState;
+  /** Where it is, for how soon a request for it can start. */
   readonly tier: AdapterTier;
+  /** Whether it keeps its place in host memory and, once used, on the device. */
   readonly isPinned: boolean;
-  /** Known once the files were read. */
+  /** SHA-256 of its content, in hex; known once the files were read, as are the next three. */
   readonly digest: string | null;
+  /** Largest rank of its modules. */
   readonly rank: number | null;
+  /** Matrices of the model that it changes, over all layers. */
   readonly numModules: number | null;
+  /** Bytes that it takes on the device. */
   readonly numBytes: number | null;
-  /** Sequences that have not ended, and all so far. */
+  /** Sequences that have not ended. */
   readonly numLive: number;
+  /** Sequences so far. */
   readonly numRequests: number;
-  /** Of its requests, those that take part in steps now, and those that wait to. */
+  /** Of its sequences, those that take part in steps now. */
   readonly numRunning: number;
+  /** Of its sequences, those that wait to. */
   readonly numWaiting: number;
+  /** Tokens of its prompts so far. */
   readonly promptTokens: number;
+  /** Tokens of its outputs so far. */
   readonly generatedTokens: number;
+  /** How often its files were read. */
   readonly numLoads: number;
-  /** Message of the last failed load. */
+  /** Message of the last load, where it failed. */
   readonly lastError: string | null;
-  /** Unix seconds of its registration, and of its latest request. */
+  /** Unix seconds of its registration. */
   readonly created: number;
+  /** Unix seconds of its latest request; `null` before the first. */
   readonly lastUsed: number | null;
 }

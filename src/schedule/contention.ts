@@ -1,6 +1,7 @@
 /** How unevenly those who wait have been served: what an operator looks at when somebody complains. */
 import type { ScheduleTable } from "./schedule-table.ts";
 
+/** How unevenly those who wait have been served. */
 export interface Contention {
   /** Adapters, the base model among them, that have requests waiting. */
   readonly numWaitingGroups: number;
