@@ -137,7 +137,7 @@ const referencesOf = (rows: readonly DatasetRow[]): AdapterReference[] => {
 
 async function openServer(config: Config, ask: Extract<LoadAsk, { readonly mode: "serve" }>, rows: readonly DatasetRow[] | null): Promise<Bench> {
   const named = rows === null ? (ask.loraModules.length === 0 ? null : ask.loraModules) : referencesOf(rows).map(({ name }) => name);
-  const target = await openAiTarget({ baseUrl: ask.baseUrl, apiKey: ask.apiKey ?? config.apiKey[0] ?? null, model: ask.model, adapters: named, endpoint: ask.endpoint });
+  const target = await openAiTarget({ baseUrl: ask.baseUrl, apiKeys: ask.apiKey.length > 0 ? ask.apiKey : config.apiKey.slice(0, 1), model: ask.model, adapters: named, endpoint: ask.endpoint });
   const facts = { modelPath: null, backend: ask.baseUrl, dtype: null, maxBatchSize: null, maxNumTokens: null };
   return { target, facts, vocabSize: ask.vocabSize, roofline: null, mostAtOnce: Infinity, close: async () => undefined };
 }

@@ -30,7 +30,7 @@ export function serveOrders(): void {
   process.on("disconnect", () => process.exit(0));
 
   async function answer({ trace, concurrency, ...to }: LoadOrder): Promise<Load> {
-    const target = await openAiTarget({ ...to, apiKey: null, endpoint: "completions" });
+    const target = await openAiTarget({ ...to, apiKeys: [], endpoint: "completions" });
     const before = process.cpuUsage();
     const startMs = nowMs();
     const records = await drive(trace, target, { concurrency, signal: new AbortController().signal });

@@ -37,7 +37,7 @@ process.send(server.port);
 
 const { promise: heard, resolve: hear } = Promise.withResolvers<number>();
 const child = Bun.spawn([process.execPath, "-e", SERVER], { ipc: (port) => hear(port as number), stderr: "inherit" });
-const target = await openAiTarget({ baseUrl: `http://127.0.0.1:${await heard}`, apiKey: null, model: "trivial", adapters: [], endpoint: "completions" });
+const target = await openAiTarget({ baseUrl: `http://127.0.0.1:${await heard}`, apiKeys: [], model: "trivial", adapters: [], endpoint: "completions" });
 
 async function run(seed: number, durationS: number) {
   const random = new Random(seed);

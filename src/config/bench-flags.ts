@@ -26,7 +26,7 @@ const LOAD = {
 
 const SERVE = {
   baseUrl: text("http://127.0.0.1:8000", "URL", "the server, up to and without /v1"),
-  apiKey: text(null, "KEY", "sent with every request; also LORIKEET_API_KEY"),
+  apiKey: texts("KEY", "an API key, also LORIKEET_API_KEY; with several, adapter i is asked for with key i modulo their number"),
   loraModules: texts("NAME", "an adapter to ask for as a model; all that the server lists by default"),
   requestRate: text(null, "LIST", "mean requests per second, inf for all at once; several, as 1,2,4, are measured one after the other"),
   burstiness: number(1, 0, 100, "deviation of the gaps over their mean: 1 for Poisson arrivals, more for gamma arrivals in bursts"),
@@ -105,6 +105,7 @@ export function addBench(program: Command, addSettings: (command: Command) => vo
     const command = bench.command(mode).description(about).configureHelp(help).option("--config <FILE>", "YAML file of settings; its values win over flags");
     command.option("--model-path <DIR>", "the base model, where --model is only its name").option("--streaming", "answers always come in pieces, so this changes nothing");
     addTable(command, LOAD, mode === "latency" ? ["concurrency"] : []);
+    if (mode === "latency") command.addOption(new Option("--concurrency <1>").hideHelp().argParser(onlyOne));
     addSettings(command);
     return command.action((_: Options, self: Command) => onAsk({ mode, ...read(LOAD, self.opts()) }, self.optsWithGlobals()));
   });
@@ -115,6 +116,10 @@ export function addBench(program: Command, addSettings: (command: Command) => vo
     const all: Options = self.optsWithGlobals();
     const model = typeof all["model"] === "string" ? all["model"] : null;
     onAsk({ mode: "serve", model, ...read(LOAD, all), ...read(SERVE, all) }, {});
+  });
+
+  const build = bench.command("build", { hidden: true }).allowUnknownOption().allowExcessArguments().action(() => {
+    throw wrong("build", `is a command of trtllm-bench that is known, not supported: ${NOT_SERVED["engine-dir"]}`);
   });
 
   const workloads = bench.command("workloads").description("list the named workloads and where they come from").action(() => onAsk({ mode: "workloads" }, {}));
@@ -134,7 +139,12 @@ export function addBench(program: Command, addSettings: (command: Command) => vo
       onAsk({ mode, ...shared, ...values } as BenchAsk, all);
     });
   });
-  return [bench, ...local, serve, workloads, prepare, ...kinds];
+  return [bench, ...local, serve, build, workloads, prepare, ...kinds];
+}
+
+function onlyOne(given: string): string {
+  if (given === "1") return given;
+  throw wrong("--concurrency", `of bench latency can only be 1, got "${given}"; lorikeet bench throughput sends more at once`);
 }
 
 function addTable(command: Command, table: Table, without: readonly string[] = []): void {
@@ -181,6 +191,7 @@ export const NOT_SERVED: Readonly<Record<string, string>> = {
   "target-input-len": "there is no engine to tune", "target-output-len": "there is no engine to tune",
   "dataset-config-name": "export the split to a file and name it with --dataset-name", "dataset-split": "export the split to a file and name it with --dataset-name",
   "trust-remote-code": "no code is ever run from a model's directory", "log-level": "a bench has no log", workspace: "nothing is kept between runs",
+  stdout: "write to a file with --output", tokenizer: "the tokenizer is read from the model's directory", revision: "write it behind the model's name: OWNER/NAME@REVISION",
 };
 
 /**
@@ -191,6 +202,7 @@ export const NOT_SERVED: Readonly<Record<string, string>> = {
 export function benchArguments(argv: readonly string[]): readonly string[] {
   if (argv[0] !== "bench") return argv;
   return withPairs(argv).map((each) => {
+    if (each === "-w") throw wrong("-w", `is an option of trtllm-bench that is known, not supported: ${NOT_SERVED["workspace"]}`);
     const [, name, rest = ""] = /^--([a-z][a-z_-]*)(=[\s\S]*)?$/.exec(each) ?? [];
     if (name === undefined) return each;
     const kebab = name.replaceAll("_", "-");

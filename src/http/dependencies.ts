@@ -7,6 +7,7 @@ import type { EventFeeds } from "./event-feeds.ts";
 import type { BodyLimits } from "./json-body.ts";
 import type { LiveStreams } from "./live-streams.ts";
 import type { AdapterMetrics } from "./metrics/adapter-metrics.ts";
+import type { ClientMetrics } from "./metrics/client-metrics.ts";
 import type { RequestMetrics } from "./metrics/request-metrics.ts";
 import type { AnswerListener } from "./telemetry/answer-record.ts";
 
@@ -26,6 +27,7 @@ export interface HttpDependencies {
   readonly feeds: EventFeeds;
   readonly metrics: RequestMetrics;
   readonly adapterMetrics: AdapterMetrics;
+  readonly clientMetrics: ClientMetrics;
   readonly health: Health;
   /** Hears of every answer when it is over. */
   readonly onAnswer: AnswerListener;

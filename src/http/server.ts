@@ -12,6 +12,7 @@ import { defaultBodyLimits } from "./json-body.ts";
 import { type LiveStreamLimits, LiveStreams } from "./live-streams.ts";
 import { logFault } from "./log-fault.ts";
 import { AdapterMetrics } from "./metrics/adapter-metrics.ts";
+import { ClientMetrics } from "./metrics/client-metrics.ts";
 import { RequestMetrics } from "./metrics/request-metrics.ts";
 import type { AnswerListener } from "./telemetry/answer-record.ts";
 import { logAnswer, logResponse } from "./telemetry/log-answer.ts";
@@ -126,6 +127,7 @@ export function dependenciesOf(options: SurfaceOptions, keepOpen: KeepOpen): Htt
   const clock = options.clock ?? systemClock;
   const live = new LiveStreams(clock, options.streamLimits);
   const adapterMetrics = new AdapterMetrics();
+  const clientMetrics = new ClientMetrics();
   options.runtime.watch((transition) => adapterMetrics.see(transition));
   return {
     runtime: options.runtime,
@@ -137,8 +139,10 @@ export function dependenciesOf(options: SurfaceOptions, keepOpen: KeepOpen): Htt
     feeds: new EventFeeds({ runtime: options.runtime, live }),
     metrics: new RequestMetrics(clock),
     adapterMetrics,
+    clientMetrics,
     health: new Health(),
     onAnswer: (record) => {
+      clientMetrics.see(record);
       logAnswer(options.log, record);
       options.onAnswer?.(record);
     },

@@ -94,7 +94,7 @@ describe("a server with OpenAI's routes", () => {
   });
   afterAll(() => server.stop(true));
 
-  const open = (more: Partial<Parameters<typeof openAiTarget>[0]> = {}) => openAiTarget({ baseUrl: `${url}/v1/`, apiKey: "k", model: null, adapters: null, endpoint: "completions", ...more });
+  const open = (more: Partial<Parameters<typeof openAiTarget>[0]> = {}) => openAiTarget({ baseUrl: `${url}/v1/`, apiKeys: ["k"], model: null, adapters: null, endpoint: "completions", ...more });
 
   test("is asked for its models, and for answers of full length", async () => {
     const target = await open();

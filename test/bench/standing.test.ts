@@ -24,5 +24,22 @@ test("the standing set runs in its short form, and its reports parse", async () 
   expect(results["base-only"]!.adapters.map(({ name }) => name)).toEqual([null]);
   expect(results["punica-identical"]!.adapters).toHaveLength(1);
   expect(results["churn"]!.adapters).toHaveLength(4);
+  for (const [name, adapters] of [["two keys", ["sql", "pirate"]], ["two keys, one adapter", ["sql", "sql"]]] as const) {
+    const { fairness } = results[`fairness, ${name}`]!;
+    expect(fairness?.adapters).toEqual(adapters);
+    expect(Math.min(...fairness!.service)).toBeGreaterThan(0);
+  }
   expect(readFileSync(join(folder, "standing-demo.svg"), "utf8")).toStartWith("<svg");
+}, 60_000);
+
+test("rows with a grammar are measured beside rows without", async () => {
+  const path = join(folder, "grammar.json");
+  const child = Bun.spawn([process.execPath, "bench/serving/grammar.ts", "--rows", "2", "--tokens", "8", "--repeats", "1", "--json", path], { cwd: REPOSITORY, stdout: "ignore", stderr: "pipe" });
+  const [code, errors] = await Promise.all([child.exited, child.stderr.text()]);
+  expect({ code, errors: code === 0 ? "" : errors }).toEqual({ code: 0, errors: "" });
+  const { results } = (JSON.parse(readFileSync(path, "utf8")) as { results: { results: Record<string, { gapMs: Record<string, { median: number }> }> } }).results;
+  expect(Object.entries(results).map(([name, { gapMs }]) => [name, Object.keys(gapMs)])).toEqual([
+    ["plain alone", ["plain"]], ["plain beside plain", ["plain"]], ["plain beside JSON", ["plain", "JSON"]], ["JSON alone", ["JSON"]],
+  ]);
+  for (const { gapMs } of Object.values(results)) for (const { median } of Object.values(gapMs)) expect(median).toBeGreaterThan(0);
 }, 60_000);

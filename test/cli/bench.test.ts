@@ -34,7 +34,8 @@ describe("bench arguments", () => {
     [["throughput", "--kv_cache_free_gpu_mem_fraction", "0.9"], "--kv_cache_free_gpu_mem_fraction is an option of trtllm-bench"],
     [["throughput", "--num-requests", "x"], "--num-requests must be a whole number from 0"],
     [["throughput", "--datset", "x"], "unknown option '--datset'"],
-    [["latency", "--concurrency", "2"], "unknown option '--concurrency'"],
+    [["latency", "--concurrency", "2"], "--concurrency of bench latency can only be 1"],
+    [["-m", "m", "build", "--quantization", "FP8"], "build is a command of trtllm-bench that is known, not supported: there are no engines to build"],
     [["prepare-dataset", "--rand-task-id", "3", "1", "token-unif-dist"], "--rand-task-id must be two whole numbers"],
     [["prepare-dataset", "token-norm-dist", "--num-requests", "3"], "--input-mean must be given"],
     [[], "name a command"],
@@ -60,6 +61,48 @@ describe("bench arguments", () => {
   ])("%p is refused: %s", (more, message) => {
     expect(thrownBy(() => pointsOf({ ...ask, ...more }))).toMatchObject({ errorCode: "config_invalid", message: expect.stringContaining(message) });
   });
+});
+
+/** trtllm-bench's own, by command, with a value that it takes; from its `bench.py`, `throughput.py`, `low_latency.py` and `prepare_dataset.py`. */
+const UPSTREAM: Readonly<Record<string, readonly string[]>> = {
+  throughput: [
+    "--model_path m", "--workspace w", "-w w", "--log_level info", "--revision r", "--engine_dir d", "--backend wasm", "--custom_module_dirs d", "--config c", "--extra_llm_api_options c",
+    "--sampler_options s", "--max_batch_size 4", "--max_num_tokens 64", "--max_seq_len 64", "--beam_width 1", "--kv_cache_free_gpu_mem_fraction 0.9", "--dataset d",
+    "--no_skip_tokenizer_init", "--eos_id 1", "--modality image", "--image_data_format pt", "--data_device cpu", "--max_input_len 64", "--num_requests 4", "--warmup 2",
+    "--target_input_len 8", "--target_output_len 8", "--tp 1", "--pp 1", "--ep 1", "--cluster_size 1", "--concurrency 4", "--streaming", "--report_json f", "--iteration_log f",
+    "--output_json f", "--request_json f", "--enable_chunked_context", "--disable_chunked_context", "--scheduler_policy max_utilization", "--duration 5",
+  ],
+  latency: ["--concurrency 1", "--num_requests 4", "--warmup 2", "--medusa_choices f", "--dataset d", "--report_json f", "--iteration_log f"],
+  "prepare-dataset token-norm-dist --num-requests 1 --input-mean 1 --input-stdev 0 --output-mean 1 --output-stdev 0": [
+    "--output f", "--stdout", "--tokenizer t", "--random_seed 1", "--task_id 1", "--rand_task_id 0 1", "--lora_dir d", "--log_level info", "--trust_remote_code",
+  ],
+  "prepare-dataset token-unif-dist --num-requests 1 --input-min 1 --input-max 1 --output-min 1 --output-max 1": ["--input_min 1", "--input_max 2", "--output_min 1", "--output_max 2", "--num_requests 2"],
+  "prepare-dataset real-dataset": [
+    "--dataset_name f", "--dataset_config_name c", "--dataset_split s", "--dataset_input_key k", "--dataset_prompt_key k", "--dataset_prompt p", "--dataset_output_key k", "--num_requests 1",
+    "--max_input_len 9", "--output_len_dist 4,1",
+  ],
+};
+
+test("docs/bench.md says of every option of trtllm-bench whether it is taken, in both spellings, or why not", () => {
+  const [taken = "", refused = ""] = readFileSync(join(REPOSITORY, "docs/bench.md"), "utf8").split("Refused, with the reason in the message:");
+  const [ours = ""] = refused.split("## Options of our own");
+  const spellings = (option: string): string[] => [option, option.replace(/^--[a-z_]+/, (name) => name.replaceAll("_", "-"))];
+  for (const [command, options] of Object.entries(UPSTREAM)) {
+    for (const option of options) {
+      const outcomes = spellings(option).map((spelling) => {
+        try {
+          parse(...command.split(" "), ...spelling.split(" "));
+          return "taken";
+        } catch (thrown) {
+          return (thrown as Error).message.replace(/^\S+ /, "");
+        }
+      });
+      const name = spellings(option).at(-1)!.split(" ")[0]!;
+      expect({ option, other: outcomes[1] }).toEqual({ option, other: outcomes[0] });
+      if (outcomes[0] === "taken") expect({ option, isDocumented: `${taken}${refused.slice(ours.length)}`.includes(`\`${name}\``) }).toEqual({ option, isDocumented: true });
+      else expect({ option, outcome: outcomes[0], isDocumented: ours.includes(`\`${name}\``) }).toEqual({ option, outcome: expect.stringMatching(/^is an option of .* known, not supported: .{10}/), isDocumented: true });
+    }
+  }
 });
 
 test("docs/bench.md names every option, and every one that is refused", () => {

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { ClientMetrics } from "../../src/http/metrics/client-metrics.ts";
 import { Exposition } from "../../src/http/metrics/exposition.ts";
 import { Histogram } from "../../src/http/metrics/histogram.ts";
 import { RequestMetrics } from "../../src/http/metrics/request-metrics.ts";
@@ -29,6 +30,47 @@ describe("/metrics", () => {
     ]) {
       expect(lines).toContain(line);
     }
+  });
+
+  test("tells clients apart by the names of their keys: sequences, tokens, and what was refused", async () => {
+    const script = saying("One day.");
+    const { post, fetch } = harness(new FakeRuntime({ script, maxRequests: 4 }), { apiKeys: [{ name: "ann", key: "a" }, { name: "bob", key: "b" }], adminKeys: ["root"] });
+    const as = (key: string) => ({ headers: { authorization: `Bearer ${key}` } });
+    await post("/v1/completions", { model: "sql", prompt: ["hi", "you"], n: 2 }, as("a"));
+    await (await post("/v1/completions", { model: "sql", prompt: "hi", stream: true }, as("b"))).text();
+    expect((await post("/v1/completions", { model: "sql", prompt: ["1", "2", "3", "4", "5"] }, as("b"))).status).toBe(429);
+    const lines = (await (await fetch("/metrics", as("root"))).text()).split("\n").filter((line) => line.startsWith("lorikeet_client"));
+    const common = 'model_name="demo",engine="0"';
+    expect(lines).toEqual([
+      `lorikeet_client_requests_total{${common},client="ann"} 4`,
+      `lorikeet_client_requests_total{${common},client="bob"} 1`,
+      `lorikeet_client_prompt_tokens_total{${common},client="ann"} 7`,
+      `lorikeet_client_prompt_tokens_total{${common},client="bob"} 3`,
+      `lorikeet_client_generation_tokens_total{${common},client="ann"} 32`,
+      `lorikeet_client_generation_tokens_total{${common},client="bob"} 8`,
+      `lorikeet_client_refused_total{${common},client="bob",code="queue_full"} 1`,
+    ]);
+  });
+
+  test("counts the clients beyond the hundred busiest together, and nobody's requests not at all", () => {
+    const metrics = new ClientMetrics();
+    const usage = { promptTokens: 2, completionTokens: 3 };
+    for (let i = 0; i < 103; i++) metrics.see({ client: `c${i}`, usage, finishes: [null] });
+    metrics.see({ client: "c102", usage, finishes: [null] });
+    metrics.see({ client: "", usage, finishes: [null] });
+    for (const client of ["c98", "c101", "c102"]) metrics.refuse(client, "queue_full");
+    const out = new Exposition();
+    metrics.write(out);
+    const lines = out.text().split("\n");
+    const requests = lines.filter((line) => line.startsWith("lorikeet_client_requests_total{"));
+    expect(requests).toHaveLength(101);
+    expect(requests[0]).toBe('lorikeet_client_requests_total{client="c102"} 2');
+    expect(requests.at(-1)).toBe('lorikeet_client_requests_total{client="(others)"} 3');
+    expect(lines.filter((line) => line.startsWith("lorikeet_client_refused_total{"))).toEqual([
+      'lorikeet_client_refused_total{client="c102",code="queue_full"} 1',
+      'lorikeet_client_refused_total{client="c98",code="queue_full"} 1',
+      'lorikeet_client_refused_total{client="(others)",code="queue_full"} 1',
+    ]);
   });
 
   test("names the adapters that run and wait now, as LoRA-aware routers read them", async () => {

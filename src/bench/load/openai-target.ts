@@ -7,7 +7,8 @@ import type { Answered, LoadRequest, Target, TargetCounters } from "./target.ts"
 export interface OpenAiTargetOptions {
   /** Up to and without `/v1`. */
   readonly baseUrl: string;
-  readonly apiKey: string | null;
+  /** None, one for all requests, or several: adapter i is asked for with key i modulo their number, as by a client of its own. */
+  readonly apiKeys: readonly string[];
   /** `null` for the first that the server lists. */
   readonly model: string | null;
   /** Names that are asked for as models; `null` for all that the server lists besides the base. */
@@ -22,10 +23,14 @@ interface Listed {
 }
 
 /** @throws {ConfigError} `config_invalid` when nothing answers there */
-export async function openAiTarget({ baseUrl, apiKey, model, adapters, endpoint }: OpenAiTargetOptions): Promise<Target> {
+export async function openAiTarget({ baseUrl, apiKeys, model, adapters, endpoint }: OpenAiTargetOptions): Promise<Target> {
   const base = baseUrl.replace(/\/+$/, "").replace(/\/v1$/, "");
   if (!/^https?:$/.test(URL.parse(base)?.protocol ?? "")) throw new ConfigError("config_invalid", `--base-url must be an address with http:// or https://, got "${baseUrl}"`, { field: "--base-url" });
-  const headers = { "content-type": "application/json", ...(apiKey === null ? {} : { authorization: `Bearer ${apiKey}` }) };
+  const headersOf = (adapter: number): Record<string, string> => ({
+    "content-type": "application/json",
+    ...(apiKeys.length === 0 ? {} : { authorization: `Bearer ${apiKeys[adapter % apiKeys.length]}` }),
+  });
+  const headers = headersOf(0);
   const listed = model !== null && adapters !== null ? [] : await listModels(base, headers);
   const name = model ?? listed.find(({ parent }) => (parent ?? null) === null)?.id;
   if (name === undefined) throw new ConfigError("config_invalid", `${base} lists no model; name one with --model`, { field: "--model" });
@@ -36,7 +41,7 @@ export async function openAiTarget({ baseUrl, apiKey, model, adapters, endpoint 
     adapters: names,
     async send(request, onTokens, signal) {
       const body = bodyOf(request, request.adapter === null ? name : names[request.adapter]!, endpoint);
-      const answer = await post(url, headers, body, signal);
+      const answer = await post(url, headersOf(request.adapter ?? 0), body, signal);
       if (answer.status !== 200) throw new Error(`${answer.status}: ${problemOf(await textOf(answer.body))}`);
       return readAnswer(answer.body, onTokens);
     },

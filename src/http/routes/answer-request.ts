@@ -1,7 +1,8 @@
 /** From a parsed body to its answer: the way that completions and chat share. */
-import { CapacityError, RequestError } from "../../core/errors.ts";
+import { CapacityError, RequestError, toLorikeetError } from "../../core/errors.ts";
 import type { Grammar } from "../../core/grammar.ts";
-import type { Runtime } from "../../runtime/runtime.ts";
+import type { GenerationRequest } from "../../core/request.ts";
+import type { Generation, Runtime } from "../../runtime/runtime.ts";
 import type { WantedGrammar } from "../openai/structured-output.ts";
 import { bodyField, type CommonBody } from "../openai/common-body.ts";
 import { generateAll, httpDefaults, prepareRequests, resolveChoices } from "../../runtime/requests.ts";
@@ -36,6 +37,7 @@ export function refuseWhileDraining({ health }: HttpDependencies): void {
 export async function answerRequest(deps: HttpDependencies, request: Request, ask: Ask): Promise<Response> {
   const { runtime, clock, metrics } = deps;
   const { body } = ask;
+  const client = deps.access.tenantOf(request.headers);
   const { adapter, adapterName, toRequestError } = await chooseAdapter(runtime, deps.baseNames, body.model, body.loraRequest);
   const prompts = ask.prompts.map((prompt) =>
     body.truncatePromptTokens === null ? prompt : prompt.slice(-body.truncatePromptTokens),
@@ -47,7 +49,7 @@ export async function answerRequest(deps: HttpDependencies, request: Request, as
     grammar,
     timeoutMs: body.timeoutMs,
     priority: body.priority,
-    tenant: deps.access.tenantOf(request.headers),
+    tenant: client,
     params: body.params,
     defaults: httpDefaults,
     fieldName: bodyField,
@@ -67,7 +69,7 @@ export async function answerRequest(deps: HttpDependencies, request: Request, as
   const startMs = clock.nowMs();
   const startUnixMs = Date.now();
   const answer = new Answer({
-    generations: generateAll(runtime, requests),
+    generations: startAll(deps, client, requests),
     format,
     promptTokens: prompts.reduce((sum, prompt) => sum + prompt.length, 0),
     metrics,
@@ -79,6 +81,7 @@ export async function answerRequest(deps: HttpDependencies, request: Request, as
         ...end,
         requestId: requestIdOf(request),
         headers: request.headers,
+        client,
         route: ask.idPrefix === "cmpl" ? "/v1/completions" : "/v1/chat/completions",
         model: body.model,
         adapter: adapterName,
@@ -96,6 +99,16 @@ export async function answerRequest(deps: HttpDependencies, request: Request, as
   // Headers that leave before the adapter was read could not say which one it is.
   const patience = adapter !== null && digest() === null ? LOAD_PATIENCE : 1;
   return sendEvents(answer, { ...body, ...deps, headersAfterMs: deps.headersAfterMs * patience, headers, onEnd });
+}
+
+/** @throws what `generateAll` throws */
+function startAll({ runtime, clientMetrics }: HttpDependencies, client: string, requests: readonly GenerationRequest[]): Generation[] {
+  try {
+    return generateAll(runtime, requests);
+  } catch (thrown) {
+    clientMetrics.refuse(client, toLorikeetError(thrown).errorCode);
+    throw thrown;
+  }
 }
 
 async function compileWanted(runtime: Runtime, wanted: WantedGrammar | null): Promise<Grammar | null> {

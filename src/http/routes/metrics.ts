@@ -16,5 +16,6 @@ function metricsText(deps: HttpDependencies): string {
   writeRequests(out, deps);
   writeEngine(out, deps);
   writeAdapters(out, deps);
+  deps.clientMetrics.write(out);
   return out.text();
 }

@@ -7,6 +7,8 @@ export interface AnswerRecord {
   /** Headers of the request, for the trace that it belongs to. */
   readonly headers: Headers;
   readonly route: string;
+  /** Name of the key that was sent; empty without one. */
+  readonly client: string;
   /** As the client wrote it. */
   readonly model: string;
   /** `null` for the base model. */

@@ -5,12 +5,12 @@ import { requestIdOf } from "../request-id.ts";
 import type { AnswerRecord } from "./answer-record.ts";
 
 export function logAnswer(log: Log, record: AnswerRecord): void {
-  const { requestId, route, model, adapter, isStream: stream, durationMs, usage, finishes, error } = record;
+  const { requestId, route, client, model, adapter, isStream: stream, durationMs, usage, finishes, error } = record;
   const finish = finishes.map((each) => each?.reason ?? null);
   const timeline = finishes.map((each) => (each === null ? null : timelineOf(each.timing)));
   log.info(
     {
-      requestId, route, model, adapter, stream,
+      requestId, route, client: client === "" ? null : client, model, adapter, stream,
       durationMs: Math.round(durationMs * 1000) / 1000,
       promptTokens: usage.promptTokens,
       completionTokens: usage.completionTokens,
