@@ -12,7 +12,9 @@ export type GrammarSpec =
   /** One of the texts, none empty. */
   | { readonly type: "choice"; readonly choices: readonly string[] }
   /** GBNF-like rules, the first of them `root`. */
-  | { readonly type: "ebnf"; readonly grammar: string };
+  | { readonly type: "ebnf"; readonly grammar: string }
+  /** Free text with parts that must keep to a form; `format` is XGrammar's structural tag format as JSON text. */
+  | { readonly type: "structural_tag"; readonly format: string };
 
 /** A compiled grammar. */
 export interface Grammar {

@@ -45,6 +45,9 @@ export function checkGrammar(spec: GrammarSpec): void {
       return checkLength("the pattern", spec.pattern);
     case "ebnf":
       return checkLength("the grammar", spec.grammar);
+    case "structural_tag":
+      checkLength("the format", spec.format);
+      return checkFormat(JSON.parse(spec.format), "the format", 0);
     case "choice":
       if (spec.choices.length === 0 || spec.choices.length > MAX_GRAMMAR_CHOICES) {
         throw refusal(`there must be 1 to ${MAX_GRAMMAR_CHOICES} choices, got ${spec.choices.length}`);
@@ -53,6 +56,47 @@ export function checkGrammar(spec: GrammarSpec): void {
         if (choice === "" || !choice.isWellFormed()) throw refusal("each choice must be a text of at least one character");
       }
       return checkLength("the list of choices", spec.choices.join(""));
+  }
+}
+
+/** The fields of each kind of structural format that must be there, and those that may. */
+const FORMATS: Readonly<Record<string, { readonly needs: readonly string[]; readonly may?: readonly string[] }>> = {
+  any_text: { needs: [] },
+  const_string: { needs: ["value"] },
+  json_schema: { needs: ["json_schema"] },
+  qwen_xml_parameter: { needs: ["json_schema"] },
+  grammar: { needs: ["grammar"] },
+  regex: { needs: ["pattern"] },
+  sequence: { needs: ["elements"] },
+  or: { needs: ["elements"] },
+  tag: { needs: ["begin", "content", "end"] },
+  triggered_tags: { needs: ["triggers", "tags"], may: ["at_least_one", "stop_after_first"] },
+  tags_with_separator: { needs: ["tags", "separator"], may: ["at_least_one", "stop_after_first"] },
+};
+
+/** @source XGrammar, `docs/tutorials/structural_tag.md` */
+function checkFormat(format: unknown, at: string, depth: number): void {
+  if (!isRecord(format)) throw refusal(`${at} must be an object with a type`);
+  if (depth > MAX_SCHEMA_DEPTH) throw refusal(`${at} is nested deeper than ${MAX_SCHEMA_DEPTH} formats`);
+  const type = String(format["type"]).slice(0, 64);
+  const known = Object.hasOwn(FORMATS, type) ? FORMATS[type] : undefined;
+  if (known === undefined) throw refusal(`${at}.type must be one of ${Object.keys(FORMATS).join(", ")}, got ${JSON.stringify(type)}`);
+  const missing = known.needs.find((field) => format[field] === undefined);
+  if (missing !== undefined) throw refusal(`${at} of type ${type} must have ${missing}`);
+  const unknown = Object.keys(format).find((field) => field !== "type" && ![...known.needs, ...(known.may ?? [])].includes(field));
+  if (unknown !== undefined) throw refusal(`${at} of type ${type} has ${unknown.slice(0, 64)}, which it cannot be held to`);
+  for (const field of known.may ?? []) if (format[field] !== undefined && typeof format[field] !== "boolean") throw refusal(`${at}.${field} must be true or false`);
+  for (const field of ["value", "pattern", "grammar", "begin", "end", "separator"]) if (known.needs.includes(field) && typeof format[field] !== "string") throw refusal(`${at}.${field} must be a string`);
+  if (known.needs.includes("json_schema")) checkSchema(format["json_schema"], `${at}.json_schema`, 0);
+  if (known.needs.includes("content")) checkFormat(format["content"], `${at}.content`, depth + 1);
+  for (const field of ["elements", "tags", "triggers"].filter((each) => known.needs.includes(each))) {
+    const list = format[field];
+    if (!Array.isArray(list) || list.length === 0) throw refusal(`${at}.${field} must be a list with at least one entry`);
+    list.forEach((each, i) => {
+      const place = `${at}.${field}[${i}]`;
+      if (field !== "triggers") return checkFormat(each, place, depth + 1);
+      if (typeof each !== "string" || each === "") throw refusal(`${place} must be a text of at least one character`);
+    });
   }
 }
 

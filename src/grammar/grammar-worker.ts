@@ -103,6 +103,8 @@ function compile(spec: GrammarSpec): Promise<CompiledGrammar> {
       return compileSchema(spec.schema, true);
     case "regex":
       return compiler.compileStructuralTag(JSON.stringify({ type: "structural_tag", format: { type: "regex", pattern: spec.pattern } }));
+    case "structural_tag":
+      return compiler.compileStructuralTag(`{"type":"structural_tag","format":${spec.format}}`);
     case "choice":
       return compiler.compileGrammar(`root ::= ${spec.choices.map(literal).join(" | ")}`);
     case "ebnf":

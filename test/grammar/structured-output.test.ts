@@ -31,6 +31,9 @@ const PERSON = {
 };
 const jsonSchema = (schema: object) => ({ response_format: { type: "json_schema", json_schema: { name: "person", strict: true, schema } } });
 
+const structural = (format: object) => ({ response_format: { type: "structural_tag", format } });
+const answerTag = { type: "tag", begin: "<answer>", content: { type: "json_schema", json_schema: { type: "boolean" } }, end: "</answer>" };
+
 function checkPerson(text: string): void {
   const person = JSON.parse(text) as { name: string; age: number; tags: string[] };
   expect(Object.keys(person).toSorted()).toEqual(["age", "name", "tags"]);
@@ -67,10 +70,21 @@ describe("outputs keep to", () => {
     [{ response_format: { type: "ebnf", ebnf: 'root ::= "a" [xyz] "b"' } }, /^a[xyz]b$/],
     [{ guided_json: JSON.stringify({ type: "boolean" }) }, /^(true|false)$/],
     [{ structured_outputs: { json: { enum: [1, "two"] } } }, /^(1|"two")$/],
+    [structural(answerTag), /^<answer>(true|false)<\/answer>$/],
+    [structural({ type: "sequence", elements: [{ type: "const_string", value: "So: " }, { type: "or", elements: [answerTag, { type: "regex", pattern: "[0-9]{2}" }] }] }), /^So: (<answer>(true|false)<\/answer>|[0-9]{2})$/],
+    [structural({ type: "triggered_tags", triggers: ["<answer"], tags: [answerTag], at_least_one: true, stop_after_first: true }), /^<answer>(true|false)<\/answer>$/],
   ])("%j", async (wanted, pattern) => {
     const { status, body } = await chat({ ...wanted, temperature: 1.5, n: 3 });
     expect(status).toBe(200);
     for (const { message } of body.choices) expect(message!.content).toMatch(pattern);
+  });
+
+  test("structures where their triggers appear; text before them is free", async () => {
+    const textOf = async (body: object) => (await chat({ temperature: 0, max_tokens: 24, ...body })).body.choices[0]!.message!.content;
+    const held = (begin: string) => textOf({ response_format: { type: "structural_tag", structures: [{ begin, schema: { const: "it" }, end: "." }], triggers: [begin] } });
+    expect(await textOf({})).toStartWith("I do not");
+    expect(await held("I")).toStartWith('I"it".');
+    expect(await held(" not")).toStartWith('I do not"it".');
   });
 
   test("a schema with definitions, on an adapter, as events", async () => {
@@ -113,7 +127,14 @@ describe("refused by name, with nothing else harmed", () => {
     [jsonSchema({ $ref: "https://example.com/x" }), "response_format.json_schema.schema", "$ref"],
     [jsonSchema({ type: "integer", minimum: 5, maximum: 2 }), "response_format.json_schema.schema", "minimum greater than maximum"],
     [{ response_format: { type: "json_schema" } }, "response_format.json_schema", "is missing"],
-    [{ response_format: { type: "structural_tag" } }, "response_format.type", "not supported"],
+    [structural({}), "response_format.format", 'the format.type must be one of any_text, const_string, json_schema'],
+    [structural({ type: "tag", begin: "<a>", end: "</a>" }), "response_format.format", "the format of type tag must have content"],
+    [structural({ type: "sequence", elements: [{ type: "any_text", excludes: ["x"] }] }), "response_format.format", "the format.elements[0] of type any_text has excludes"],
+    [structural({ type: "json_schema", json_schema: { type: "integer", multipleOf: 3 } }), "response_format.format", "the format.json_schema has multipleOf"],
+    [structural({ type: "or", elements: [] }), "response_format.format", "the format.elements must be a list with at least one entry"],
+    [structural({ type: "regex", pattern: "(" }), "response_format.format", "parenthesis is not closed"],
+    [structural({ type: "triggered_tags", triggers: ["<f"], tags: [{ type: "tag", begin: "<g>", content: { type: "any_text" }, end: "" }] }), "response_format.format", ""],
+    [{ response_format: { type: "structural_tag", structures: [{ begin: "<f>" }], triggers: ["<f"] } }, "response_format.structures[0].end", "is missing"],
     [{ response_format: { type: "ebnf", ebnf: "root ::= nowhere" } }, "response_format.ebnf", "\"nowhere\" is not defined"],
     [{ guided_regex: "(" }, "guided_regex", "parenthesis is not closed"],
     [{ guided_regex: "" }, "guided_regex", "is empty"],

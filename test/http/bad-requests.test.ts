@@ -60,7 +60,7 @@ const completionCases: readonly Case[] = [
   ["no time", { ...completion, timeout: 0 }, BAD, INVALID, "timeout", "timeout must be a number of seconds above 0"],
   ["a suffix", { ...completion, suffix: "end" }, BAD, INVALID, "suffix", 'suffix "end" is not supported'],
   ["beam search", { ...completion, use_beam_search: true }, BAD, INVALID, "use_beam_search", "use_beam_search true is not supported"],
-  ["a structural tag", { ...completion, response_format: { type: "structural_tag" } }, BAD, INVALID, "response_format.type", 'response_format.type "structural_tag" is not supported'],
+  ["a structural tag without a format", { ...completion, response_format: { type: "structural_tag" } }, BAD, INVALID, "response_format.format", "response_format.format is missing"],
   ["stream as text", { ...completion, stream: "yes" }, BAD, INVALID, "stream", 'stream must be true or false, got "yes"'],
   ["stream options without a stream", { ...completion, stream_options: { include_usage: true } }, BAD, INVALID, "stream_options", "only be sent together with stream: true"],
   ["an unknown stream option", { ...completion, stream: true, stream_options: { include_use: true } }, BAD, INVALID, "stream_options.include_use", "did you mean include_usage?"],

@@ -1,5 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { RequestError } from "../../src/core/errors.ts";
+import { compileChatTemplate } from "../../src/model/chat-template.ts";
+import { chatEncoder } from "../../src/runtime/chat.ts";
 import { FakeRuntime, saying } from "../helpers/fake-runtime.ts";
 import { fakeTokenizer } from "../helpers/fake-tokenizer.ts";
 import { dataOf, harness } from "./harness.ts";
@@ -36,6 +38,30 @@ describe("a chat completion", () => {
     expect(fakeTokenizer.decode(runtime.sequences[0]!.request.promptTokens, { skipSpecialTokens: true })).toBe(
       "system: Be brief.\nuser: one\ntwo\nassistant: three\n",
     );
+  });
+
+  test("hands documents and further variables to the template, which renders them", async () => {
+    const source = "{% for d in documents or [] %}[{{ d.title }}]{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}{{ mood }}{% if add_generation_prompt %}>{% endif %}";
+    const chatTemplate = compileChatTemplate({ name: "a test", text: source }, {});
+    const { post, runtime } = harness(new FakeRuntime(), { encodeChat: chatEncoder({ tokenizer: fakeTokenizer, chatTemplate }) });
+    const promptOf = async (more: object) => {
+      expect((await post("/v1/chat/completions", { ...body, max_tokens: 1, ...more })).status).toBe(200);
+      return fakeTokenizer.decode(runtime.sequences.at(-1)!.request.promptTokens, { skipSpecialTokens: true });
+    };
+    const documents = [{ title: "One", text: "a" }, { title: "Two" }];
+    expect(await promptOf({ documents, chat_template_kwargs: { mood: "!", messages: [], documents: [] } })).toBe("[One][Two]hi!>");
+    expect(await promptOf({ add_generation_prompt: false })).toBe("hi");
+  });
+
+  test.each([
+    [{ documents: "one" }, "documents", "must be a list, got a string"],
+    [{ documents: ["one"] }, "documents", "must be a list of objects"],
+    [{ chat_template_kwargs: ["x"] }, "chat_template_kwargs", "must be an object, got an array"],
+    [{ add_generation_prompt: 1 }, "add_generation_prompt", "must be true or false, got 1"],
+  ])("refuses %j", async (more, param, words) => {
+    const { post } = harness();
+    const response = await post("/v1/chat/completions", { ...body, ...more });
+    expect({ status: response.status, ...(await response.json() as { error: object }).error }).toMatchObject({ status: 400, param, message: expect.stringContaining(words) });
   });
 
   test("takes its length under both names", async () => {

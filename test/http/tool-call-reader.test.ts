@@ -41,6 +41,11 @@ describe.each<[ToolCallForm, string, Read]>([
   ["llama3_json", "It is 5 {degrees}.", { content: "It is 5 {degrees}.", calls: [] }],
   ["llama3_json", '{"answer": 42} is JSON', { content: '{"answer": 42} is JSON', calls: [] }],
   ["mistral", `[TOOL_CALLS] [{"name": "weather", "arguments": ${WEATHER}}, {"name": "time", "arguments": {}}]`, { content: "", calls: [["weather", WEATHER], ["time", "{}"]] }],
+  ["mistral", `[TOOL_CALLS]weather[ARGS]${WEATHER}`, { content: "", calls: [["weather", WEATHER]] }],
+  ["mistral", `I look. [TOOL_CALLS]weather[CALL_ID]a1B2c3D4e[ARGS] ${WEATHER}\n[TOOL_CALLS]get.time-now[ARGS]{}`, { content: "I look. ", calls: [["weather", WEATHER], ["get.time-now", "{}"]] }],
+  ["mistral", '[TOOL_CALLS]weather[ARGS]{"city": "Par', { content: "", calls: [["weather", '{"city": "Par']] }],
+  ["mistral", "[TOOL_CALLS]weather is [ARGS] fine", { content: "weather is [ARGS] fine", calls: [] }],
+  ["mistral", "[TOOL_CALLS]weather[ARGS", { content: "weather[ARGS", calls: [] }],
   ["mistral", "Tools [TOOLS] are [1, 2]", { content: "Tools [TOOLS] are [1, 2]", calls: [] }],
   ["list", `[{"name": "weather", "arguments": ${WEATHER}},\n{"name": "b", "arguments": {"x":[]}}]`, { content: "", calls: [["weather", WEATHER], ["b", '{"x":[]}']] }],
 ])("%s: %s", (form, text, expected) => {
@@ -61,7 +66,7 @@ describe.each<[ToolCallForm, string, Read]>([
 
 test("no text makes a reader throw, and text without marks passes unchanged", () => {
   const forms: readonly ToolCallForm[] = ["hermes", "llama3_json", "mistral", "list"];
-  const pieces = fc.array(fc.oneof(fc.string(), fc.constantFrom("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "{", "}", '"name"', ":", '"', "[", "]", ";", ",")));
+  const pieces = fc.array(fc.oneof(fc.string(), fc.constantFrom("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "name[ARGS]", "[CALL_ID]", "{", "}", '"name"', ":", '"', "[", "]", ";", ",")));
   fc.assert(fc.property(fc.constantFrom(...forms), pieces, (form, texts) => void read(form, texts)), { numRuns: 500 });
   fc.assert(fc.property(fc.string().filter((text) => !/[<[{]/.test(text)), (text) => expect(read("hermes", text.split("")).content).toBe(text)));
 });

@@ -94,6 +94,29 @@ export class CallScanner {
   }
 }
 
+/** Takes one object that is arguments and nothing else, the name being known. */
+export class ArgumentsScanner {
+  #depth = 0;
+  #inString = false;
+  #isEscaped = false;
+
+  /** Whether the closing brace was read. */
+  get isOver(): boolean {
+    return this.#depth === 0;
+  }
+
+  /** From the opening brace on. */
+  push(char: string): CallPiece[] {
+    if (this.#inString) {
+      this.#inString = char !== '"' || this.#isEscaped;
+      this.#isEscaped = char === "\\" && !this.#isEscaped;
+    } else if (char === '"') this.#inString = true;
+    else if (char === "{" || char === "[") this.#depth++;
+    else if (char === "}" || char === "]") this.#depth--;
+    return [{ type: "arguments", text: char }];
+  }
+}
+
 function stringOf(json: string): string | null {
   try {
     return JSON.parse(json) as string;

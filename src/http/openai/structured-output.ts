@@ -1,8 +1,8 @@
 /** What a body says the output must be: OpenAI's `response_format`, TensorRT-LLM's further types of it, vLLM's `guided_*`. */
 import type { GrammarSpec } from "../../core/grammar.ts";
-import type { JsonValue } from "../../formats/json.ts";
+import { isJsonObject, type JsonValue } from "../../formats/json.ts";
 import { badField } from "../error-response.ts";
-import { type Fields, isArray, shown } from "./fields.ts";
+import { Fields, isArray, shown } from "./fields.ts";
 
 export interface WantedGrammar {
   readonly spec: GrammarSpec;
@@ -60,9 +60,33 @@ function readResponseFormat(format: Fields | undefined): WantedGrammar | null {
     case "ebnf":
       format.refuseUnknown(["type", "ebnf"]);
       return of({ type: "ebnf", grammar: format.required("ebnf", format.string("ebnf")) }, "ebnf");
+    case "structural_tag":
+      return readStructuralTag(format);
     default:
-      throw badField(format.nameOf("type"), `${shown(type)} is not supported; send text, json_object, json_schema, json, regex or ebnf`);
+      throw badField(format.nameOf("type"), `${shown(type)} is not supported; send text, json_object, json_schema, json, regex, ebnf or structural_tag`);
   }
+}
+
+/** In XGrammar's form, or as vLLM and SGLang had it before: parts by how they begin, with a schema for what is in them. */
+function readStructuralTag(format: Fields): WantedGrammar {
+  if (format.raw("structures") === undefined) {
+    format.refuseUnknown(["type", "format"]);
+    format.required("format", format.object("format"));
+    return { spec: { type: "structural_tag", format: JSON.stringify(format.raw("format")) }, field: format.nameOf("format") };
+  }
+  format.refuseUnknown(["type", "structures", "triggers"]);
+  const structures = format.required("structures", format.array("structures"));
+  const triggers = format.required("triggers", format.array("triggers"));
+  const tags = structures.map((each, i) => {
+    const name = format.nameOf(`structures[${i}]`);
+    if (!isJsonObject(each)) throw badField(name, "must be an object with begin, schema and end");
+    const fields = new Fields(each, `${name}.`);
+    fields.refuseUnknown(["begin", "schema", "end"]);
+    const schema = fields.raw("schema");
+    const content = { type: "json_schema", json_schema: typeof schema === "string" ? parsed(schema, fields.nameOf("schema")) : (schema ?? {}) };
+    return { type: "tag", begin: fields.required("begin", fields.string("begin")), content, end: fields.required("end", fields.string("end")) };
+  });
+  return { spec: { type: "structural_tag", format: JSON.stringify({ type: "triggered_tags", triggers, tags }) }, field: format.nameOf("structures") };
 }
 
 function readGuided(fields: Fields, name: string, kind: keyof typeof GUIDED): WantedGrammar | null {

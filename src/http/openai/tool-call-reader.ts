@@ -1,12 +1,12 @@
 /** Finds tool calls in a model's text, in the forms that chat templates teach. */
-import { type CallPiece, CallScanner } from "./call-scanner.ts";
+import { ArgumentsScanner, type CallPiece, CallScanner } from "./call-scanner.ts";
 
 export type ToolCallForm =
   /** `<tool_call>{...}</tool_call>`: Hermes, Qwen. */
   | "hermes"
   /** `{"name": ..., "parameters": {...}}` as the whole answer, several with `;` between them: Llama 3. */
   | "llama3_json"
-  /** `[TOOL_CALLS][{...}, ...]`: Mistral. */
+  /** `[TOOL_CALLS][{...}, ...]`, or since its tokenizer 11 `[TOOL_CALLS]name[CALL_ID]id[ARGS]{...}` for each call: Mistral. */
   | "mistral"
   /** A list of calls and nothing else, which the grammar of `tool_choice: "required"` gives. */
   | "list";
@@ -27,6 +27,10 @@ const MARKS: Readonly<Record<ToolCallForm, Marks>> = {
   list: { open: "", close: "" },
 };
 
+/** A call by its name alone, up to its arguments, and the pieces of it that text may end in. */
+const NAMED_CALL = /^([\w.-]{1,256})(?:\[CALL_ID\][\w-]{1,64})?\[ARGS\]$/;
+const NAMED_CALL_BEGUN = /^[\w.-]{1,256}(?:\[(?:CALL_ID\][\w-]{0,64}(?:\[[ARGS]{0,4}\]?)?|[A-Z_]{0,7}\]?)?)?$/;
+
 /** What Llama 3 may write before a call. */
 const PYTHON_TAG = "<|python_tag|>";
 
@@ -35,7 +39,7 @@ export class ToolCallReader {
   readonly #form: ToolCallForm;
   readonly #marks: Marks;
   #numCalls = 0;
-  #scanner: CallScanner | null = null;
+  #scanner: CallScanner | ArgumentsScanner | null = null;
   /** Whether the name of the call being read is known. */
   #isNamed = false;
   /** Whether the text now is content, or lies between calls. */
@@ -93,6 +97,14 @@ export class ToolCallReader {
   /** Before a call: brackets, separators, white space. Anything else makes it content again. */
   #between(char: string, parts: AnswerPart[]): void {
     if (char === "{") {
+      const name = this.#form === "mistral" ? NAMED_CALL.exec(this.#held.trim())?.[1] : undefined;
+      if (name !== undefined) {
+        this.#scanner = new ArgumentsScanner();
+        this.#isNamed = true;
+        this.#held = "";
+        parts.push({ type: "name", name, call: this.#numCalls++ });
+        return this.#scan(this.#scanner, char, parts);
+      }
       this.#scanner = new CallScanner();
       this.#isNamed = false;
       this.#unnamed = this.#held;
@@ -102,6 +114,12 @@ export class ToolCallReader {
     this.#held += char;
     const rest = this.#held.trimStart();
     if (rest === "" || this.#isSeparator(rest)) return;
+    if (this.#form === "mistral") {
+      // Each named call has the mark before it.
+      const { open } = this.#marks;
+      if (rest.endsWith(open)) this.#held = "";
+      if (open.startsWith(rest.replace(/^[\],\s]+/, "")) || NAMED_CALL_BEGUN.test(rest.trim())) return;
+    }
     if (rest === this.#marks.close) {
       // White space after the closing mark belongs to no content.
       this.#held = "";
@@ -125,7 +143,7 @@ export class ToolCallReader {
     }
   }
 
-  #scan(scanner: CallScanner, char: string, parts: AnswerPart[]): void {
+  #scan(scanner: CallScanner | ArgumentsScanner, char: string, parts: AnswerPart[]): void {
     for (const piece of scanner.push(char)) {
       if (piece.type === "name") {
         this.#numCalls++;
