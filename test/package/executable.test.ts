@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import packageJson from "../../package.json" with { type: "json" };
 import { buildExecutable } from "../../scripts/build-executable.ts";
+import { REPOSITORY } from "../helpers/repository.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "lorikeet-executable-test-"));
 const executable = join(folder, process.platform === "win32" ? "lorikeet.exe" : "lorikeet");
@@ -55,6 +56,12 @@ test("serves the demo: adapters, grammars, the page, and no file of its own is l
   }
   expect(readdirSync(temporary)).toEqual([]);
 }, DEADLINE_MS);
+
+test("says where it looks for the CUDA addon", async () => {
+  const child = Bun.spawn([executable, "generate", join(REPOSITORY, "models/demo"), "x", "--backend", "cuda"], { cwd: place, env: {}, stdout: "ignore", stderr: "pipe" });
+  expect(await child.stderr.text()).toContain("lorikeet-cuda.node is not beside this program; put it there, or name it with LORIKEET_CUDA_ADDON");
+  expect(await child.exited).toBe(1);
+});
 
 test("is the whole command", async () => {
   const child = start("--version");

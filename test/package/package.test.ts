@@ -1,10 +1,12 @@
 /** The package as its users get it: packed, added to an empty project, run and type-checked there. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import packageJson from "../../package.json" with { type: "json" };
 import { platformPackages } from "../../scripts/bun.mjs";
+import { ADDON } from "../../scripts/build-cuda.mjs";
+import { packCuda } from "../../scripts/pack-cuda.ts";
 import { REPOSITORY } from "../helpers/repository.ts";
 
 const folder = realpathSync(mkdtempSync(join(tmpdir(), "lorikeet-package-")));
@@ -156,4 +158,22 @@ describe("the lorikeet command", () => {
     const { code, stderr } = await run([node!, "-e", 'import("lorikeet").catch((error) => { console.error(error.message); process.exit(3); })']);
     expect({ code, stderr: stderr.trim() }).toEqual({ code: 3, stderr: "lorikeet is a library for Bun; run this program with `bun FILE` (https://bun.sh)" });
   });
+});
+
+describe("the CUDA addon", () => {
+  const isBuilt = existsSync(ADDON);
+  if (!isBuilt) console.warn("the package of the CUDA addon is not tried: the addon is not built");
+  const reason = async () => {
+    const { stderr } = await run([bun, "x", "--no-install", "lorikeet", "generate", "node_modules/lorikeet/models/demo", "x", "--backend", "cuda"], { LORIKEET_CUDA_ADDON: undefined });
+    return stderr;
+  };
+
+  test("is named where it is missing", async () => {
+    expect(await reason()).toContain(`the CUDA addon is not installed; add the package lorikeet-cuda-${process.platform}-${process.arch}`);
+  });
+
+  test.skipIf(!isBuilt)("is found in the package for this platform, which has no install script", async () => {
+    await good([bun, "add", "--prefer-offline", "--ignore-scripts", packCuda(folder)]);
+    expect(await reason()).not.toMatch(/not installed|could not be loaded|of another version/);
+  }, DEADLINE_MS);
 });

@@ -1,9 +1,8 @@
-/** Finds and loads the native addon, or says why there is none. */
-import { existsSync } from "node:fs";
+/** Loads the native addon, or says why there is none. */
 import { createRequire } from "node:module";
-import { join, resolve } from "node:path";
 import { NativeError } from "../../core/errors.ts";
 import { ABI_VERSION } from "../../core/step-layout.ts";
+import { findAddon } from "./find-addon.ts";
 import { ADDON_VERSION } from "./layout.ts";
 
 export interface CudaDevice {
@@ -134,20 +133,9 @@ export interface CudaAddon {
   readonly Engine: new (options: EngineOptions) => CudaEngine;
 }
 
-/** Names a file to load instead of looking for one. */
-const OVERRIDE = "LORIKEET_CUDA_ADDON";
-const BUILT = join(import.meta.dir, "../../../native/cuda/build/Release/lorikeet-cuda.node");
-
 /** @throws {NativeError} `backend_unavailable`, with what was tried and what to do */
 export function loadAddon(env: Readonly<Record<string, string | undefined>> = process.env): CudaAddon {
-  const override = env[OVERRIDE];
-  // A path that is relative is so to the caller's folder, not to this file's.
-  const path = override === undefined ? BUILT : resolve(override);
-  if (!existsSync(path)) {
-    throw unavailable(
-      override === undefined ? "the CUDA addon is not built; run `bun run build:cuda` on a machine with nvcc" : `${OVERRIDE} names a file that does not exist`,
-    );
-  }
+  const path = findAddon(env);
   let addon: CudaAddon;
   try {
     addon = createRequire(import.meta.url)(path) as CudaAddon;
