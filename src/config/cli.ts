@@ -194,7 +194,10 @@ function askOf(prompt: string, options: Options): GenerateAsk {
 }
 
 const commandNames = (command: Command): string[] =>
-  command.commands.length === 0 ? [command.name()] : command.commands.map((each) => `${command.name()} ${each.name()}`);
+  command.commands.length === 0 ? [command.name()] : shown(command).map((each) => `${command.name()} ${each.name()}`);
+
+/** Without those that are only there to be refused with a reason. */
+const shown = (command: Command): Command[] => command.createHelp().visibleCommands(command).filter((each) => each.name() !== "help");
 
 /** Commander's own sentences are good; only the prefix and the line break are not ours. */
 function usageError({ code, message }: CommanderError, program: Command): ConfigError {

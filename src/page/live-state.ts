@@ -47,6 +47,8 @@ export interface MemoryState {
     readonly pageTokens: number;
     /** Pages held now, by adapter; `null` for the base model. */
     readonly held: readonly { readonly adapter: string | null; readonly numPages: number }[];
+    /** The pool in cells of some pages each: who holds most of each, as an index into `held`; `null` where all are free. */
+    readonly cells: { readonly pagesPerCell: number; readonly holders: readonly (number | null)[] };
   };
   readonly device: Tier;
   readonly host: Tier;

@@ -1,9 +1,10 @@
 /** @jsxImportSource preact */
-/** The memory as bars to scale: who holds which part of the KV pages, of the device and of the host. */
+/** The memory to scale: who holds which of the KV pages, and which part of the device and of the host. */
 import type { JSX } from "preact";
 import { hueOf } from "./color.ts";
 import { formatBytes, formatPercent, plural } from "./format.ts";
 import type { MemoryState, Tier } from "./live-state.ts";
+import { PageGrid } from "./page-grid.tsx";
 
 interface Region {
   readonly key: string;
@@ -20,6 +21,8 @@ interface BarProps {
   readonly title: string;
   readonly note: string;
   readonly regions: readonly Region[];
+  /** In place of the bar. */
+  readonly picture?: JSX.Element;
 }
 
 export function MemoryFigure({ memory }: { readonly memory: MemoryState }): JSX.Element {
@@ -40,6 +43,7 @@ export function MemoryFigure({ memory }: { readonly memory: MemoryState }): JSX.
           isUsed: true,
           told: plural(numPages, "page"),
         }))}
+        picture={<PageGrid cells={kv.cells} held={kv.held} />}
       />
       <Bar title="Adapters on the device" note={noteOf(device)} regions={regionsOf(device)} />
       <Bar title="Adapters on the host" note={noteOf(host)} regions={regionsOf(host)} />
@@ -48,7 +52,7 @@ export function MemoryFigure({ memory }: { readonly memory: MemoryState }): JSX.
   );
 }
 
-function Bar({ title, note, regions }: BarProps): JSX.Element {
+function Bar({ title, note, regions, picture }: BarProps): JSX.Element {
   const held = regions.reduce((sum, { part }) => sum + part, 0);
   const shown = regions.slice(0, MAX_NAMED);
   return (
@@ -58,21 +62,7 @@ function Bar({ title, note, regions }: BarProps): JSX.Element {
         <span class="bar-percent">{formatPercent(held)}</span>
         <span class="note">{note}</span>
       </figcaption>
-      <div class="track" aria-hidden="true">
-        {regions.map(({ key, name, part, from, hue, isUsed, told }) => (
-          <span
-            key={key}
-            class={isUsed ? "region" : "region idle"}
-            title={`${name}: ${told}`}
-            style={{
-              width: `${part * 100}%`,
-              ...(from === null ? {} : { position: "absolute", left: `${from * 100}%` }),
-              ...(hue === null ? {} : { "--hue": String(hue) }),
-            }}
-            data-base={hue === null ? "" : undefined}
-          />
-        ))}
-      </div>
+      {picture ?? <Track regions={regions} />}
       <ul class="holders">
         {shown.map(({ key, name, hue, isUsed, told }) => (
           <li key={key}>
@@ -84,6 +74,26 @@ function Bar({ title, note, regions }: BarProps): JSX.Element {
         {regions.length === 0 && <li class="empty">empty</li>}
       </ul>
     </figure>
+  );
+}
+
+function Track({ regions }: Pick<BarProps, "regions">): JSX.Element {
+  return (
+    <div class="track" aria-hidden="true">
+      {regions.map(({ key, name, part, from, hue, isUsed, told }) => (
+        <span
+          key={key}
+          class={isUsed ? "region" : "region idle"}
+          title={`${name}: ${told}`}
+          style={{
+            width: `${part * 100}%`,
+            ...(from === null ? {} : { position: "absolute", left: `${from * 100}%` }),
+            ...(hue === null ? {} : { "--hue": String(hue) }),
+          }}
+          data-base={hue === null ? "" : undefined}
+        />
+      ))}
+    </div>
   );
 }
 

@@ -1,6 +1,7 @@
 /** Who holds which part of the memory now. */
 import type { Backend } from "../backend/backend.ts";
-import type { AdapterId } from "../core/ids.ts";
+import type { AdapterId, PageId } from "../core/ids.ts";
+import { type PageCells, pageCells } from "./page-cells.ts";
 import type { RuntimeParts } from "./runtime-parts.ts";
 
 export interface MemoryMap {
@@ -13,6 +14,8 @@ export interface MemoryMap {
     readonly pageTokens: number;
     /** Pages held by sequences, by adapter; `null` for the base model. */
     readonly held: readonly { readonly adapter: string | null; readonly numPages: number }[];
+    /** Where in the pool they are; a holder is an index into `held`. */
+    readonly cells: PageCells;
   };
   readonly device: TierMap;
   readonly host: TierMap;
@@ -36,9 +39,9 @@ export interface Extent {
 export function mapMemory({ table, pool, lru, registry }: RuntimeParts, backend: Pick<Backend, "info" | "offsetBytes">): MemoryMap {
   const { info } = backend;
   const nameOf = (adapterId: AdapterId): string => registry.byId(adapterId)?.name ?? `#${adapterId}`;
-  const pages = new Map<AdapterId | null, number>();
+  const pages = new Map<AdapterId | null, PageId[]>();
   for (const { adapter, pages: held } of table.sequences.values()) {
-    if (held.length > 0) pages.set(adapter, (pages.get(adapter) ?? 0) + held.length);
+    if (held.length > 0) pages.getOrInsertComputed(adapter, () => []).push(...held);
   }
   return {
     weightBytes: info.weightBytes,
@@ -46,7 +49,8 @@ export function mapMemory({ table, pool, lru, registry }: RuntimeParts, backend:
       numBytes: info.kvBytes,
       numPages: table.pool.numPages,
       pageTokens: table.pool.pageTokens,
-      held: Array.from(pages, ([adapter, numPages]) => ({ adapter: adapter === null ? null : nameOf(adapter), numPages })),
+      held: Array.from(pages, ([adapter, { length: numPages }]) => ({ adapter: adapter === null ? null : nameOf(adapter), numPages })),
+      cells: pageCells(table.pool.numPages, [...pages.values()]),
     },
     device: {
       maxBytes: pool.maxBytes,

@@ -227,7 +227,7 @@ export class FakeRuntime implements Runtime {
   memory(): MemoryMap {
     return {
       weightBytes: 1000,
-      kv: { numBytes: 800, numPages: 8, pageTokens: 16, held: [{ adapter: "sql", numPages: 2 }] },
+      kv: { numBytes: 800, numPages: 8, pageTokens: 16, held: [{ adapter: "sql", numPages: 2 }], cells: { pagesPerCell: 1, holders: [0, null, 0, null, null, null, null, null] } },
       device: { maxBytes: 400, held: [{ adapter: "sql", numBytes: 100, offsetBytes: 0, isUsed: true }] },
       host: { maxBytes: 1024, held: [] },
     };

@@ -1,4 +1,6 @@
 import { expect, test } from "bun:test";
+import fc from "fast-check";
+import { MAX_CELLS, pageCells } from "../../src/runtime/page-cells.ts";
 import { until } from "../helpers/until.ts";
 import { collect, openBench, requestWith } from "../helpers/runtime.ts";
 
@@ -27,11 +29,36 @@ test("the memory map says who holds pages, the device and the host, and lets go 
   expect(new Set(busy.kv.held.map(({ adapter }) => adapter))).toEqual(new Set(["a1", null]));
   expect(busy.kv.held.reduce((sum, { numPages }) => sum + numPages, 0)).toBe(runtime.stats().usedPages);
 
+  const { holders, pagesPerCell } = busy.kv.cells;
+  expect([pagesPerCell, holders.length]).toEqual([1, busy.kv.numPages]);
+  expect(busy.kv.held.map((_, holder) => holders.filter((each) => each === holder).length)).toEqual(busy.kv.held.map(({ numPages }) => numPages));
+
   held.resolve();
   await Promise.all(running.map((generation) => collect(generation)));
   await collect(await ask("a2"));
   await until(() => runtime.memory().device.held.every(({ isUsed }) => !isUsed));
   expect(runtime.memory().kv.held).toEqual([]);
+  expect(runtime.memory().kv.cells.holders.every((holder) => holder === null)).toBe(true);
   expect(runtime.memory().device.held.map(({ adapter }) => adapter)).toEqual(["a1", "a2"]);
   await runtime.close();
+});
+
+test("a pool of any size is a picture of so many cells at most, each of who holds most of it", () => {
+  const owners = fc.integer({ min: 1, max: 5_000 }).chain((numPages) => fc.array(fc.option(fc.nat({ max: 3 }), { freq: 3 }), { minLength: numPages, maxLength: numPages }));
+  fc.assert(
+    fc.property(owners, (owner) => {
+      const held = [0, 1, 2, 3].map((holder) => owner.flatMap((each, page) => (each === holder ? [page] : [])));
+      const { pagesPerCell, holders } = pageCells(owner.length, held);
+      expect(holders.length).toBeLessThanOrEqual(MAX_CELLS);
+      expect(Math.ceil(owner.length / pagesPerCell)).toBe(holders.length);
+      for (const [cell, holder] of holders.entries()) {
+        const inside = owner.slice(cell * pagesPerCell, (cell + 1) * pagesPerCell);
+        const count = (of: number) => inside.filter((each) => each === of).length;
+        const most = Math.max(...[0, 1, 2, 3].map(count));
+        expect(holder === null ? 0 : count(holder)).toBe(most);
+      }
+    }),
+    { numRuns: 50 },
+  );
+  expect(pageCells(3 * MAX_CELLS + 1, [[0, 3 * MAX_CELLS]])).toMatchObject({ pagesPerCell: 4 });
 });
