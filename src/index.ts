@@ -20,9 +20,9 @@ export {
 } from "./core/errors.ts";
 export type { AdapterId } from "./core/ids.ts";
 export type { FinishReason } from "./core/sampling.ts";
-export type { SamplingParams } from "./core/sampling-params.ts";
 export type { GenerateOptions, PromptInput } from "./library/generator.ts";
 export type { GenerationResult } from "./library/generation-result.ts";
+export type { GuidedDecoding, GuidedSamplingParams as SamplingParams } from "./library/guided-decoding.ts";
 export { LoRARequest } from "./library/lora-request.ts";
 export type { CompletionOutput, Logprob, RequestOutput } from "./library/outputs.ts";
 export type { AdapterListing, AdapterState, AdapterTier, AdapterToLoad, AdapterToUnload } from "./runtime/adapter-listing.ts";

@@ -1,7 +1,6 @@
 /** Lorikeet inside a Bun program. */
 import { RequestError } from "../core/errors.ts";
 import type { AdapterId } from "../core/ids.ts";
-import type { SamplingParams } from "../core/sampling-params.ts";
 import { chatEncoder } from "../runtime/chat.ts";
 import type { ChatMessage } from "../runtime/chat-message.ts";
 import {
@@ -16,6 +15,7 @@ import type { AdapterListing, AdapterToLoad, AdapterToUnload } from "../runtime/
 import type { Runtime } from "../runtime/runtime.ts";
 import type { RuntimeStats } from "../runtime/runtime-stats.ts";
 import { GenerationResult } from "./generation-result.ts";
+import { compileGuided, type GuidedSamplingParams as SamplingParams } from "./guided-decoding.ts";
 import type { LoRARequest } from "./lora-request.ts";
 import type { RequestOutput } from "./outputs.ts";
 
@@ -176,15 +176,17 @@ export class Generator implements AsyncDisposable {
       const runtime = await this.#runtime;
       const { prompt, tokens } = readPrompt(runtime, input);
       const adapter = loraRequest === null ? null : await resolveAdapter(runtime, loraRequest);
+      const { guidedDecoding, ...sampling } = params;
       const requests = prepareRequests(runtime, {
         prompts: [tokens],
         adapter,
-        params,
+        grammar: await compileGuided(runtime, guidedDecoding, sampling),
+        params: sampling,
         defaults: libraryDefaults,
         fieldName: (field) => field,
       });
-      const { numWanted } = resolveChoices(params);
-      const withLogprobs = params.logprobs != null;
+      const { numWanted } = resolveChoices(sampling);
+      const withLogprobs = sampling.logprobs != null;
       return { prompt, tokens, generations: generateAll(runtime, requests), numWanted, withLogprobs };
     }, signal);
   }

@@ -15,7 +15,7 @@ export const MAX_CELLS = 1024;
  */
 export function pageCells(numPages: number, heldPages: readonly (readonly number[])[]): PageCells {
   const pagesPerCell = Math.max(1, Math.ceil(numPages / MAX_CELLS));
-  const holders = new Array<number | null>(Math.ceil(numPages / pagesPerCell)).fill(null);
+  const holders = Array.from({ length: Math.ceil(numPages / pagesPerCell) }, (): number | null => null);
   const most = new Uint32Array(holders.length);
   for (const [holder, pages] of heldPages.entries()) {
     const counts = new Map<number, number>();

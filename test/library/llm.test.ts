@@ -3,7 +3,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { AdapterError, LLM, LoRARequest, type PromptInput, RequestError } from "../../src/index.ts";
+import { AdapterError, type GuidedDecoding, LLM, LoRARequest, type PromptInput, RequestError, type SamplingParams } from "../../src/index.ts";
 
 const DEMO = join(import.meta.dir, "../../models/demo");
 interface Golden {
@@ -41,6 +41,39 @@ describe("generate", () => {
       const picked = tokenIds.map((id, i) => logprobs![i]!.get(id)!.logprob);
       expect(cumulativeLogprob).toBeCloseTo(picked.reduce((a, b) => a + b, 0), 10);
     }
+  });
+
+  test("holds outputs to what they must be, beside others that are free", async () => {
+    const schema = { type: "object", properties: { age: { type: "integer", minimum: 0, maximum: 99 } }, required: ["age"], additionalProperties: false };
+    const tag = { type: "tag", begin: "<a>", content: { type: "json_schema", json_schema: { type: "boolean" } }, end: "</a>" };
+    const wanted: readonly (readonly [GuidedDecoding, RegExp])[] = [
+      [{ json: schema }, /^\{\s*"age"\s*:\s*\d{1,2}\s*\}$/],
+      [{ json: JSON.stringify(schema) }, /^\{\s*"age"/],
+      [{ regex: "[0-9]{3}" }, /^[0-9]{3}$/],
+      [{ grammar: 'root ::= "a" [xy] "b"' }, /^a[xy]b$/],
+      [{ choice: ["yes", "no"] }, /^(yes|no)$/],
+      [{ structuralTag: tag }, /^<a>(true|false)<\/a>$/],
+      [{ jsonObject: true }, /^\s*\{/],
+    ];
+    const params: SamplingParams[] = wanted.map(([guidedDecoding]) => ({ maxTokens: 48, guidedDecoding }));
+    const outputs = await llm.generate([...wanted.map(() => story.prompt), story.prompt], [...params, { maxTokens: 48, guidedDecoding: null }]);
+    for (const [i, [guided, pattern]] of wanted.entries()) expect({ guided, text: outputs[i]!.text }).toEqual({ guided, text: expect.stringMatching(pattern) });
+    expect(outputs.at(-1)!.text).toBe((await llm.generate(story.prompt, { maxTokens: 48 })).text);
+  });
+
+  test.each<[SamplingParams, string, string]>([
+    [{ guidedDecoding: {} }, "guidedDecoding", "must have exactly one of json, jsonObject, regex"],
+    [{ guidedDecoding: { regex: "a", choice: ["b"] } }, "guidedDecoding", "must have exactly one of"],
+    [{ guidedDecoding: { regexp: "a" } as GuidedDecoding }, "guidedDecoding.regexp", "is not known (did you mean regex?)"],
+    [{ guidedDecoding: { json: "{" } }, "guidedDecoding.json", "is not of its form"],
+    [{ guidedDecoding: { json: { type: "integer", multipleOf: 2 } } }, "guidedDecoding.json", "is not usable: the schema has multipleOf"],
+    [{ guidedDecoding: { regex: "(" } }, "guidedDecoding.regex", "parenthesis is not closed"],
+    [{ guidedDecoding: { regex: "a" }, ignoreEos: true }, "ignoreEos", "cannot be true together with guidedDecoding.regex"],
+    [{ guidedDecoding: { regex: "a" }, minTokens: 1 }, "minTokens", "cannot be above 0 together with guidedDecoding.regex"],
+  ])("refuses %j", async (params, field, words) => {
+    const error = await llm.generate(story.prompt, params).catch((thrown: unknown) => thrown);
+    expect(error).toBeInstanceOf(RequestError);
+    expect(error).toMatchObject({ field, message: expect.stringContaining(words) });
   });
 
   test("reads an adapter of a path under a new name", async () => {
