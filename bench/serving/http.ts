@@ -15,38 +15,27 @@
  */
 import { join } from "node:path";
 import pino from "pino";
-import type { Backend, BackendOptions } from "../../src/backend/backend.ts";
-import { openCudaBackend } from "../../src/backend/cuda/cuda-backend.ts";
-import { PAGE_TOKENS as CUDA_PAGE_TOKENS } from "../../src/backend/cuda/layout.ts";
-import { PAGE_TOKENS as WASM_PAGE_TOKENS } from "../../src/backend/wasm/layout.ts";
-import { openWasmBackend } from "../../src/backend/wasm/wasm-backend.ts";
 import { drive, type RequestRecord } from "../../src/bench/load/drive.ts";
 import { runtimeTarget } from "../../src/bench/load/runtime-target.ts";
 import { percentilesOf } from "../../src/bench/report/percentiles.ts";
 import type { Trace } from "../../src/bench/workload/trace.ts";
 import { listen } from "../../src/http/server.ts";
-import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
-import { type LoadedModel, loadModel } from "../../src/model/load-model.ts";
-import { readModelConfig } from "../../src/model/model-config.ts";
 import { createLocalRuntime } from "../../src/runtime/local-runtime.ts";
 import { machineClock, threadClock } from "../lib/clocks.ts";
-import { noWeights, randomAdapter } from "../lib/cuda-rig.ts";
+import { randomAdapter } from "../lib/cuda-rig.ts";
 import { integerIn, oneOf, parseFlags } from "../lib/flags.ts";
 import { LOAD_ROLE, LoadProcess, serveOrders } from "../lib/load-process.ts";
-import { PACED_PAGE_TOKENS, pacedBackend } from "../lib/paced-backend.ts";
 import { randomSource } from "../lib/random-model.ts";
 import { atLeast, printLimits, printTable, type Spread, spreadOf, writeRecord } from "../lib/record.ts";
-import { syntheticTokenizer } from "../lib/synthetic-tokenizer.ts";
+import { DEVICES, openBackend, openModel } from "../lib/serving-rig.ts";
 
 const LEAST_RATIO = 0.95;
-/** Ids of byte tokens are below; text made of others is words. */
-const FIRST_WORD = 300;
 
 async function measure(): Promise<void> {
   const flags = parseFlags({
     device: "cuda", model: undefined, streams: "128", prompt: "128", tokens: "256", requests: "2", adapters: "8", rank: "16", rounds: "5", clients: "4", "step-ms": "8", json: undefined,
   });
-  const device = oneOf("device", flags.device, ["cuda", "wasm", "stand-in"]);
+  const device = oneOf("device", flags.device, DEVICES);
   const numStreams = integerIn("streams", flags.streams, 1, 1024);
   const promptTokens = integerIn("prompt", flags.prompt, 1, 65_536);
   const outputTokens = integerIn("tokens", flags.tokens, 2, 65_536);
@@ -190,53 +179,6 @@ const shifted = (record: RequestRecord, ms: number): RequestRecord => ({
 });
 
 const cells = ({ median, min, max }: Spread): string[] => [median, min, max].map((value) => value.toFixed(value < 100 ? 3 : 1));
-
-interface OpenedModel {
-  readonly model: LoadedModel;
-  readonly config: unknown;
-  readonly randomText: (tokens: number, random: () => number) => string;
-}
-
-async function openModel(device: "cuda" | "wasm" | "stand-in", directory: string): Promise<OpenedModel> {
-  const config: unknown = JSON.parse(await Bun.file(join(directory, "config.json")).text());
-  if (device === "wasm") {
-    const model = await loadModel(directory);
-    const { tokenizer } = model;
-    const words = Array.from({ length: tokenizer!.vocabSize - FIRST_WORD }, (_, i) => FIRST_WORD + i);
-    return { model, config, randomText: (tokens, random) => textOf(words, tokens, random, (ids) => tokenizer!.decode(ids)) };
-  }
-  const parsed = readModelConfig(directory);
-  const { tokenizer, words } = syntheticTokenizer(parsed.vocabSize);
-  const model: LoadedModel = {
-    name: "random", directory, config: parsed, program: buildDecoderProgram(parsed), weights: noWeights, tokenizer, chatTemplate: null,
-    generation: { eosTokenIds: [], bosTokenId: null, padTokenId: null },
-  };
-  return { model, config, randomText: (tokens, random) => textOf(words, tokens, random, (ids) => tokenizer.decode(ids)) };
-}
-
-const textOf = (words: readonly number[], tokens: number, random: () => number, decode: (ids: readonly number[]) => string): string =>
-  decode(Array.from({ length: tokens }, () => words[Math.floor(random() * words.length)]!));
-
-interface Wish {
-  readonly numStreams: number;
-  readonly numAdapters: number;
-  readonly rank: number;
-  readonly stepMs: number;
-}
-
-function openBackend(device: "cuda" | "wasm" | "stand-in", model: LoadedModel, contextTokens: number, { numStreams, numAdapters, rank, stepMs }: Wish): Promise<Backend> {
-  const { program } = model;
-  const numbers = program.sites.reduce((sum, { inWidth, outWidth, modules }) => sum + rank * (inWidth * modules.filter(({ own }) => own).length + outWidth), 0);
-  const pagesOf = (pageTokens: number): number => numStreams * Math.ceil(contextTokens / pageTokens);
-  const options: Omit<BackendOptions, "numPages"> = {
-    program, weights: model.weights, format: "bfloat16", numThreads: navigator.hardwareConcurrency, maxRows: device === "wasm" ? 512 : 8192, maxSequences: numStreams, numSlots: numAdapters,
-    // True ranks up to the next eight, and some room for the records of each.
-    adapterBytes: Math.max(1, numAdapters) * (4 * numbers + (1 << 20)),
-  };
-  if (device === "cuda") return openCudaBackend({ ...options, numPages: pagesOf(CUDA_PAGE_TOKENS), randomSeed: 7 });
-  if (device === "wasm") return openWasmBackend({ ...options, numPages: pagesOf(WASM_PAGE_TOKENS) });
-  return Promise.resolve(pacedBackend({ ...options, numPages: pagesOf(PACED_PAGE_TOKENS), stepMs, idles: true, vocabSize: program.vocabSize }));
-}
 
 /** Of NVIDIA's driver, where there is one that says so. */
 function driverVersion(): string | null {
