@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import type { AdapterId } from "../../src/core/ids.ts";
 import { givenOptions, resolveConfig } from "../../src/config/resolve.ts";
+import type { WeightProgress } from "../../src/backend/read-weights.ts";
 import { type Opened, openRuntime } from "../../src/runtime/open-runtime.ts";
 import type { LocalRuntime } from "../../src/runtime/local-runtime.ts";
 import { DEMO } from "../helpers/demo-server.ts";
@@ -41,6 +42,24 @@ describe("adapters that were found and cannot be served", () => {
       message: 'no adapter is named "sqll" (did you mean sql?); known are arithmetic, extract-json, pirate, roman, sentiment, sql, summarize, summarize-nemo and 1 more',
     });
   });
+});
+
+test.each([
+  [{}, { maxSequences: 64, maxRows: 512 }],
+  [{ maxBatchSize: 3, maxNumTokens: 7 }, { maxSequences: 3, maxRows: 7 }],
+  [{ maxBatchSize: 9, maxNumTokens: 7 }, { maxSequences: 9, maxRows: 9 }],
+])("with %p a step is of %p at most", async (options, sizes) => {
+  const { runtime } = await open({ backend: "wasm", ...options });
+  expect(runtime.backend).toMatchObject(sizes);
+  await runtime.close(0);
+});
+
+test("what was read of the weights is told, up to all", async () => {
+  const told: WeightProgress[] = [];
+  const { runtime } = await openRuntime({ ...resolveConfig(givenOptions({ model: DEMO, threads: 1, backend: "wasm" })).config, onWeights: (progress) => told.push(progress) });
+  await runtime.close(0);
+  expect(told.length).toBeGreaterThan(1);
+  expect(told.at(-1)!.numBytes).toBe(told[0]!.totalBytes);
 });
 
 describe("limits of adapters", () => {
