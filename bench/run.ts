@@ -15,6 +15,7 @@ const SET: readonly (readonly [script: string, args: readonly string[], result: 
     FORMATS.map((format) => ["bench/throughput/wasm.ts", ["--model", model, "--format", format], `wasm-${model}-${format}.json`] as const),
   ),
   ["bench/workloads/standing.ts", [], "standing-demo.json"],
+  ["bench/workloads/fairness.ts", [], "fairness-demo.json"],
   ["bench/serving/grammar.ts", [], "grammar-demo.json"],
   ["bench/serving/overhead.ts", ["--model", "135m"], "serving-overhead-135m.json"],
   ["bench/serving/streams.ts", [], "serving-streams-200.json"],

@@ -38,17 +38,14 @@ async function reportsOf(...argv: string[]): Promise<readonly Report[]> {
   return "runs" in written ? written.runs : [written];
 }
 
-/** Two clients with a share each, for the workload in which one asks ten times as often. */
-const clients = ["often", "seldom"].map((name) => ({ name, key: `sk-${name}` }));
-const configOf = (more: object) =>
-  resolveConfig(givenOptions({ model: demo, port: 0, logLevel: "error", backend: "wasm", loraConfig: { loraDir: [join(demo, "adapters")], maxLoras: 4 }, ...more }, "server")).config;
+const { config } = resolveConfig(givenOptions({ model: demo, port: 0, logLevel: "error", backend: "wasm", loraConfig: { loraDir: [join(demo, "adapters")], maxLoras: 4 } }, "server"));
 const neighbours = new Neighbours();
 const results: Record<string, Report> = {};
 const local = ["-m", demo, "--backend", "wasm", "--lora-dir", join(demo, "adapters"), "--workload", "punica-uniform", "--length-scale", sizes.scale, "--num-requests", sizes.requests];
 [results["throughput"]] = (await reportsOf("throughput", ...local, "--concurrency", "16")) as [Report];
 [results["latency"]] = (await reportsOf("latency", ...local, "--num-requests", isShort ? "2" : "16")) as [Report];
 
-const server = await startServer(configOf({}));
+const server = await startServer(config);
 const served = ["serve", "--base-url", `http://127.0.0.1:${server.http.port}`, "--length-scale", sizes.scale, "--num-requests", sizes.requests];
 for (const workload of WORKLOAD_NAMES) {
   // Punica's are a closed loop of 32.
@@ -57,17 +54,8 @@ for (const workload of WORKLOAD_NAMES) {
 }
 const sweep = await reportsOf(...served, "--workload", "s-lora-s1", "--request-rate", isShort ? "20,40" : "1,2,4,6", "--num-adapters", isShort ? "0,4" : "0,1,4,8", "--plot", beside(".svg"));
 for (const report of sweep) results[`s-lora-s1, ${report.world_info.num_adapters} adapters, ${report.world_info.request_rate} requests/s`] = report;
-await server.stop();
-
-// All at once, so that both wait: on adapters of their own, then on the same one, where only their keys tell them apart.
-const shared = await startServer(configOf({ clients, maxBatchSize: 8 }));
-for (const [name, adapters] of [["two keys", ["sql", "pirate"]], ["two keys, one adapter", ["sql", "sql"]]] as const) {
-  const asked = adapters.flatMap((adapter, i) => ["--lora-modules", adapter, "--api-key", clients[i]!.key]);
-  const load = ["--length-scale", sizes.scale, "--num-requests", isShort ? "66" : "330", "--request-rate", "inf"];
-  [results[`fairness, ${name}`]] = (await reportsOf("serve", "--base-url", `http://127.0.0.1:${shared.http.port}`, "--workload", "fairness", ...asked, ...load)) as [Report];
-}
 const coresOfOthers = neighbours.cores();
-await shared.stop();
+await server.stop();
 
 printTable(
   ["workload", "requests", "tokens/s", "TTFT P50", "TTFT P99", "TPOT P50", "swaps", "device hits"],
@@ -75,12 +63,6 @@ printTable(
     name, String(requests.num_requests), performance.system_output_throughput_tok_s.toFixed(1), (streaming.ttft_percentiles?.p50 ?? 0).toFixed(1),
     (streaming.ttft_percentiles?.p99 ?? 0).toFixed(1), (streaming.tpot_percentiles?.p50 ?? 0).toFixed(2), String(cache?.swaps ?? "-"), cache?.device_hit_rate?.toFixed(2) ?? "-",
   ]),
-);
-printTable(
-  ["one asks ten times as often", "service while both wait", "largest gap", "TTFT P50 of each", "TTFT P99 of each"],
-  Object.entries(results).flatMap(([name, { fairness, adapters }]) =>
-    fairness === null || !name.startsWith("fairness, ") ? [] : [[name, fairness.service.join(" and "), String(fairness.max_gap), ...(["p50", "p99"] as const).map((p) => adapters.map((each) => (each.ttft_percentiles?.[p] ?? 0).toFixed(0)).join(" and "))]],
-  ),
 );
 await writeRecord(flags.json, "workloads/standing", { form: flags.form, sizes, results }, coresOfOthers);
 process.exit(0);

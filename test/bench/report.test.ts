@@ -106,12 +106,17 @@ describe("the report", () => {
 
 describe("fairness", () => {
   const served = (index: number, adapter: number, sentMs: number, endMs: number, times: readonly number[]): RequestRecord =>
-    record({ index, adapter, dueMs: sentMs, sentMs, firstMs: times[0]!, endMs, pieces: times.map((atMs) => ({ atMs, tokens: 1 })) });
+    record({ index, adapter, dueMs: sentMs, sentMs, firstMs: times[0]!, endMs, outputTokens: times.length, pieces: times.map((atMs) => ({ atMs, tokens: 1 })) });
 
   test("counts only while both have requests under way, and the gap from then on", () => {
     // The first has 5 + 2 before the second comes, then 2 + 2; the second 5 + 2, and 2 once the first is gone.
     const figures = fairnessOf([served(0, 1, 0, 50, [10, 30, 40]), served(1, 0, 20, 90, [45, 80])], ["sql", "pirate"]);
     expect(figures).toEqual({ adapters: ["sql", "pirate"], service: [7, 4], max_gap: 4 });
+  });
+
+  test("counts tokens that came in no piece of their own with the pieces", () => {
+    const hidden = { ...served(1, 0, 0, 90, [45, 80]), outputTokens: 6 };
+    expect(fairnessOf([served(0, 1, 0, 95, [10, 30, 40]), hidden], ["sql", "pirate"])).toMatchObject({ service: [17, 11] });
   });
 
   test("is no figure of one adapter", () => {

@@ -24,12 +24,20 @@ test("the standing set runs in its short form, and its reports parse", async () 
   expect(results["base-only"]!.adapters.map(({ name }) => name)).toEqual([null]);
   expect(results["punica-identical"]!.adapters).toHaveLength(1);
   expect(results["churn"]!.adapters).toHaveLength(4);
-  for (const [name, adapters] of [["two keys", ["sql", "pirate"]], ["two keys, one adapter", ["sql", "sql"]]] as const) {
-    const { fairness } = results[`fairness, ${name}`]!;
-    expect(fairness?.adapters).toEqual(adapters);
+  expect(readFileSync(join(folder, "standing-demo.svg"), "utf8")).toStartWith("<svg");
+}, 60_000);
+
+test("two clients are measured with keys and without, on adapters of their own and on one", async () => {
+  const path = join(folder, "fairness.json");
+  const child = Bun.spawn([process.execPath, "bench/workloads/fairness.ts", "--requests", "66", "--scale", "0.02", "--json", path], { cwd: REPOSITORY, stdout: "ignore", stderr: "pipe" });
+  const [code, errors] = await Promise.all([child.exited, child.stderr.text()]);
+  expect({ code, errors: code === 0 ? "" : errors }).toEqual({ code: 0, errors: "" });
+  const { results } = (JSON.parse(readFileSync(path, "utf8")) as { results: { results: Record<string, Report> } }).results;
+  expect(Object.values(results).map(({ fairness }) => fairness!.adapters)).toEqual([["sql", "pirate"], ["sql", "sql"], ["sql", "sql"]]);
+  for (const { fairness, request_info: requests } of Object.values(results)) {
+    expect(requests).toMatchObject({ num_requests: 66, num_failed: 0 });
     expect(Math.min(...fairness!.service)).toBeGreaterThan(0);
   }
-  expect(readFileSync(join(folder, "standing-demo.svg"), "utf8")).toStartWith("<svg");
 }, 60_000);
 
 test("rows with a grammar are measured beside rows without", async () => {

@@ -44,13 +44,18 @@ export function fairnessOf(records: readonly RequestRecord[], names: readonly st
     underWay[event.client]! += event.requests;
   }
   const nameOf = (adapter: number): string => names[adapter] ?? String(adapter);
-  return { adapters: [nameOf(first[0]), nameOf(second[0])], service, max_gap: maxGap };
+  return { adapters: [nameOf(first[0]), nameOf(second[0])], service: [Math.round(service[0]), Math.round(service[1])], max_gap: Math.round(maxGap) };
 }
 
 const eventsOf = (records: readonly RequestRecord[], client: 0 | 1): Event[] =>
-  records.flatMap(({ dueMs, sentMs, firstMs, endMs, promptTokens, pieces }) => [
-    { atMs: dueMs ?? sentMs, client, requests: 1, service: 0 },
-    ...(firstMs === null ? [] : [{ atMs: firstMs, client, requests: 0, service: promptTokens }]),
-    ...pieces.map(({ atMs, tokens }) => ({ atMs, client, requests: 0, service: OUTPUT_PRICE * tokens })),
-    { atMs: endMs, client, requests: -1, service: 0 },
-  ]);
+  records.flatMap(({ dueMs, sentMs, firstMs, endMs, promptTokens, outputTokens, pieces }) => {
+    // A token without text of its own may come in no piece, and only the count at the end tells of it.
+    const told = pieces.reduce((sum, { tokens }) => sum + tokens, 0);
+    const price = (OUTPUT_PRICE * outputTokens) / Math.max(1, told);
+    return [
+      { atMs: dueMs ?? sentMs, client, requests: 1, service: 0 },
+      ...(firstMs === null ? [] : [{ atMs: firstMs, client, requests: 0, service: promptTokens }]),
+      ...pieces.map(({ atMs, tokens }) => ({ atMs, client, requests: 0, service: price * tokens })),
+      { atMs: endMs, client, requests: -1, service: 0 },
+    ];
+  });
