@@ -1,7 +1,7 @@
 /**
  * Two clients under overload, one of whom asks ten times as often: what each is served while both wait, and how long they wait.
  *
- *   bun bench/workloads/fairness.ts [--requests 330] [--scale 0.25] [--json FILE]
+ *   bun bench/workloads/fairness.ts [--requests 165] [--scale 0.25] [--json FILE]
  *
  * `lorikeet bench serve --workload fairness` against a server of this process that knows the clients by their API keys, all requests
  * at once: on an adapter each, on one adapter, where only their keys tell them apart, and without keys on one adapter, where
@@ -17,7 +17,7 @@ import { startServer } from "../../src/serve.ts";
 import { integerIn, parseFlags } from "../lib/flags.ts";
 import { Neighbours, printTable, writeRecord } from "../lib/record.ts";
 
-const flags = parseFlags({ requests: "330", scale: "0.25", json: join(import.meta.dir, "../results/fairness-demo.json") });
+const flags = parseFlags({ requests: "165", scale: "0.25", json: join(import.meta.dir, "../results/fairness-demo.json") });
 const numRequests = integerIn("requests", flags.requests, 22, 10_000);
 const model = join(import.meta.dir, "../../models/demo");
 mkdirSync(dirname(flags.json), { recursive: true });

@@ -1,6 +1,9 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import type { RequestRecord } from "../../src/bench/load/drive.ts";
+import recordedFairness from "../../bench/results/fairness-demo.json" with { type: "json" };
 import { timelineOf } from "../../src/bench/plot/timeline.ts";
 import { plotRuns } from "../../src/bench/plot/plot-runs.ts";
 import { benchProgress } from "../../src/bench/progress.ts";
@@ -8,6 +11,7 @@ import { fairnessOf } from "../../src/bench/report/fairness.ts";
 import { percentilesOf } from "../../src/bench/report/percentiles.ts";
 import { printReport } from "../../src/bench/report/print.ts";
 import { reportOf, type RunFacts } from "../../src/bench/report/report.ts";
+import { REPOSITORY } from "../helpers/repository.ts";
 
 const facts: RunFacts = {
   model: "m<&>", modelPath: null, version: "1", backend: "wasm", dtype: "int8", maxBatchSize: 4, maxNumTokens: 8, requestRate: 2, concurrency: null,
@@ -171,4 +175,15 @@ describe("progress", () => {
     expect(lines.every((line) => line.startsWith("\r\u001b[2K") && line.replace("\r\u001b[2K", "").trimEnd().length < 40)).toBe(true);
     expect(lines.filter((line) => line.endsWith("\n"))).toEqual([lines.at(-1)!]);
   });
+});
+
+test("docs/fairness.md has the figures on record", () => {
+  const { results } = recordedFairness.results;
+  const page = readFileSync(join(REPOSITORY, "docs/fairness.md"), "utf8");
+  const shown = (values: readonly number[], unit = "") => values.map((value) => value.toLocaleString("en", { maximumFractionDigits: 1 }) + unit).join(" and ");
+  for (const [name, { fairness, adapters }] of Object.entries(results)) {
+    const waits = adapters.map(({ ttft_percentiles: percentiles }) => percentiles.p50 / 1000);
+    expect(page).toContain(`| ${name} | ${shown(fairness.service)} | ${shown([fairness.max_gap])} | ${shown(waits, " s")} |`);
+  }
+  for (const { fairness } of [results["two keys, an adapter each"], results["two keys, one adapter"]]) expect(fairness.max_gap).toBeLessThan(1536);
 });
