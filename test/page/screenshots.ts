@@ -55,6 +55,7 @@ await Bun.sleep(Number(process.argv[2] ?? 60) * 1000);
 for (const { kind, page } of pages) {
   await page.bringToFront();
   await Bun.sleep(1_200);
+  await page.locator(".pages .held").nth(2).waitFor();
   await take(page, `live-${kind}`);
   await page.goto(`${demo.url}/#adapters`);
   await page.locator("tr[data-adapter]").first().waitFor();
