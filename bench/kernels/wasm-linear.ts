@@ -23,9 +23,7 @@ type Format = keyof typeof FORMAT;
 const REPEATS = 5;
 const SAMPLE_MS = 60;
 const MAX_THREADS = 2;
-const MAX_ROWS = 512;
 const BUSY_ENOUGH = 0.9;
-const MAX_COLS = 4096;
 /** Several times the last cache level of the machines this runs on. */
 const STREAM_BYTES = 256 << 20;
 const SECTIONS = ["stream", "batch", "prefill", "lora"] as const;
@@ -60,7 +58,7 @@ const workers = await Promise.all(
       thread,
       control,
       stackTop: place(STACK_BYTES) + STACK_BYTES,
-      scratch: place(wasm.linear_scratch_bytes(MAX_ROWS, MAX_COLS)),
+      scratch: place(wasm.linear_scratch_bytes()),
     };
     worker.postMessage(task);
     await ready;

@@ -51,8 +51,8 @@ void activation_gather(uint32_t format, void* packed, const float* x, uint32_t l
 
 /* ---- product -------------------------------------------------------------------------------- */
 
-/** Bytes of private scratch that linear_panels needs, per thread, for up to max_rows rows and max_k columns. */
-uint32_t linear_scratch_bytes(uint32_t max_rows, uint32_t max_k);
+/** Bytes of private scratch that linear_panels needs, per thread. */
+uint32_t linear_scratch_bytes(void);
 
 typedef struct {
   uint32_t format;

@@ -1,6 +1,7 @@
 /** The WASM binary and the types of what it exports. */
 import { NativeError } from "../../core/errors.ts";
 import { ownFile } from "../../core/own-files.ts";
+import { askForHugePages } from "./huge-pages.ts";
 
 const BINARY = ownFile("native/wasm/lorikeet.wasm");
 
@@ -39,7 +40,7 @@ export interface WasmExports {
     scratch: number,
   ): void;
   activation_bytes(format: number, numRows: number, k: number): number;
-  linear_scratch_bytes(maxRows: number, maxK: number): number;
+  linear_scratch_bytes(): number;
 }
 
 /** Bytes of C stack that each instance gets. */
@@ -71,7 +72,9 @@ export function createMemory(numBytes: number): WebAssembly.Memory {
     );
   }
   try {
-    return new WebAssembly.Memory({ initial, maximum: MAX_PAGES, shared: true });
+    const memory = new WebAssembly.Memory({ initial, maximum: MAX_PAGES, shared: true });
+    askForHugePages(memory);
+    return memory;
   } catch (cause) {
     throw new NativeError("backend_unavailable", `the system gave no memory of ${initial * WASM_PAGE_BYTES} bytes`, { cause });
   }

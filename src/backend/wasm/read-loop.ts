@@ -4,6 +4,8 @@
  * Its module is a few instructions, assembled here so that it needs no toolchain: four 16-byte loads and
  * four additions a round.
  */
+import { createMemory } from "./module.ts";
+
 /** `(func (export "read") (param at, end) (result i32))` over an imported shared memory. */
 export function readModule(): Uint8Array<ArrayBuffer> {
   const text = (value: string): number[] => [value.length, ...new TextEncoder().encode(value)];
@@ -115,7 +117,7 @@ const PAGE = 65_536;
 /** Bytes per second that `numThreads` read together from as many bytes as a model has, which decides how much of it caches hold. */
 export async function measureReadRate(numBytes: number, numThreads: number): Promise<number> {
   const pages = Math.ceil(Math.min(numBytes, MAX_MEASURED_BYTES) / PAGE);
-  const memory = new WebAssembly.Memory({ initial: pages, maximum: 65_536, shared: true });
+  const memory = createMemory(pages * PAGE);
   // Pages that nobody wrote are one and the same.
   new Uint8Array(memory.buffer).fill(1);
   const loop = await ReadLoop.over(memory, 0, pages * PAGE, numThreads);

@@ -107,7 +107,6 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
   const format = FORMAT[options.format];
   const plan = new MemoryPlan();
   const maxContext = Math.min(program.maxContext, numPages * PAGE_TOKENS);
-  const maxCols = Math.max(...program.weights.map((weight) => weight.cols));
   const topK = program.routing?.topK ?? 1;
   const numExperts = program.routing?.numExperts ?? 0;
   const siteCols = Math.max(1, ...program.sites.map((site) => site.inWidth));
@@ -116,7 +115,7 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
   const packedBlockBytes = align(Math.max(packedBytes, exports.activation_bytes(FORMAT.float32, ROW_BLOCK, siteCols) >>> 0));
   const scratchBytes = align(
     Math.max(
-      packedBlockBytes + (exports.linear_scratch_bytes(ROW_BLOCK, maxCols) >>> 0),
+      packedBlockBytes + (exports.linear_scratch_bytes() >>> 0),
       MAX_QUERY_HEADS * (5 * paddedHeadDim(program) + maxContext + 2 * PAGE_TOKENS) * 4,
       (program.vocabSize + 4) * 4,
       (numExperts + 4 + topK) * 4,

@@ -4,11 +4,13 @@
  * Every output has one accumulator and gains its products in ascending k, multiply then add, on every path:
  * one row or many, unpacked on the fly or ahead, in one block of columns or several.
  */
+#include "blocks.h"
 #include "linear.h"
 #include "panels.h"
 
-/* Columns per block: an unpacked block and a tile of activations share the first-level cache. */
-enum { BLOCK_COLUMNS = 320 };
+/* In 128 columns two tiles of activations have 16 kB and an unpacked panel 8; in 320, one tile and a panel have 20 each. */
+enum { MOST_COLUMNS = 320 };
+static const block_columns_t COLUMNS = {.one_tile = 256, .few_rows = 128, .many_rows = MOST_COLUMNS};
 
 static inline v128_t multiply_add(v128_t sum, v128_t a, v128_t b) { return wasm_f32x4_add(sum, wasm_f32x4_mul(a, b)); }
 
@@ -86,26 +88,16 @@ static void one_row(const linear_t* op, uint32_t panel0, uint32_t panel1) {
     s##r##0 = multiply_add(s##r##0, x_row, w0);              \
     s##r##1 = multiply_add(s##r##1, x_row, w1);              \
   }
-#define LOAD_SUMS(r) v128_t s##r##0 = sums[2 * r], s##r##1 = sums[2 * r + 1];
-#define STORE_SUMS(r) sums[2 * r] = s##r##0, sums[2 * r + 1] = s##r##1;
+#define LOAD_SUMS(r) v128_t s##r##0 = sums[4 * r], s##r##1 = sums[4 * r + 1];
+#define STORE_SUMS(r) sums[4 * r] = s##r##0, sums[4 * r + 1] = s##r##1;
 #define TILE_COLUMN(rows, width, i)                                                          \
   {                                                                                          \
     const v128_t w0 = wasm_v128_load(w + width * i), w1 = wasm_v128_load(w + width * i + 4); \
     REPEAT_##rows(TILE_ROW, i)                                                               \
     KEEP_ORDER(rows)                                                                         \
   }
-#define UNPACK_COLUMN(rows, width, i)                                   \
-  {                                                                     \
-    const v128_t halves = wasm_v128_load(w + 2 * width * i);            \
-    const v128_t w0 = bfloat16_low(halves), w1 = bfloat16_high(halves); \
-    wasm_v128_store(unpacked + width * i, w0);                          \
-    wasm_v128_store(unpacked + width * i + 4, w1);                      \
-    REPEAT_##rows(TILE_ROW, i)                                          \
-    KEEP_ORDER(rows)                                                    \
-  }
-
 /*
- * sums[row][half] gains w[k][8] * x[k][row] over `columns` columns; rows of w are `width` floats apart.
+ * sums[4 * row + half] gains w[k][8] * x[k][row] over `columns` columns; rows of w are `width` floats apart.
  * Activations come as whole vectors: loads are free beside the arithmetic, copies of lanes are not.
  */
 #define TILE_KERNEL(rows, width)                                                                                      \
@@ -117,21 +109,69 @@ static void one_row(const linear_t* op, uint32_t panel0, uint32_t panel1) {
     for (; columns > 0; columns--, w += width, x += 16) TILE_COLUMN(rows, width, 0)                                   \
     REPEAT_##rows(STORE_SUMS)                                                                                         \
   }
-/*
- * The same from a bfloat16 panel, which it leaves unpacked for the tiles that follow: with few rows, a pass of its
- * own for that takes as long as the arithmetic. The panel must be in the cache (see fetch): straight from memory
- * this was the slowest form.
- */
-#define UNPACK_KERNEL(rows, width)                                                                                    \
-  static __attribute__((noinline)) void unpack_tile_##rows##_##width(const uint8_t* w, float* unpacked, const float* x, \
-                                             uint32_t columns, v128_t* sums) {                                        \
-    REPEAT_##rows(LOAD_SUMS)                                                                                          \
-    for (; columns >= 4; columns -= 4, w += 8 * width, unpacked += 4 * width, x += 64) {                              \
-      UNPACK_COLUMN(rows, width, 0) UNPACK_COLUMN(rows, width, 1) UNPACK_COLUMN(rows, width, 2) UNPACK_COLUMN(rows, width, 3) \
-    }                                                                                                                 \
-    for (; columns > 0; columns--, w += 2 * width, unpacked += width, x += 16) UNPACK_COLUMN(rows, width, 0)          \
-    REPEAT_##rows(STORE_SUMS)                                                                                         \
+/* The same from a bfloat16 panel. */
+#define BFLOAT16_COLUMN(rows, width, i)                                 \
+  {                                                                     \
+    const v128_t halves = wasm_v128_load(w + 2 * width * i);            \
+    const v128_t w0 = bfloat16_low(halves), w1 = bfloat16_high(halves); \
+    REPEAT_##rows(TILE_ROW, i)                                          \
+    KEEP_ORDER(rows)                                                    \
   }
+#define BFLOAT16_KERNEL(rows, width)                                                                                         \
+  static __attribute__((noinline)) void bfloat16_tile_##rows##_##width(const uint8_t* w, const float* x, uint32_t columns, v128_t* sums) { \
+    REPEAT_##rows(LOAD_SUMS)                                                                                                 \
+    for (; columns >= 4; columns -= 4, w += 8 * width, x += 64) {                                                            \
+      BFLOAT16_COLUMN(rows, width, 0) BFLOAT16_COLUMN(rows, width, 1) BFLOAT16_COLUMN(rows, width, 2) BFLOAT16_COLUMN(rows, width, 3) \
+    }                                                                                                                        \
+    for (; columns > 0; columns--, w += 2 * width, x += 16) BFLOAT16_COLUMN(rows, width, 0)                                  \
+    REPEAT_##rows(STORE_SUMS)                                                                                                \
+  }
+/*
+ * The same for four rows, which leaves the panel unpacked for the tile that follows: a pass of its own for that takes as
+ * long as the arithmetic. The panel must be in the cache (see fetch): straight from memory this was the slowest form.
+ */
+#define UNPACK_COLUMN(width, i)                                         \
+  {                                                                     \
+    const v128_t halves = wasm_v128_load(w + 2 * width * i);            \
+    const v128_t w0 = bfloat16_low(halves), w1 = bfloat16_high(halves); \
+    wasm_v128_store(unpacked + width * i, w0);                          \
+    wasm_v128_store(unpacked + width * i + 4, w1);                      \
+    REPEAT_4(TILE_ROW, i)                                               \
+    KEEP_ORDER(4)                                                       \
+  }
+#define UNPACK_KERNEL(width)                                                                                         \
+  static __attribute__((noinline)) void unpack_tile_##width(const uint8_t* w, float* unpacked, const float* x,       \
+                                                            uint32_t columns, v128_t* sums) {                        \
+    REPEAT_4(LOAD_SUMS)                                                                                              \
+    for (; columns >= 4; columns -= 4, w += 8 * width, unpacked += 4 * width, x += 64) {                             \
+      UNPACK_COLUMN(width, 0) UNPACK_COLUMN(width, 1) UNPACK_COLUMN(width, 2) UNPACK_COLUMN(width, 3)    \
+    }                                                                                                                \
+    for (; columns > 0; columns--, w += 2 * width, unpacked += width, x += 16) UNPACK_COLUMN(width, 0)            \
+    REPEAT_4(STORE_SUMS)                                                                                             \
+  }
+/* Two rows and 16 outputs: tiles of eight have too few chains of additions to keep the adders busy. */
+#define WIDE_ROW(r, i)                                       \
+  {                                                          \
+    const v128_t x_row = wasm_v128_load(x + 16 * i + 4 * r); \
+    s##r##0 = multiply_add(s##r##0, x_row, w0);              \
+    s##r##1 = multiply_add(s##r##1, x_row, w1);              \
+    s##r##2 = multiply_add(s##r##2, x_row, w2);              \
+    s##r##3 = multiply_add(s##r##3, x_row, w3);              \
+  }
+#define WIDE_COLUMN(i)                                                                                             \
+  {                                                                                                                \
+    const v128_t halves0 = wasm_v128_load(w + 32 * i), halves1 = wasm_v128_load(w + 32 * i + 16);                  \
+    const v128_t w0 = bfloat16_low(halves0), w1 = bfloat16_high(halves0);                                          \
+    const v128_t w2 = bfloat16_low(halves1), w3 = bfloat16_high(halves1);                                          \
+    REPEAT_2(WIDE_ROW, i)                                                                                          \
+    __asm__ volatile("" : "+r"(s02), "+r"(s03), "+r"(s12), "+r"(s13), SUMS_2 : : "memory");                        \
+  }
+static __attribute__((noinline)) void bfloat16_wide_2(const uint8_t* w, const float* x, uint32_t columns, v128_t* sums) {
+  v128_t s00 = sums[0], s01 = sums[1], s02 = sums[2], s03 = sums[3], s10 = sums[4], s11 = sums[5], s12 = sums[6], s13 = sums[7];
+  for (; columns >= 4; columns -= 4, w += 128, x += 64) { WIDE_COLUMN(0) WIDE_COLUMN(1) WIDE_COLUMN(2) WIDE_COLUMN(3) }
+  for (; columns > 0; columns--, w += 32, x += 16) WIDE_COLUMN(0)
+  sums[0] = s00, sums[1] = s01, sums[2] = s02, sums[3] = s03, sums[4] = s10, sums[5] = s11, sums[6] = s12, sums[7] = s13;
+}
 
 TILE_KERNEL(1, 16)
 TILE_KERNEL(2, 16)
@@ -139,10 +179,12 @@ TILE_KERNEL(3, 16)
 TILE_KERNEL(4, 16)
 TILE_KERNEL(1, 8)
 TILE_KERNEL(4, 8)
-UNPACK_KERNEL(2, 16)
-UNPACK_KERNEL(3, 16)
-UNPACK_KERNEL(4, 16)
-UNPACK_KERNEL(4, 8)
+BFLOAT16_KERNEL(1, 16)
+BFLOAT16_KERNEL(3, 16)
+BFLOAT16_KERNEL(4, 16)
+BFLOAT16_KERNEL(4, 8)
+UNPACK_KERNEL(16)
+UNPACK_KERNEL(8)
 
 /* Half panels are rare, and a tile that is not full repeats its first row. */
 static void tile(uint32_t rows, const float* w, uint32_t width, const float* x, uint32_t columns, v128_t* sums) {
@@ -152,60 +194,44 @@ static void tile(uint32_t rows, const float* w, uint32_t width, const float* x, 
   else if (rows == 2) tile_2_16(w, x, columns, sums);
   else tile_1_16(w, x, columns, sums);
 }
-static void unpack_tile(uint32_t rows, const uint8_t* w, float* unpacked, uint32_t width, const float* x, uint32_t columns,
-                        v128_t* sums) {
-  if (width == HALF_ROWS) unpack_tile_4_8(w, unpacked, x, columns, sums);
-  else if (rows == 4) unpack_tile_4_16(w, unpacked, x, columns, sums);
-  else if (rows == 3) unpack_tile_3_16(w, unpacked, x, columns, sums);
-  else unpack_tile_2_16(w, unpacked, x, columns, sums);
+static void bfloat16_tile(uint32_t rows, const uint8_t* w, uint32_t width, const float* x, uint32_t columns, v128_t* sums) {
+  if (width == HALF_ROWS) bfloat16_tile_4_8(w, x, columns, sums);
+  else if (rows == 4) bfloat16_tile_4_16(w, x, columns, sums);
+  else if (rows == 3) bfloat16_tile_3_16(w, x, columns, sums);
+  else bfloat16_tile_1_16(w, x, columns, sums);
 }
 
-static void many_rows(const linear_t* op, uint32_t panel0, uint32_t panel1, float* scratch) {
-  const uint32_t k = op->k, tiles = tiles_of(op->num_rows);
-  const uint32_t stride = stored_bytes(op->format, PANEL_ROWS, k);
+static inline __attribute__((always_inline)) void add_part(const linear_t* op, const part_t* part, void* scratch) {
   const int is_bfloat16 = op->format == FORMAT_BFLOAT16;
+  const uint32_t width = part->width, columns = part->columns;
   float* unpacked = scratch;
-  v128_t* sums = (v128_t*)(scratch + BLOCK_COLUMNS * PANEL_ROWS);
-  for (uint32_t panel = panel0; panel < panel1; panel++) {
-    const uint8_t* weights = (const uint8_t*)op->matrix + (uintptr_t)panel * stride;
-    const uint32_t n = panel * PANEL_ROWS, width = panel_width(n, op->n), halves = width / HALF_ROWS;
-    fetch(op, panel, panel0, panel1);
-    for (uint32_t i = 0; i < tiles * halves * 8; i++) sums[i] = wasm_f32x4_const_splat(0.0f);
-    for (uint32_t column = 0; column < k; column += BLOCK_COLUMNS) {
-      const uint32_t columns = k - column < BLOCK_COLUMNS ? k - column : BLOCK_COLUMNS;
-      const float* block = is_bfloat16 ? unpacked : (const float*)weights + column * width;
-      for (uint32_t i = 0; i < tiles; i++) {
-        const float* x = (const float*)op->packed + ((uintptr_t)i * k + column) * 16;
-        const uint32_t left = op->num_rows - i * ACTIVATION_TILE, rows = left < ACTIVATION_TILE ? left : ACTIVATION_TILE;
-        for (uint32_t half = 0; half < halves; half++) {
-          v128_t* to = sums + (i * halves + half) * 8;
-          const uint32_t at = half * HALF_ROWS;
-          if (i == 0 && is_bfloat16)
-            unpack_tile(rows, weights + (column * width + at) * 2, unpacked + at, width, x, columns, to);
-          else tile(rows, block + at, width, x, columns, to);
-        }
-      }
-    }
-    for (uint32_t row = 0; row < op->num_rows; row++) {
-      for (uint32_t half = 0; half < halves && n + half * HALF_ROWS < op->n; half++) {
-        const v128_t* from = sums + ((row / ACTIVATION_TILE) * halves + half) * 8 + row % ACTIVATION_TILE * 2;
-        store_outputs(op, row, n + half * HALF_ROWS, from[0], from[1]);
-      }
+  if (is_bfloat16 && part->rows == 2 && width == PANEL_ROWS) {
+    bfloat16_wide_2(part->w, (const float*)part->x, columns, part->sums);
+    return;
+  }
+  for (uint32_t at = 0; at < width; at += HALF_ROWS) {
+    const float* x = (const float*)part->x;
+    v128_t* sums = part->sums + at / 4;
+    const uint8_t* w = part->w + at * (is_bfloat16 ? 2 : 4);
+    const uint32_t first = at_most(ACTIVATION_TILE, part->rows);
+    if (!is_bfloat16) tile(first, (const float*)w, width, x, columns, sums);
+    else if (part->rows <= ACTIVATION_TILE) bfloat16_tile(first, w, width, x, columns, sums);
+    else if (width == PANEL_ROWS) unpack_tile_16(w, unpacked + at, x, columns, sums);
+    else unpack_tile_8(w, unpacked + at, x, columns, sums);
+    for (uint32_t row = ACTIVATION_TILE; row < part->rows; row += ACTIVATION_TILE) {
+      x += part->tile_bytes / 4;
+      tile(at_most(ACTIVATION_TILE, part->rows - row), is_bfloat16 ? unpacked + at : (const float*)w, width, x, columns, sums + 4 * row);
     }
   }
 }
 
-EXPORT(linear_scratch_bytes) uint32_t linear_scratch_bytes(uint32_t max_rows, uint32_t max_k) {
-  (void)max_k;
-  return BLOCK_COLUMNS * PANEL_ROWS * 4 + tiles_of(max_rows) * ACTIVATION_TILE * PANEL_ROWS * 4;
-}
+EXPORT(linear_scratch_bytes) uint32_t linear_scratch_bytes(void) { return SUMS_BYTES + MOST_COLUMNS * PANEL_ROWS * 4; }
 
-void float_panels(const linear_t* op, uint32_t panel0, uint32_t panel1, float* scratch) {
+void float_panels(const linear_t* op, uint32_t panel0, uint32_t panel1, void* scratch) {
   if (op->num_rows == 1) one_row(op, panel0, panel1);
-  else many_rows(op, panel0, panel1, scratch);
+  else many_rows(op, panel0, panel1, COLUMNS, add_part, scratch, (uint8_t*)scratch + SUMS_BYTES);
 }
 
 EXPORT(linear_panels) void linear_panels(const linear_t* op, uint32_t panel0, uint32_t panel1, void* scratch) {
-  if (op->format == FORMAT_INT8) int8_panels(op, panel0, panel1);
-  else float_panels(op, panel0, panel1, scratch);
+  (op->format == FORMAT_INT8 ? int8_panels : float_panels)(op, panel0, panel1, scratch);
 }

@@ -3,6 +3,7 @@
  *
  * Sums over a group are exact integers; groups are added in float32 in ascending order, on every path.
  */
+#include "blocks.h"
 #include "linear.h"
 #include "panels.h"
 
@@ -112,8 +113,8 @@ static void one_row(const linear_t* op, uint32_t panel0, uint32_t panel1) {
 #define ADD_ROW(r)                                                              \
   {                                                                             \
     const v128_t scale = wasm_v128_load(x + 1088 + 16 * r);                     \
-    totals[2 * r] = add_scaled(totals[2 * r], s##r##0, scales0, scale);         \
-    totals[2 * r + 1] = add_scaled(totals[2 * r + 1], s##r##1, scales1, scale); \
+    totals[4 * r] = add_scaled(totals[4 * r], s##r##0, scales0, scale);         \
+    totals[4 * r + 1] = add_scaled(totals[4 * r + 1], s##r##1, scales1, scale); \
   }
 #define QUAD(rows, width, i)                                                                          \
   {                                                                                                   \
@@ -123,11 +124,10 @@ static void one_row(const linear_t* op, uint32_t panel0, uint32_t panel1) {
     KEEP_ORDER(rows)                                                                                  \
   }
 
-/* totals[row][half of 4]; `w` is the tile's eight rows within a panel of `width` rows. */
+/* totals[4 * row + half of 4]; `w` is the tile's eight rows within a panel of `width` rows. */
 #define TILE_KERNEL(rows, ROWS, width)                                                                             \
   static __attribute__((noinline)) void tile_##rows##_##width(const uint8_t* w, const uint8_t* x, uint32_t groups, \
                                                               v128_t* totals) {                                    \
-    for (uint32_t i = 0; i < 2 * rows; i++) totals[i] = wasm_i32x4_const_splat(0);                                 \
     for (; groups > 0; groups--, x += INT8_TILE_BYTES, w += int8_group_bytes(width)) {                             \
       ROWS(START_ROW)                                                                                              \
       QUAD(rows, width, 0) QUAD(rows, width, 1) QUAD(rows, width, 2) QUAD(rows, width, 3)                          \
@@ -153,25 +153,20 @@ static void tile(uint32_t rows, const uint8_t* w, uint32_t width, const uint8_t*
   else tile_1_16(w, x, groups, totals);
 }
 
-static void many_rows(const linear_t* op, uint32_t panel0, uint32_t panel1) {
-  const uint32_t groups = int8_groups(op->k), stride = groups * int8_group_bytes(PANEL_ROWS);
-  for (uint32_t panel = panel0; panel < panel1; panel++) {
-    const uint8_t* weights = (const uint8_t*)op->matrix + (uintptr_t)panel * stride;
-    const uint32_t n = panel * PANEL_ROWS, width = panel_width(n, op->n);
-    fetch(op, panel, panel0, panel1);
-    for (uint32_t row = 0; row < op->num_rows; row += ACTIVATION_TILE) {
-      const uint32_t rows = op->num_rows - row < ACTIVATION_TILE ? op->num_rows - row : ACTIVATION_TILE;
-      const uint8_t* x = (const uint8_t*)op->packed + (uintptr_t)(row / ACTIVATION_TILE) * groups * INT8_TILE_BYTES;
-      for (uint32_t half = 0; half < width && n + half < op->n; half += HALF_ROWS) {
-        v128_t totals[8];
-        tile(rows, weights + half * 4, width, x, groups, totals);
-        for (uint32_t r = 0; r < rows; r++) store_outputs(op, row + r, n + half, totals[2 * r], totals[2 * r + 1]);
-      }
-    }
-  }
+/* In 6 groups two tiles of activations have 14 kB, and a panel 4. Many rows read theirs from the next cache level at no cost. */
+static const block_columns_t COLUMNS = {.one_tile = 12 * INT8_GROUP, .few_rows = 6 * INT8_GROUP, .many_rows = 1u << 31};
+
+static inline __attribute__((always_inline)) void add_part(const linear_t* op, const part_t* part, void* scratch) {
+  (void)op, (void)scratch;
+  const uint32_t groups = int8_groups(part->columns);
+  const uint8_t* x = part->x;
+  v128_t* totals = part->sums;
+  for (uint32_t row = 0; row < part->rows; row += ACTIVATION_TILE, x += part->tile_bytes, totals += 4 * ACTIVATION_TILE)
+    for (uint32_t half = 0; half < part->width; half += HALF_ROWS)
+      tile(at_most(ACTIVATION_TILE, part->rows - row), part->w + half * 4, part->width, x, groups, totals + half / 4);
 }
 
-void int8_panels(const linear_t* op, uint32_t panel0, uint32_t panel1) {
+void int8_panels(const linear_t* op, uint32_t panel0, uint32_t panel1, void* scratch) {
   if (op->num_rows == 1) one_row(op, panel0, panel1);
-  else many_rows(op, panel0, panel1);
+  else many_rows(op, panel0, panel1, COLUMNS, add_part, scratch, 0);
 }
