@@ -11,6 +11,7 @@ enum {
 };
 enum { ADJUSTMENT_WORDS = 4 };
 enum { MAX_LOGPROBS = 20 };
+enum { MAX_TABLES_PER_PAGE = 4 };
 
 enum {
   RESULT_TOKEN = 0,

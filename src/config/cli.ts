@@ -49,7 +49,7 @@ export interface CliEnvironment {
 const SERVE_FLAGS = [
   "servedModelName", "sourceHost", "downloadTimeoutS", "host", "port", "allowedHost", "apiKey", "adminKey", "allowNoKey", "adapterRoot", "adapterSource", "loraConfig.loraDir",
   "loraConfig.maxLoraRank", "loraConfig.maxLoras", "loraConfig.maxCpuLoras", "backend", "dtype", "threads",
-  "maxBatchSize", "maxNumTokens", "maxSeqLen", "maxQueue", "requestTimeoutS", "shutdownTimeoutS", "logLevel",
+  "maxBatchSize", "maxNumTokens", "maxSeqLen", "maxQueue", "requestTimeoutS", "kvCacheConfig.enableBlockReuse", "shutdownTimeoutS", "logLevel",
 ] as const;
 /** How one prompt is answered. */
 const MAX_TOKENS = integer(256, 1, Number.MAX_SAFE_INTEGER, "most tokens of the answer");
@@ -58,6 +58,7 @@ const INSPECT_FLAGS = ["sourceHost", "backend", "loraConfig.maxLoraRank"] as con
 const GENERATE_FLAGS = ["loraConfig.loraDir", "sourceHost", "backend", "dtype", "threads", "maxSeqLen"] as const;
 const BENCH_FLAGS = [
   ...GENERATE_FLAGS, "downloadTimeoutS", "loraConfig.maxLoraRank", "loraConfig.maxLoras", "loraConfig.maxCpuLoras", "maxBatchSize", "maxNumTokens", "maxQueue",
+  "kvCacheConfig.enableBlockReuse",
 ] as const;
 
 /**
@@ -118,7 +119,7 @@ export function parseCommandLine(argv: readonly string[], environment: CliEnviro
 
   const benches = addBench(program, (command) => addFlags(command, BENCH_FLAGS), (ask, options) => {
     const model = options["modelPath"] ?? options["model"];
-    parsed = { kind: "bench", resolved: resolve(typeof model === "string" ? model : undefined, options, BENCH_FLAGS, environment), ask };
+    parsed = { kind: "bench", resolved: resolve(typeof model === "string" ? model : undefined, options, BENCH_FLAGS, environment, MEASURED), ask };
   });
 
   for (const command of [program, serve, generate, adapters, inspect, ...benches]) {
@@ -140,13 +141,16 @@ function addFlags(command: Command, places: readonly string[]): void {
     const { default: fallback, placeholder, doc } = SETTINGS.get(place)!;
     const flag = flagOf(place.split(".").at(-1)!);
     const isList = Array.isArray(fallback);
-    const isShown = typeof fallback === "string" || typeof fallback === "number";
+    const isShown = typeof fallback === "string" || typeof fallback === "number" || fallback === true;
     const note = isShown ? ` (default ${fallback})` : isList ? " (repeatable)" : "";
     const option = new Option(placeholder === "" ? flag : `${flag} <${placeholder}>`, doc + note);
     if (isList) option.argParser((each: string, earlier?: string[]) => [...(earlier ?? []), each]);
     command.addOption(option);
   }
 }
+
+/** A bench computes every prompt, as trtllm-bench does: a repeated run would otherwise measure the first one's leavings. */
+const MEASURED: readonly Given[] = [{ setting: "kvCacheConfig.enableBlockReuse", value: false, source: "the bench" }];
 
 /** What is served when nobody names anything. */
 const demoSettings = (directory: string): Given[] => [

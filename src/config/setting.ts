@@ -42,7 +42,7 @@ export function boolean(fallback: boolean, doc: string): Setting<boolean> {
     throw new WrongValue(`must be true or false, got ${show(value)}`);
   };
   const parse = (text: string) => read(text === "true" ? true : text === "false" ? false : text);
-  return { default: fallback, doc, placeholder: "", read, parse };
+  return { default: fallback, doc, placeholder: fallback ? "true|false" : "", read, parse };
 }
 
 export function text<D extends string | null>(fallback: D, placeholder: string, doc: string): Setting<string | D> {

@@ -69,6 +69,7 @@ export const PEFT_CACHE_SETTINGS = {
 
 export const KV_CACHE_SETTINGS = {
   maxTokens: integer(null, 1, MAX, "positions in the KV cache; as memory allows by default"),
+  enableBlockReuse: boolean(true, "begin sequences with what others of the same client, adapter and tokens have computed; vLLM calls it enable_prefix_caching"),
 } as const;
 
 type Values<S> = { readonly [K in keyof S]: S[K] extends Setting<infer T> ? T : never };

@@ -1,6 +1,6 @@
 /** A command line as `trtllm-serve` takes it: either spelling of a flag, other names, and options that say what is so anyway. */
 import { ConfigError } from "../core/errors.ts";
-import { isBareOption, isHarmless, notServed, TRTLLM_ALIASES, unservedOption } from "./trtllm-keys.ts";
+import { isBareOption, isHarmless, notServed, TRTLLM_ALIASES, unservedOption, VLLM_SWITCHES } from "./trtllm-keys.ts";
 
 /**
  * @returns the same arguments in this program's spelling, without those that change nothing
@@ -17,6 +17,11 @@ export function ownArguments(argv: readonly string[], isOwn: (flag: string) => b
       continue;
     }
     const snake = written.replaceAll("-", "_");
+    const meant = value === undefined ? VLLM_SWITCHES[snake] : undefined;
+    if (meant !== undefined) {
+      own.push(meant.join("="));
+      continue;
+    }
     const name = TRTLLM_ALIASES[snake] ?? snake;
     const flag = `--${name.replaceAll("_", "-")}`;
     const unserved = isOwn(flag) ? undefined : unservedOption(name);

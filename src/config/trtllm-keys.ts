@@ -63,7 +63,6 @@ export const TRTLLM_ONLY_KEYS: Readonly<Record<string, Unserved>> = {
   "lora_config.cuda_graph_specialize_lora": because("the CUDA engine always has graphs with and without adapters"),
   "peft_cache_config.lora_prefetch_dir": because("name adapters in lora_config.lora_dir, which are read at the start"),
   "kv_cache_config.free_gpu_memory_fraction": because("set kv_cache_config.max_tokens instead"),
-  "kv_cache_config.enable_block_reuse": off(LATER),
   "kv_cache_config.enable_partial_reuse": off(LATER),
   "kv_cache_config.copy_on_partial_reuse": off(LATER),
   "kv_cache_config.max_attention_window": because("the window is read from the model's config.json"),
@@ -110,6 +109,12 @@ export const TRTLLM_ONLY_OPTIONS: Readonly<Record<string, Unserved>> = {
 
 /** Other names of `--config` and of settings. */
 export const TRTLLM_ALIASES: Readonly<Record<string, string>> = { extra_llm_api_options: "config" };
+
+/** Flags of vLLM's that stand alone and say what a setting with a value does. */
+export const VLLM_SWITCHES: Readonly<Record<string, readonly [flag: string, value: string]>> = {
+  enable_prefix_caching: ["--enable-block-reuse", "true"],
+  no_enable_prefix_caching: ["--enable-block-reuse", "false"],
+};
 
 /** Options that stand alone, without a value. */
 const BARE_OPTIONS = ["trust_remote_code", "fail_fast_on_attention_window_too_large", "enable_chunked_prefill"];

@@ -16,6 +16,8 @@ export interface GenerationRequest {
   readonly grammar?: Grammar | null;
   /** Lower goes first, among requests that wait for the same adapter and between adapters; default 0. */
   readonly priority?: number;
+  /** Pages are shared with requests of the same tenant and salt only; left out for those without. */
+  readonly cacheSalt?: string;
   /** Longest time from submission to the last token; `null` for the server's own limit. */
   readonly timeoutMs: number | null;
 }
@@ -44,6 +46,8 @@ export interface Finish {
 export interface Usage {
   readonly promptTokens: number;
   readonly completionTokens: number;
+  /** Of the prompt's, those that had been computed for others before; left out where it is not known. */
+  readonly cachedTokens?: number;
 }
 
 /** Milliseconds spent in each part of a request's life. */

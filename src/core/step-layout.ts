@@ -10,6 +10,12 @@ export const ABI_VERSION = 1;
 /** Most alternatives reported per sampled token. */
 export const MAX_LOGPROBS = 20;
 
+/**
+ * Page tables that a page may be in, on average over the pool: sequences share pages of equal beginnings, and devices have
+ * room in a step block for so many entries. A sequence whose adapter comes to act in a step is listed twice besides.
+ */
+export const MAX_TABLES_PER_PAGE = 4;
+
 /** Step block: fixed header, then sections at the word offsets that the header names. */
 export const STEP_HEADER = {
   version: 0,

@@ -6,13 +6,16 @@
 import type { SampledToken, Sampling } from "./sampling.ts";
 import type { PageId, SlotId } from "./ids.ts";
 
-/** Consecutive positions of one sequence. */
+/**
+ * Consecutive positions of one sequence, all with one slot. Two of a step may be of the same sequence, one behind the other
+ * on the same pages: keys and values of all rows are written before any row attends.
+ */
 export interface StepSequence {
   /** Tokens to compute, at least one. */
   readonly tokens: ArrayLike<number>;
   /** Position of the first of them, from 0. */
   readonly position: number;
-  /** Pages that hold positions `0 .. position + tokens.length - 1`, in order. */
+  /** Pages that hold positions `0 .. position + tokens.length - 1`, in order; more of them may follow. */
   readonly pages: readonly PageId[];
   /** `NO_SLOT` for the base model. */
   readonly slot: SlotId;

@@ -13,6 +13,8 @@ export interface AnswerOptions {
   readonly format: AnswerFormat;
   /** Of all prompts, each counted once however many choices it has. */
   readonly promptTokens: number;
+  /** Generations of each prompt, which are neighbours. */
+  readonly numGenerated: number;
   readonly metrics: RequestMetrics;
   /** What clients are told of an error that ended a generation. */
   readonly toRequestError: (thrown: unknown) => LorikeetError;
@@ -32,6 +34,7 @@ export class Answer {
   readonly #events: MergedEvents;
   readonly #tracked: readonly TrackedSequence[];
   readonly #promptTokens: number;
+  readonly #numGenerated: number;
   readonly #toRequestError: (thrown: unknown) => LorikeetError;
   readonly #onFailure: (thrown: unknown) => void;
   readonly #onEnd: (end: AnswerEnd) => void;
@@ -40,13 +43,14 @@ export class Answer {
   readonly #finishes: (Finish | null)[];
   #isOver = false;
 
-  constructor({ generations, format, promptTokens, metrics, toRequestError, onFailure, onEnd, withTimeline }: AnswerOptions) {
+  constructor({ generations, format, promptTokens, numGenerated, metrics, toRequestError, onFailure, onEnd, withTimeline }: AnswerOptions) {
     this.generations = generations;
     this.format = format;
     this.#events = new MergedEvents(generations);
     this.#tracked = generations.map(() => metrics.track());
     this.#completionTokens = generations.map(() => 0);
     this.#promptTokens = promptTokens;
+    this.#numGenerated = numGenerated;
     this.#toRequestError = toRequestError;
     this.#onFailure = onFailure;
     this.#onEnd = onEnd;
@@ -59,8 +63,20 @@ export class Answer {
     return {
       promptTokens: this.#promptTokens,
       completionTokens: this.#completionTokens.reduce((sum, count) => sum + count, 0),
+      ...this.#cached(),
       ...(this.#withTimeline ? { timings: this.timings } : {}),
     };
+  }
+
+  /** Of the first choice of each prompt, once all of these have ended: others may have found what that one had computed. */
+  #cached(): { readonly cachedTokens?: number } {
+    let cachedTokens = 0;
+    for (let i = 0; i < this.#finishes.length; i += this.#numGenerated) {
+      const found = this.#finishes[i]?.usage.cachedTokens;
+      if (found === undefined) return {};
+      cachedTokens += found;
+    }
+    return { cachedTokens };
   }
 
   /** Of the choices that have ended. */

@@ -21,6 +21,8 @@ export interface AdapterConfig {
   readonly layers: readonly number[] | null;
   /** Names of the layer list that `layers` indexes; `null` for any. */
   readonly layersPattern: readonly string[] | null;
+  /** Activated LoRA: it acts from the last occurrence of these ids in a prompt on; `null` for on every token. */
+  readonly invocation: readonly number[] | null;
   /** Name of the model it was trained on, as far as the file tells. */
   readonly baseModel: string | null;
   readonly warnings: readonly string[];
@@ -36,6 +38,7 @@ export type ModuleNames =
 const MAX_PATTERN_CHARS = 4096;
 const MAX_PATTERNS = 16_384;
 const MAX_RANK = 65_536;
+const MAX_INVOCATION_TOKENS = 1024;
 
 /** Fields that only training reads, or that say nothing about the tensors. */
 const HARMLESS = new Set([
@@ -48,6 +51,7 @@ const HARMLESS = new Set([
 const USED = new Set([
   "r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern",
   "layers_to_transform", "layers_pattern", "init_lora_weights", "lora_bias", "use_dora", "target_parameters",
+  "alora_invocation_tokens",
 ]);
 
 const isSet = (value: JsonValue | undefined): boolean =>
@@ -59,7 +63,6 @@ const isEmpty = (value: JsonValue): boolean =>
 const UNSUPPORTED: Readonly<Record<string, string>> = {
   modules_to_save: "replaced modules are not served yet; retrain without modules_to_save",
   trainable_token_indices: "trained token embeddings are not served yet; retrain without trainable_token_indices",
-  alora_invocation_tokens: "activated LoRA is not served yet; retrain without alora_invocation_tokens",
   layer_replication: "a deeper model of repeated layers cannot share this base; merge the adapter into its own model",
   use_qalora: "QA-LoRA pools its input, which this base does not; merge the adapter, or retrain without use_qalora",
   arrow_config: "Arrow mixes several adapters; serve them one by one",
@@ -98,6 +101,8 @@ export function parseAdapterConfig(json: JsonObject): AdapterConfig {
     );
   }
   if (json["use_dora"] === true && json["lora_bias"] === true) throw unsupported("lora_bias", "is set together with use_dora, which PEFT does not train");
+  const invocation = invocationTokens(json["alora_invocation_tokens"]);
+  if (invocation !== null) refuseBeforeInvocation(json);
   const layers = layerList(json["layers_to_transform"]);
   const targetParameters = parameterNames(json["target_parameters"]);
   for (const field of ["use_dora", "lora_bias"]) {
@@ -121,12 +126,30 @@ export function parseAdapterConfig(json: JsonObject): AdapterConfig {
     alphaPattern: patterns(json["alpha_pattern"], "alpha_pattern", positive),
     layers,
     layersPattern: orNull(nameList(json["layers_pattern"], "layers_pattern")),
+    invocation,
     baseModel: typeof json["base_model_name_or_path"] === "string" ? json["base_model_name_or_path"] : null,
     warnings: Object.keys(json)
       .filter((field) => !HARMLESS.has(field) && !USED.has(field) && !(field in UNSUPPORTED) && field !== "bias")
       .filter((field) => isSet(json[field]))
       .map((field) => `adapter_config.json has the unknown field ${show(field)}, which was ignored`),
   };
+}
+
+/** PEFT takes an empty list for none. */
+function invocationTokens(value: JsonValue | undefined): readonly number[] | null {
+  const field = "alora_invocation_tokens";
+  if (!isSet(value)) return null;
+  if (!Array.isArray(value)) throw invalid(field, `must be a list of token ids, got ${nameJsonType(value!)}`);
+  if (value.length > MAX_INVOCATION_TOKENS) throw invalid(field, `has ${value.length} entries; at most ${MAX_INVOCATION_TOKENS} are read`);
+  return value.map((id: JsonValue) => integer(id, field, 0, 2 ** 31 - 1));
+}
+
+/** What PEFT does not train together with an invocation, or applies to the tokens before it as well. */
+function refuseBeforeInvocation(json: JsonObject): void {
+  for (const field of ["use_dora", "target_parameters", "modules_to_save", "trainable_token_indices", "bias"]) {
+    if (!isSet(json[field]) || json[field] === "none") continue;
+    throw unsupported("alora_invocation_tokens", `is set together with ${field}; an adapter that acts from its invocation on has low-rank matrices only`);
+  }
 }
 
 function parameterNames(value: JsonValue | undefined): readonly string[] {

@@ -24,6 +24,8 @@ export interface AdapterReport {
   readonly dtypes: readonly AdapterMatrix["dtype"][];
   /** Bytes of all A and B matrices as stored, and of biases and magnitudes in float32. */
   readonly numBytes: number;
+  /** Token ids from whose last occurrence in a prompt on it acts (activated LoRA); left out where it acts on every token. */
+  readonly invocation?: readonly number[];
   /** What was rounded, ignored, or is worth telling otherwise, a sentence each. What cannot be served at all fails the load. */
   readonly warnings: readonly string[];
 }
@@ -66,7 +68,7 @@ export function reportOn(report: AdapterReport, { keeps, roundsTo }: DeviceNumbe
 
 /** A line per fact, for people: label and value. */
 export function describeReport(report: AdapterReport): (readonly [label: string, value: string])[] {
-  const { format, numModules, modules, minRank, maxRank, scaleRule, dtypes, numBytes, warnings } = report;
+  const { format, numModules, modules, minRank, maxRank, scaleRule, dtypes, numBytes, invocation, warnings } = report;
   const scales = modules.flatMap(({ minScale, maxScale }) => [minScale, maxScale]);
   return [
     ["format", format === "peft" ? "PEFT" : "NeMo"],
@@ -74,6 +76,7 @@ export function describeReport(report: AdapterReport): (readonly [label: string,
     ["rank", range(minRank, maxRank)],
     ["scale", `${range(Math.min(...scales), Math.max(...scales))} (${scaleRule})`],
     ["numbers", `${dtypes.join(", ")}, ${numBytes} bytes`],
+    ...(invocation === undefined ? [] : [["acts", `from the last ${invocation.join(" ")} of a prompt's token ids on, and not without`] as const]),
     ...warnings.map((warning) => ["note", warning] as const),
   ];
 }

@@ -35,7 +35,7 @@ export function assembleAdapter(
   placed: readonly PlacedDelta[],
   program: Program,
   limits: AdapterLimits,
-  about: Pick<AdapterReport, "format" | "scaleRule" | "warnings">,
+  about: Pick<AdapterReport, "format" | "scaleRule" | "warnings" | "invocation">,
 ): AdapterWeights {
   for (const delta of placed) checkLimits(delta, program, limits);
   const ordered = placed.toSorted((x, y) => x.site - y.site || x.offset - y.offset || x.width - y.width);
@@ -53,7 +53,7 @@ export function assembleAdapter(
   const forms: AdapterForm[] = [];
   if (deltas.some(({ magnitude }) => magnitude !== undefined)) forms.push("dora");
   if (deltas.some(({ bias }) => bias !== undefined)) forms.push("lora_bias");
-  return { digest: adapterDigest(deltas, program), deltas, forms, report };
+  return { digest: adapterDigest(deltas, program, about.invocation), deltas, forms, report };
 }
 
 function checkLimits({ site, module, rank }: PlacedDelta, program: Program, limits: AdapterLimits): void {

@@ -7,9 +7,10 @@ const FORM = "lorikeet-adapter-1";
 
 /**
  * @param deltas ordered by site, offset and width
+ * @param invocation token ids that it acts from; left out for an adapter that always does
  * @returns 64 hex digits
  */
-export function adapterDigest(deltas: readonly LoraDelta[], program: Program): string {
+export function adapterDigest(deltas: readonly LoraDelta[], program: Program, invocation?: readonly number[]): string {
   const hash = new Bun.CryptoHasher("sha256");
   // Every field carries its length, so that no two different lists of fields hash the same bytes.
   const field = (bytes: string | Uint8Array): void => {
@@ -33,6 +34,10 @@ export function adapterDigest(deltas: readonly LoraDelta[], program: Program): s
       field(form);
       field(new Uint8Array(vector.buffer, vector.byteOffset, vector.byteLength));
     }
+  }
+  if (invocation !== undefined) {
+    field("alora");
+    field(invocation.join(" "));
   }
   return hash.digest("hex");
 }

@@ -59,7 +59,19 @@ export function translatePeft(
     format: "peft",
     scaleRule: config.useRslora ? "alpha/sqrt(rank)" : "alpha/rank",
     warnings: config.warnings,
+    ...(config.invocation === null ? {} : { invocation: inVocabulary(config.invocation, program) }),
   });
+}
+
+/** One that no prompt can hold would be the base model under another name. */
+function inVocabulary(invocation: readonly number[], { vocabSize }: Program): readonly number[] {
+  const unknown = invocation.find((id) => id >= vocabSize);
+  if (unknown === undefined) return invocation;
+  throw new AdapterError(
+    "adapter_invalid",
+    `adapter_config.json: alora_invocation_tokens has the token id ${unknown}, but this base's ids end at ${vocabSize - 1}; the adapter is for another tokenizer`,
+    { field: "alora_invocation_tokens" },
+  );
 }
 
 function placesOf(program: Program): ReadonlyMap<string, Place> {

@@ -45,9 +45,11 @@ export interface MemoryState {
     readonly numBytes: number;
     readonly numPages: number;
     readonly pageTokens: number;
+    /** Pages in nobody's use that hold beginnings of sequences for those to come. */
+    readonly numIdle: number;
     /** Pages held now, by adapter; `null` for the base model. */
     readonly held: readonly { readonly adapter: string | null; readonly numPages: number }[];
-    /** The pool in cells of some pages each: who holds most of each, as an index into `held`; `null` where all are free. */
+    /** The pool in cells of some pages each: who holds most of each, as an index into `held`, the one after the last for idle pages; `null` where all are free. */
     readonly cells: { readonly pagesPerCell: number; readonly holders: readonly (number | null)[] };
   };
   readonly device: Tier;

@@ -34,16 +34,8 @@ export function MemoryFigure({ memory }: { readonly memory: MemoryState }): JSX.
       <Bar
         title="KV pages"
         note={`${usedPages} of ${plural(kv.numPages, "page")} of ${kv.pageTokens} tokens, ${formatBytes(kv.numBytes)} in all`}
-        regions={kv.held.map(({ adapter, numPages }, i) => ({
-          key: `${adapter ?? ""}-${i}`,
-          name: adapter ?? "base",
-          part: numPages / kv.numPages,
-          from: null,
-          hue: adapter === null ? null : hueOf(adapter),
-          isUsed: true,
-          told: plural(numPages, "page"),
-        }))}
-        picture={<PageGrid cells={kv.cells} held={kv.held} />}
+        regions={pageRegions(kv)}
+        picture={<PageGrid {...kv} />}
       />
       <Bar title="Adapters on the device" note={noteOf(device)} regions={regionsOf(device)} />
       <Bar title="Adapters on the host" note={noteOf(host)} regions={regionsOf(host)} />
@@ -98,6 +90,15 @@ function Track({ regions }: Pick<BarProps, "regions">): JSX.Element {
 }
 
 const MAX_NAMED = 12;
+
+/** Those of sequences, then what is kept of earlier ones. */
+function pageRegions({ held, numIdle, numPages }: MemoryState["kv"]): Region[] {
+  const region = (key: string, name: string, count: number, hue: number | null, isUsed: boolean): Region => ({
+    key, name, part: count / numPages, from: null, hue, isUsed, told: plural(count, "page"),
+  });
+  const regions = held.map(({ adapter, numPages: count }, i) => region(`${adapter ?? ""}-${i}`, adapter ?? "base", count, adapter === null ? null : hueOf(adapter), true));
+  return numIdle === 0 ? regions : [...regions, region("(kept)", "kept prefixes", numIdle, null, false)];
+}
 
 const heldBytes = ({ held }: Tier): number => held.reduce((sum, { numBytes }) => sum + numBytes, 0);
 

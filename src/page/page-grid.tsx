@@ -18,6 +18,7 @@ export function PageGrid({ cells: { holders }, held }: Pick<MemoryState["kv"], "
   return (
     <svg class="pages" viewBox={`0 0 ${columns * PITCH} ${Math.max(1, rows) * PITCH}`} aria-hidden="true">
       <path class="free" d={squares(null)} />
+      <path class="kept" d={squares(held.length)} />
       {held.map(({ adapter }, holder) => (
         <path key={adapter ?? ""} class="held" d={squares(holder)} style={adapter === null ? {} : { "--hue": String(hueOf(adapter)) }} data-base={adapter === null ? "" : undefined} />
       ))}

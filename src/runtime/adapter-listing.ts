@@ -45,12 +45,14 @@ export interface AdapterListing {
   readonly tier: AdapterTier;
   /** Whether it keeps its place in host memory and, once used, on the device. */
   readonly isPinned: boolean;
-  /** SHA-256 of its content, in hex; known once the files were read, as are the next three. */
+  /** SHA-256 of its content, in hex; known once the files were read, as are the next four. */
   readonly digest: string | null;
   /** Largest rank of its modules. */
   readonly rank: number | null;
   /** Matrices of the model that it changes, over all layers. */
   readonly numModules: number | null;
+  /** Token ids from whose last occurrence in a prompt on it acts; `null` where it always does, or has not been read. */
+  readonly invocation: readonly number[] | null;
   /** Bytes that it takes on the device. */
   readonly numBytes: number | null;
   /** Sequences that have not ended. */

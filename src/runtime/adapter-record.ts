@@ -26,6 +26,8 @@ export class AdapterRecord implements AdapterSource {
   rank: number | null = null;
   numModules: number | null = null;
   numBytes: number | null = null;
+  /** Token ids from whose last occurrence in a prompt on it acts; `null` where it always does, or has not been read. */
+  invocation: readonly number[] | null = null;
   /** Sequences that have not ended. */
   numLive = 0;
   numRequests = 0;
@@ -81,6 +83,7 @@ export class AdapterRecord implements AdapterSource {
     this.rank = report.maxRank;
     this.numModules = report.numModules;
     this.numBytes = report.numBytes;
+    this.invocation = report.invocation ?? null;
     this.lastError = null;
     this.numLoads++;
   }

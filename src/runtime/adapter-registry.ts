@@ -4,10 +4,11 @@
  * A name that gets new content gets a new record with an id of its own. The earlier one is retired: requests
  * that hold its id end on what they began with.
  */
-import { AdapterError, CapacityError, RequestError } from "../core/errors.ts";
+import { AdapterError, CapacityError, invariant, RequestError } from "../core/errors.ts";
 import { asAdapterId, type AdapterId } from "../core/ids.ts";
 import { didYouMean } from "../core/nearest.ts";
 import { isAdapterName } from "../lora/adapter-paths.ts";
+import type { AdapterContent } from "../schedule/schedule-table.ts";
 import { AdapterRecord, type AdapterSource } from "./adapter-record.ts";
 
 /** Most names in a message. */
@@ -46,6 +47,13 @@ export class AdapterRegistry {
     const record = this.#byId.get(id);
     if (record !== undefined) return record;
     throw new AdapterError("adapter_not_found", "the adapter has been unloaded", { field: "lora_name" });
+  }
+
+  /** What the schedule asks of an adapter that has been read. */
+  contentOf(id: AdapterId): AdapterContent {
+    const { name, digest, invocation } = this.get(id);
+    invariant(digest !== null, `adapter ${name} has been read`);
+    return { digest, invocation };
   }
 
   /** @throws {AdapterError} `adapter_not_found`, or why an adapter of that name is not served */

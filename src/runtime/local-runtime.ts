@@ -222,6 +222,7 @@ class InProcess implements LocalRuntime {
       output,
       arrival,
       priority: request.priority ?? 0,
+      ...(request.cacheSalt === undefined ? {} : { cacheSalt: request.cacheSalt }),
       submittedMs,
       deadlineMs,
     });

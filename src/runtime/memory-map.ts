@@ -12,9 +12,11 @@ export interface MemoryMap {
     readonly numPages: number;
     /** Positions in one page. */
     readonly pageTokens: number;
-    /** Pages held by sequences, by adapter; `null` for the base model. */
+    /** Pages in nobody's use that hold beginnings of sequences for those to come, until others need them. */
+    readonly numIdle: number;
+    /** Pages held by sequences, by adapter, each once; `null` for the base model. */
     readonly held: readonly { readonly adapter: string | null; readonly numPages: number }[];
-    /** Where in the pool they are; a holder is an index into `held`. */
+    /** Where in the pool they are; a holder is an index into `held`, the one after the last stands for idle pages. */
     readonly cells: PageCells;
   };
   readonly device: TierMap;
@@ -40,8 +42,12 @@ export function mapMemory({ table, pool, lru, registry }: RuntimeParts, backend:
   const { info } = backend;
   const nameOf = (adapterId: AdapterId): string => registry.byId(adapterId)?.name ?? `#${adapterId}`;
   const pages = new Map<AdapterId | null, PageId[]>();
+  const counted = new Set<PageId>();
   for (const { adapter, pages: held } of table.sequences.values()) {
-    if (held.length > 0) pages.getOrInsertComputed(adapter, () => []).push(...held);
+    // Several may share a page.
+    const own = held.filter((page) => !counted.has(page));
+    for (const page of own) counted.add(page);
+    if (own.length > 0) pages.getOrInsertComputed(adapter, () => []).push(...own);
   }
   return {
     weightBytes: info.weightBytes,
@@ -49,8 +55,9 @@ export function mapMemory({ table, pool, lru, registry }: RuntimeParts, backend:
       numBytes: info.kvBytes,
       numPages: table.pool.numPages,
       pageTokens: table.pool.pageTokens,
+      numIdle: table.pool.numIdle,
       held: Array.from(pages, ([adapter, { length: numPages }]) => ({ adapter: adapter === null ? null : nameOf(adapter), numPages })),
-      cells: pageCells(table.pool.numPages, [...pages.values()]),
+      cells: pageCells(table.pool.numPages, [...pages.values(), table.pool.idlePages()]),
     },
     device: {
       maxBytes: pool.maxBytes,

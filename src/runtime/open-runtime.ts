@@ -68,7 +68,7 @@ export interface OpenOptions extends SourceOptions {
     readonly numPutWorkers: number;
     readonly numEnsureWorkers: number;
   };
-  readonly kvCacheConfig: { readonly maxTokens: number | null };
+  readonly kvCacheConfig: { readonly maxTokens: number | null; readonly enableBlockReuse: boolean };
   readonly onAdapterLoad?: (load: AdapterLoad) => void;
   /** Hears how much of the weights was read. */
   readonly onWeights?: (progress: WeightProgress) => void;
@@ -153,6 +153,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
       adapterRoots: options.adapterRoot,
       tenants: (options.clients ?? []).map(({ name, weight, ...quota }) => ({ name, weight, quota })),
       maxContext: options.maxSeqLen,
+      sharesPrefixes: options.kvCacheConfig.enableBlockReuse,
       maxWaitingRequests: options.maxQueue,
       requestTimeoutMs: options.requestTimeoutS * 1000,
       hostCacheBytes: sizes.hostCacheBytes,

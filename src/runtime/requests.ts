@@ -24,6 +24,8 @@ export interface RequestDraft {
   readonly timeoutMs?: number | null;
   /** Lower goes first; default 0. */
   readonly priority?: number;
+  /** Computed prefixes are shared with requests of the same salt only; left out or `null` for those without. */
+  readonly cacheSalt?: string | null;
   /** Whose request it is; left out where nobody is told apart. */
   readonly tenant?: string;
   readonly params: SamplingParams;
@@ -39,7 +41,7 @@ export interface RequestDraft {
  */
 export function prepareRequests(
   { model, maxContext }: Pick<Runtime, "model" | "maxContext">,
-  { prompts, adapter, tenant = "", grammar = null, timeoutMs = null, priority = 0, params, defaults, fieldName }: RequestDraft,
+  { prompts, adapter, tenant = "", grammar = null, timeoutMs = null, priority = 0, cacheSalt = null, params, defaults, fieldName }: RequestDraft,
 ): GenerationRequest[] {
   const { numGenerated } = resolveChoices(params, fieldName);
   return prompts.flatMap((promptTokens) => {
@@ -60,6 +62,7 @@ export function prepareRequests(
       tenant,
       timeoutMs,
       priority,
+      ...(cacheSalt === null ? {} : { cacheSalt }),
     }));
   });
 }

@@ -29,6 +29,8 @@ export interface RuntimeOptions {
   readonly maxAdapters: number;
   /** Longest sequence in tokens; `null` for what the model's positions and the pages allow. */
   readonly maxContext: number | null;
+  /** Whether sequences begin with pages that others of the same tenant have computed. */
+  readonly sharesPrefixes: boolean;
   /** Most requests waiting to run. */
   readonly maxWaitingRequests: number;
   /** Most prompt tokens waiting to run. */
@@ -67,6 +69,7 @@ export const defaultRuntimeOptions: RuntimeOptions = {
   adapterRoots: [],
   maxAdapters: 16_384,
   maxContext: null,
+  sharesPrefixes: true,
   maxWaitingRequests: 1024,
   maxWaitingTokens: 1_048_576,
   requestTimeoutMs: 600_000,

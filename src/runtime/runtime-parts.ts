@@ -30,24 +30,29 @@ export const createParts = (
   { info, run }: Pick<Backend, "info" | "run">,
   limits: RuntimeOptions & { readonly maxContext: number },
   clock: Clock,
-): RuntimeParts => ({
-  table: createScheduleTable(
-    {
-      ...limits,
-      maxRows: info.maxRows,
-      maxSequences: info.maxSequences,
-      weights: new Map(limits.tenants.map(({ name, weight }) => [name, weight])),
-    },
-    info.numPages,
-    info.pageTokens,
-  ),
-  engine: new Engine({ run }, clock),
-  pool: new SlotPool(info.numSlots, info.adapterBytes),
-  lru: new HostLru(limits.hostCacheBytes, limits.hostCacheAdapters),
-  registry: new AdapterRegistry(limits.maxAdapters),
-  quotas: createQuotas(new Map(limits.tenants.map(({ name, quota }) => [name, quota])), clock.nowMs()),
-  counters: { adapterLoads: 0, adapterEvictions: 0, stepMs: 0, refused: {} },
-});
+): RuntimeParts => {
+  const registry = new AdapterRegistry(limits.maxAdapters);
+  return {
+    table: createScheduleTable(
+      {
+        ...limits,
+        maxRows: info.maxRows,
+        maxSequences: info.maxSequences,
+        sharesPrefixes: limits.sharesPrefixes,
+        weights: new Map(limits.tenants.map(({ name, weight }) => [name, weight])),
+      },
+      info.numPages,
+      info.pageTokens,
+      (adapter) => registry.contentOf(adapter),
+    ),
+    engine: new Engine({ run }, clock),
+    pool: new SlotPool(info.numSlots, info.adapterBytes),
+    lru: new HostLru(limits.hostCacheBytes, limits.hostCacheAdapters),
+    registry,
+    quotas: createQuotas(new Map(limits.tenants.map(({ name, quota }) => [name, quota])), clock.nowMs()),
+    counters: { adapterLoads: 0, adapterEvictions: 0, stepMs: 0, refused: {} },
+  };
+};
 
 /** Only grow. */
 export interface RuntimeCounters {
@@ -108,6 +113,9 @@ export function collectStats({ table, engine, pool, lru, counters }: RuntimePart
     promptTokens,
     generatedTokens,
     preemptions: table.counters.preemptions,
+    idlePages: table.pool.numIdle,
+    prefixQueries: table.counters.prefixQueries,
+    prefixHits: table.counters.prefixHits,
     adapterLoads: counters.adapterLoads,
     adapterEvictions: counters.adapterEvictions,
     finished: { ...table.counters.finished },

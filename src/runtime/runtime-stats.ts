@@ -10,6 +10,8 @@ export interface RuntimeStats {
   readonly numPages: number;
   /** KV pages that sequences hold. */
   readonly usedPages: number;
+  /** Pages that nobody uses now and that hold beginnings of sequences, for those to come. */
+  readonly idlePages: number;
   /** Positions in one page. */
   readonly pageTokens: number;
   /** Adapters that the device has places for. */
@@ -36,6 +38,10 @@ export interface RuntimeStats {
   readonly generatedTokens: number;
   /** How often a sequence had to give its pages back, to be computed again. */
   readonly preemptions: number;
+  /** Tokens of sequences that looked for what others had computed. */
+  readonly prefixQueries: number;
+  /** Those of them that were found. */
+  readonly prefixHits: number;
   /** How often an adapter's files were read. */
   readonly adapterLoads: number;
   /** How often an adapter had to leave the device for another. */

@@ -1,6 +1,7 @@
 /** Whether a request may join the queue. Nothing is kept of one that may not. */
 import { CapacityError, RequestError } from "../core/errors.ts";
 import { joinQueue } from "./lanes.ts";
+import { noteReady } from "./leases.ts";
 import type { ScheduleLimits, ScheduleTable } from "./schedule-table.ts";
 import { groupOf } from "./schedule-table.ts";
 import type { Sequence } from "./sequence.ts";
@@ -62,5 +63,5 @@ export function enqueue(table: ScheduleTable, sequence: Sequence): void {
   joinQueue(table, sequence);
   table.sequences.set(sequence.id, sequence);
   table.nextDeadlineMs = Math.min(table.nextDeadlineMs, sequence.deadlineMs);
-  if (groupOf(table, sequence.adapter).lease === "held") sequence.adapterReadyMs = sequence.submittedMs;
+  if (groupOf(table, sequence.adapter).lease === "held") noteReady(table, sequence, sequence.submittedMs);
 }

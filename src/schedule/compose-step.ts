@@ -1,14 +1,15 @@
 /** What the next step computes. */
-import type { SlotId } from "../core/ids.ts";
-import { growTable } from "../kv/page-table.ts";
+import { NO_SLOT, type SlotId } from "../core/ids.ts";
+import { growTable, pagesMissing } from "../kv/page-table.ts";
 import { hasStartable, holdsPages, nextToStart } from "./fair-order.ts";
 import { charge, joinRunning, laneOf, leaveQueue } from "./lanes.ts";
+import { findPrefix, takePrefix } from "./prefixes.ts";
 import { reservePages } from "./preempt.ts";
-import { maxRunning, pagesToStart, promisedPages } from "./room.ts";
+import { hasPages, maxRunning, promisedPages } from "./room.ts";
 import { groupOf, type ScheduleTable } from "./schedule-table.ts";
 import { isDecoding, isScoring, numUncomputed, type Sequence } from "./sequence.ts";
 
-/** Consecutive positions of one sequence. */
+/** Consecutive positions of one sequence, all with its adapter or all without. */
 export interface PlanEntry {
   readonly sequence: Sequence;
   readonly slot: SlotId;
@@ -18,7 +19,7 @@ export interface PlanEntry {
   numRows: number;
 }
 
-/** One step: entries sorted by slot, the base model first. */
+/** One step: entries sorted by slot, the base model first. A sequence has two where its adapter comes to act. */
 export interface StepPlan {
   entries: PlanEntry[];
   numRows: number;
@@ -56,6 +57,7 @@ export function composeStep(table: ScheduleTable, nowMs: number): StepPlan {
   if (table.counters.preemptions > numPreempted) dropPreempted(table, plan);
   startWaiting(table, plan, nowMs);
   giveRest(table, plan);
+  splitAtActivation(table, plan);
 
   if (plan.entries.length === 0) return plan;
   for (const entry of plan.entries) {
@@ -113,18 +115,19 @@ function startWaiting(table: ScheduleTable, plan: StepPlan, nowMs: number): void
       continue;
     }
     const { pool } = table;
-    const needed = pagesToStart(table, sequence);
-    if (pool.numFree - promised < needed) {
+    const prefix = findPrefix(table, sequence);
+    if (!hasPages(table, sequence, prefix, promised)) {
       if (holdsPages(table, lane)) return;
       lane.skippedAt = table.numComposed;
       continue;
     }
     if (lane === table.clearedFor) table.clearedFor = null;
     start(table, sequence, nowMs);
+    takePrefix(table, sequence, prefix);
     const isLast = table.running.length === maxRunning(table) || !hasStartable(table);
     const numRows = scorable(table, plan, sequence, chunkRows(sequence, table.limits.maxRows - plan.numRows, isLast));
-    growTable(pool, sequence.pages, numRows);
-    promised += needed - sequence.pages.length;
+    growTable(pool, sequence.pages, sequence.computed + numRows);
+    promised += pagesMissing(sequence.pages, sequence.length + 1, pool.pageTokens);
     addRows(table, plan, sequence, numRows);
   }
 }
@@ -159,4 +162,28 @@ function dropPreempted(table: ScheduleTable, plan: StepPlan): void {
   }
   plan.entries = plan.entries.filter(({ sequence }) => sequence.phase === "running");
   plan.numRows = plan.entries.reduce((sum, { numRows }) => sum + numRows, 0);
+}
+
+/**
+ * Rows before an activation are the base model's and become an entry of their own, where the step has room for one;
+ * else the rows behind it wait for the next step.
+ */
+function splitAtActivation(table: ScheduleTable, plan: StepPlan): void {
+  if (plan.entries.every(({ sequence, position }) => position >= sequence.activeFrom)) return;
+  const entries: PlanEntry[] = [];
+  let room = table.limits.maxSequences - plan.entries.length;
+  for (const entry of plan.entries) {
+    const { sequence, position, numRows } = entry;
+    const numBefore = Math.max(0, Math.min(numRows, sequence.activeFrom - position));
+    if (numBefore > 0) entries.push({ sequence, slot: NO_SLOT, position, numRows: numBefore });
+    if (numBefore === numRows) continue;
+    const rest = { ...entry, position: position + numBefore, numRows: numRows - numBefore };
+    if (numBefore === 0 || room-- > 0) {
+      entries.push(rest);
+      continue;
+    }
+    plan.numRows -= rest.numRows;
+    charge(laneOf(table, sequence), -rest.numRows);
+  }
+  plan.entries = entries;
 }

@@ -5,8 +5,10 @@
  */
 import type { LorikeetError } from "../core/errors.ts";
 import { NO_SLOT, type AdapterId, type SlotId } from "../core/ids.ts";
+import { activationOf } from "../lora/activation.ts";
 import { failure, retire, type Retired } from "./retire.ts";
 import { dropIdleGroup, type AdapterGroup, type ScheduleTable } from "./schedule-table.ts";
+import type { Sequence } from "./sequence.ts";
 
 export interface LeaseChange {
   readonly kind: "wanted" | "released";
@@ -80,7 +82,15 @@ export function grantLease(
   group.lease = "held";
   group.slot = slot;
   group.heldSinceStep = table.step;
-  for (const sequence of group.waiting) sequence.adapterReadyMs ??= nowMs;
+  for (const sequence of group.waiting) noteReady(table, sequence, nowMs);
+}
+
+/** Its adapter is there to be used, and so it is known from where on it acts. */
+export function noteReady(table: ScheduleTable, sequence: Sequence, nowMs: number): void {
+  sequence.adapterReadyMs ??= nowMs;
+  if (sequence.adapter === null) return;
+  const { invocation } = table.contentOf(sequence.adapter);
+  if (invocation !== null) sequence.activeFrom = activationOf(invocation, sequence.tokens, sequence.promptLength);
 }
 
 export function blockLease(table: ScheduleTable, adapterId: AdapterId, leaseNumber: number): void {

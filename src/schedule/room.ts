@@ -1,5 +1,6 @@
 /** What a sequence needs to start, and how much of it is spoken for. */
 import { pagesFor, pagesMissing } from "../kv/page-table.ts";
+import type { PrefixNode } from "../kv/prefix-index.ts";
 import type { ScheduleTable } from "./schedule-table.ts";
 import { isDecoding, type Sequence } from "./sequence.ts";
 
@@ -7,9 +8,16 @@ import { isDecoding, type Sequence } from "./sequence.ts";
 export const maxRunning = ({ limits }: ScheduleTable): number =>
   Math.min(limits.maxSequences, limits.maxRows);
 
-/** Pages for all that is to be computed and the token after it. */
-export const pagesToStart = ({ pool }: ScheduleTable, sequence: Sequence): number =>
-  pagesFor(sequence.length + 1, pool.pageTokens);
+/**
+ * Whether a waiting sequence fits: pages for all that is to be computed and the token after it, beside what is promised.
+ *
+ * @param prefix pages that it would begin with; only those that somebody holds already cost nothing
+ */
+export function hasPages({ pool }: ScheduleTable, sequence: Sequence, prefix: readonly PrefixNode[], promised: number): boolean {
+  const numPages = pagesFor(sequence.length + 1, pool.pageTokens);
+  const numHeld = prefix.reduce((count, { page }) => count + (pool.isHeld(page) ? 1 : 0), 0);
+  return pool.numFree - promised >= numPages - numHeld && pool.numListable - promised >= numPages;
+}
 
 /** Pages that running prompts are still to take: a newcomer must not take them first. */
 export function promisedPages({ running, pool }: ScheduleTable): number {

@@ -7,6 +7,7 @@
 import { NO_SLOT, type AdapterId, type RequestId, type SlotId } from "../core/ids.ts";
 import type { FinishReason } from "../core/sampling.ts";
 import { PagePool } from "../kv/page-pool.ts";
+import { PrefixIndex } from "../kv/prefix-index.ts";
 import type { Lane, Tenant } from "./lanes.ts";
 import type { Sequence } from "./sequence.ts";
 
@@ -27,6 +28,16 @@ export interface ScheduleLimits {
   readonly quantumSteps: number;
   /** Shares of tenants by name, above 0; 1 for those not listed. */
   readonly weights?: ReadonlyMap<string, number>;
+  /** Whether sequences begin with pages that others have computed; left out for no. */
+  readonly sharesPrefixes?: boolean;
+}
+
+/** What the schedule asks of an adapter that has been read. */
+export interface AdapterContent {
+  /** SHA-256 of what it does. */
+  readonly digest: string;
+  /** Token ids from whose last occurrence in a prompt on it acts; `null` where it always does. */
+  readonly invocation: readonly number[] | null;
 }
 
 /** `null` stands for the base model. */
@@ -63,6 +74,10 @@ export interface AdapterGroup {
 export interface ScheduleTable {
   readonly limits: ScheduleLimits;
   readonly pool: PagePool;
+  /** `null` where no pages are shared. */
+  readonly prefixes: PrefixIndex | null;
+  /** Of an adapter with a lease: it has been read then. */
+  readonly contentOf: (adapter: AdapterId) => AdapterContent;
   /** Every sequence that has not ended. */
   readonly sequences: Map<RequestId, Sequence>;
   readonly groups: Map<GroupKey, AdapterGroup>;
@@ -92,6 +107,9 @@ export interface ScheduleTable {
 /** Only grow. */
 export interface ScheduleCounters {
   preemptions: number;
+  /** Tokens of sequences that looked for a prefix when they first started, and those that they found. */
+  prefixQueries: number;
+  prefixHits: number;
   readonly finished: Record<FinishReason, number>;
 }
 
@@ -99,9 +117,13 @@ export const createScheduleTable = (
   limits: ScheduleLimits,
   numPages: number,
   pageTokens: number,
+  contentOf: ScheduleTable["contentOf"] = (adapter) => ({ digest: `#${adapter}`, invocation: null }),
+  prefixes = limits.sharesPrefixes === true ? new PrefixIndex() : null,
 ): ScheduleTable => ({
   limits,
-  pool: new PagePool(numPages, pageTokens),
+  pool: new PagePool(numPages, pageTokens, (page) => prefixes?.drop(page) ?? [page]),
+  prefixes,
+  contentOf,
   sequences: new Map(),
   groups: new Map(),
   running: [],
@@ -118,6 +140,8 @@ export const createScheduleTable = (
   waitingTokens: 0,
   counters: {
     preemptions: 0,
+    prefixQueries: 0,
+    prefixHits: 0,
     finished: { stop: 0, length: 0, cancelled: 0, timeout: 0, shutdown: 0, error: 0 },
   },
 });

@@ -8,6 +8,7 @@ import type { AdapterId, PageId, RequestId } from "../core/ids.ts";
 import type { Finish } from "../core/request.ts";
 import type { FinishReason, SampledToken, Sampling } from "../core/sampling.ts";
 import type { TokenAdjustment } from "../core/step.ts";
+import type { Indexed } from "./prefixes.ts";
 
 /** Why a sequence is to end; it is retired when no step names it. */
 export interface Ending {
@@ -57,6 +58,15 @@ export interface Sequence {
   /** Positions whose KV is in the pages; less than `length` while there is something to compute. */
   computed: number;
   readonly pages: PageId[];
+  /** Only sequences of one scope share pages. */
+  readonly cacheScope: string;
+  /** Of its full pages, as `prefixes.ts` makes them. */
+  readonly pageKeys: string[];
+  indexed: Indexed;
+  /** Tokens of the prompt that were there at the first start. */
+  numCached: number;
+  /** First position that its adapter computes, known once the adapter is there; `Infinity` for none. */
+  activeFrom: number;
 
   phase: "waiting" | "running" | "ended";
   /** Order of the latest start; the highest is preempted first. */
@@ -88,6 +98,8 @@ export interface SequenceStart {
   readonly output: SequenceOutput;
   readonly arrival: number;
   readonly priority?: number;
+  /** Within the tenant; left out for all that leave it out. */
+  readonly cacheSalt?: string;
   readonly submittedMs: number;
   readonly deadlineMs: number;
 }
@@ -95,7 +107,7 @@ export interface SequenceStart {
 export const priorityOf = (sequence: Sequence): number => sequence.priority ?? 0;
 
 export function createSequence(start: SequenceStart): Sequence {
-  const { promptTokens, ...rest } = start;
+  const { promptTokens, cacheSalt, ...rest } = start;
   const promptLength = promptTokens.length;
   const tokens = new Int32Array(promptLength + Math.min(rest.sampling.maxTokens, 64));
   tokens.set(promptTokens);
@@ -107,6 +119,11 @@ export function createSequence(start: SequenceStart): Sequence {
     scored: 0,
     computed: 0,
     pages: [],
+    cacheScope: cacheSalt === undefined ? rest.tenant : `${rest.tenant}\0${cacheSalt}`,
+    pageKeys: [],
+    indexed: { numPages: 0, last: null },
+    numCached: 0,
+    activeFrom: 0,
     phase: "waiting",
     startOrder: -1,
     startStep: 0,
@@ -163,6 +180,7 @@ export function finishOf(sequence: Sequence, ending: Ending, nowMs: number): Fin
     usage: {
       promptTokens: sequence.promptLength,
       completionTokens: numGenerated(sequence),
+      cachedTokens: sequence.numCached,
     },
     timing: {
       queueMs: startedMs - adapterReadyMs,

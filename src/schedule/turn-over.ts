@@ -7,12 +7,14 @@
  * waited longer.
  *
  * Places and pages turn over by themselves as sequences end; where they do not for a quantum, one sequence is
- * preempted as well. So a tenant of which nothing runs waits for a place at most `agingSteps`, two quanta and a
- * prompt, and a step more for each such tenant that has waited longer.
+ * preempted as well; an adapter that has waited for its slot may find its place taken and wait for one quantum more.
+ * So a tenant of which nothing runs waits for a place at most `agingSteps`, two quanta and a prompt, and a step more
+ * for each such tenant that has waited longer.
  */
 import type { Lane, Tenant } from "./lanes.ts";
 import { preempt, preemptGroup } from "./preempt.ts";
-import { maxRunning, pagesToStart, promisedPages } from "./room.ts";
+import { findPrefix } from "./prefixes.ts";
+import { hasPages, maxRunning, promisedPages } from "./room.ts";
 import { isAged, waitsSince, type AdapterGroup, type ScheduleTable } from "./schedule-table.ts";
 import { hasGained, numRemaining, numUncomputed, type Sequence } from "./sequence.ts";
 
@@ -93,8 +95,8 @@ function freePlace(table: ScheduleTable): void {
     .find((each) => each !== undefined && table.step - waitsSince(each) >= agingSteps + quantumSteps);
   if (lane === undefined) return;
   const hasPlace = table.running.length < maxRunning(table);
-  const hasPages = table.pool.numFree - promisedPages(table) >= pagesToStart(table, lane.waiting[0]!);
-  if (hasPlace && hasPages) return;
+  const [sequence] = lane.waiting as [Sequence];
+  if (hasPlace && hasPages(table, sequence, findPrefix(table, sequence), promisedPages(table))) return;
   const victim = latestWithQuantum(table, lane.tenant);
   if (victim === undefined) return;
   preempt(table, victim);

@@ -46,6 +46,8 @@ export const tokensOf = (length: number, vocab: number, seed: number): number[] 
 interface Job {
   readonly tokens: readonly number[];
   readonly slot: SlotId;
+  /** First position with the slot, those before are the base model's; left out for all. */
+  readonly activeFrom?: number;
 }
 
 /** Feeds whole prompts in the given chunk sizes, some jobs side by side, and returns the last sample of each. */
@@ -60,16 +62,20 @@ export async function runJobs(backend: Backend, jobs: readonly Job[], chunks: re
       const length = Math.min(chunks[(turn + i) % chunks.length]!, job.tokens.length - done[i]!, rows);
       if (length <= 0) return;
       rows -= length;
-      const last = done[i]! + length === job.tokens.length;
-      sequences.push({
-        job: i,
-        tokens: job.tokens.slice(done[i], done[i]! + length),
-        position: done[i]!,
-        pages: pages[i]!.slice(0, Math.ceil((done[i]! + length) / backend.info.pageTokens)),
-        slot: job.slot,
-        sample: last ? { sampling, counter: 0, adjustments: [] } : null,
-      });
-      done[i]! += length;
+      const end = done[i]! + length;
+      const middle = Math.min(end, Math.max(done[i]!, job.activeFrom ?? 0));
+      for (const [from, to, slot] of [[done[i]!, middle, NO_SLOT], [middle, end, job.slot]] as const) {
+        if (from === to) continue;
+        sequences.push({
+          job: i,
+          tokens: job.tokens.slice(from, to),
+          position: from,
+          pages: pages[i]!.slice(0, Math.ceil(end / backend.info.pageTokens)),
+          slot,
+          sample: to === job.tokens.length ? { sampling, counter: 0, adjustments: [] } : null,
+        });
+      }
+      done[i] = end;
     });
     sequences.sort((a, b) => b.slot - a.slot);
     const { sampled } = await backend.run({ sequences });
@@ -181,6 +187,35 @@ export function backendCases(name: string, open: OpenBackend): void {
         expect(together[i]).toEqual((await runJobs(backends.get("bfloat16")!, [one], [64], sampling))[0]!);
       }
       await small.close();
+    });
+
+    test("an adapter that acts from a position on: float64 arithmetic, and the same bits in any chunks and beside any neighbours", async () => {
+      const backend = backends.get("float32")!;
+      const reference = new ReferenceExecutor(program, weights);
+      const sampling = samplingWith({ logprobs: 20 });
+      const job = fc.record({ length: fc.integer({ min: 1, max: 40 }), slot: fc.integer({ min: 0, max: 3 }), seed: fc.nat(1000), from: fc.nat(41) });
+      await fc.assert(
+        fc.asyncProperty(
+          fc.array(job, { minLength: 1, maxLength: 5 }),
+          fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 4 }),
+          async (specs, chunks) => {
+            const jobs = specs.map(({ length, slot, seed, from }) => ({ tokens: tokensOf(length, program.vocabSize, seed), slot: asSlotId(slot), activeFrom: Math.min(from, length) }));
+            const together = await runJobs(backend, jobs, chunks, sampling);
+            for (const [i, one] of jobs.entries()) {
+              const [alone] = await runJobs(backend, [one], [backend.info.maxRows], sampling);
+              expect(together[i]).toEqual(alone!);
+              const expected = logSoftmax(reference.logits(one.tokens, adapters[one.slot]!, one.activeFrom));
+              expect(largestError(alone!, expected)).toBeLessThan(TOLERANCE.float32);
+            }
+          },
+        ),
+        { numRuns: 20, seed: 21 },
+      );
+      const tokens = tokensOf(30, program.vocabSize, 5);
+      const [base, late, whole] = await Promise.all([30, 12, 0].map((activeFrom) => reference.logits(tokens, adapters[0]!, activeFrom)));
+      expect(base).toEqual(reference.logits(tokens));
+      expect(late).not.toEqual(base!);
+      expect(late).not.toEqual(whole!);
     });
 
     test("rows of the base model are untouched by adapters beside them", async () => {

@@ -67,6 +67,21 @@ describe("lorikeet serve", () => {
     expect(configOf(parse("serve", ...argv))).toMatchObject({ model, loraConfig: { loraDir } });
   });
 
+  test.each([
+    [[], true],
+    [["--enable-block-reuse", "false"], false],
+    [["--enable_block_reuse=false"], false],
+    [["--no-enable-prefix-caching"], false],
+    [["--no-enable-prefix-caching", "--enable-prefix-caching"], true],
+  ])("shares computed prefixes, or not, with %p", (flags, enableBlockReuse) => {
+    expect(configOf(parse("serve", "m", ...flags))).toMatchObject({ kvCacheConfig: { enableBlockReuse } });
+  });
+
+  test("a bench computes every prompt unless it is told to share", () => {
+    const reuseOf = (...flags: string[]) => configOf(parse("bench", "-m", "m", "throughput", "--workload", "base-only", ...flags)).kvCacheConfig.enableBlockReuse;
+    expect([reuseOf(), reuseOf("--enable-block-reuse", "true"), reuseOf("--enable-prefix-caching")]).toEqual([false, true, true]);
+  });
+
   test("lets the file win over flags, and says so", () => {
     const command = parse("serve", "m", "--port", "1", "--config", "serve.yaml");
     expect(command).toMatchObject({ resolved: { config: { port: 9000 }, warnings: ["serve.yaml:1:1 (port) overrides --port"] } });
@@ -112,6 +127,7 @@ describe("lorikeet", () => {
     [["serve", "--prt", "1"], "unknown option '--prt' (Did you mean --port?)"],
     [["serve", "--port"], "option '--port <NUMBER>' argument missing"],
     [["serve", "--port", "x"], '--port must be a whole number from 0 to 65535, got "x"'],
+    [["serve", "--enable-block-reuse", "perhaps"], '--enable-block-reuse must be true or false, got "perhaps"'],
     [["serve", "a", "b"], "too many arguments"],
     [["serve", "a", "--lora-dir", "x", "y"], "A flag with several values is repeated"],
     [["serve", "--backend", "tpu"], '--backend must be auto, wasm or cuda, got "tpu"'],

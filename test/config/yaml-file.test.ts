@@ -96,7 +96,7 @@ clients:
     ["a section that is unknown", "lora_conf:\n  max_loras: 2\n", "serve.yaml:1:1: lora_conf is not a setting (did you mean lora_config?)", "lora_conf"],
     ["camelCase", "maxBatchSize: 3\n", "(did you mean max_batch_size?)", "maxBatchSize"],
     ["TensorRT-LLM's own", "tensor_parallel_size: 2\n", "serve.yaml:1:1: tensor_parallel_size is a key of TensorRT-LLM that is known, not supported: one process serves one whole model", "tensor_parallel_size"],
-    ["TensorRT-LLM's own in a section", "kv_cache_config:\n  enable_block_reuse: true\n", "serve.yaml:2:3: kv_cache_config.enable_block_reuse is a key of TensorRT-LLM that is known, not supported", "kv_cache_config.enable_block_reuse"],
+    ["TensorRT-LLM's own in a section", "kv_cache_config:\n  enable_partial_reuse: true\n", "serve.yaml:2:3: kv_cache_config.enable_partial_reuse is a key of TensorRT-LLM that is known, not supported", "kv_cache_config.enable_partial_reuse"],
     ["a GPU's memory", "kv_cache_config:\n  free_gpu_memory_fraction: 0.9\n", "known, not supported: set kv_cache_config.max_tokens instead", "kv_cache_config.free_gpu_memory_fraction"],
     ["a directory to prefetch from", "peft_cache_config: {lora_prefetch_dir: x}\n", "name adapters in lora_config.lora_dir, which are read at the start", "peft_cache_config.lora_prefetch_dir"],
     ["a name of every object", "constructor: 1\n", "serve.yaml:1:1: constructor is not a setting", "constructor"],

@@ -53,11 +53,11 @@ const traffic = fc.record({
   delaysMs: listOf(fc.integer({ min: 0, max: 12 })),
 });
 
-/** What each ask gives alone, on a server with nothing else to do. */
+/** What each ask gives alone, on a server with nothing else to do and nothing to remember. */
 const alone = new Map<string, Answer>();
 let single: DemoServer;
 beforeAll(async () => {
-  single = await startDemo({ maxBatchSize: 1 });
+  single = await startDemo({ maxBatchSize: 1, kvCacheConfig: { enableBlockReuse: false } });
 });
 afterAll(() => single.stop());
 

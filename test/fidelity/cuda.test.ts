@@ -22,7 +22,7 @@ async function readCase(one: FixtureCase) {
   const program = buildDecoderProgram(readModelConfig(one.base));
   const weights = openCheckpoint(one.base);
   const adapter = one.adapter === null ? null : await readAdapter(one.adapter, program);
-  return { program, weights, adapter, reference: referenceOf(program, weights, adapter, one.prompt, one.greedy) };
+  return { program, weights, adapter, reference: referenceOf(program, weights, adapter, one.prompt, one.greedy, one.activeFrom) };
 }
 
 const decided = ({ steps, bound }: Reference): number => steps.filter(({ margin }) => margin > bound).length;
@@ -62,7 +62,7 @@ describe.skipIf(noCudaReason !== null)("bfloat16 on the CUDA backend", () => {
     try {
       const slot = adapter === null ? NO_SLOT : asSlotId(0);
       if (adapter !== null) await backend.attach(slot, await backend.stage(adapter));
-      const tokens = await growGreedily(backend, one.prompt, slot, samplingWith({ logprobs: 20 }), one.greedy.length, one.greedy);
+      const tokens = await growGreedily(backend, one.prompt, slot, samplingWith({ logprobs: 20 }), one.greedy.length, one.greedy, one.activeFrom);
       let worst = 0;
       reference.steps.forEach(({ logprobs, best, margin }, i) => {
         const { id, top } = tokens[i]!;

@@ -41,7 +41,7 @@ describe("float32 on the WASM backend", () => {
         await backend.attach(slot, await backend.stage(await readAdapter(one.adapter, program)));
       }
       const expected = logSoftmax(Float64Array.from(one.logits));
-      const tokens = await growGreedily(backend, one.prompt, slot, samplingWith({ logprobs: 20 }), one.greedy.length);
+      const tokens = await growGreedily(backend, one.prompt, slot, samplingWith({ logprobs: 20 }), one.greedy.length, [], one.activeFrom);
       expect(tokens.map(({ id }) => id)).toEqual([...one.greedy]);
       const errors = tokens[0]!.top.map(({ id, logprob }) => Math.abs(logprob - expected[id]!));
       expect(errors.length).toBe(20);

@@ -1,5 +1,6 @@
 /** What must be true of accepted files, found out by other means than the readers use. */
 import { inflateRawSync } from "node:zlib";
+import type { AdapterConfig } from "../../src/lora/adapter-config.ts";
 
 export interface TensorView {
   readonly dtype: string;
@@ -162,9 +163,9 @@ export function checkTar(bytes: Uint8Array, members: ReadonlyMap<string, Uint8Ar
 }
 
 /** Fields that change what an adapter computes, beyond those that are read. */
-const FORBIDDEN = ["modules_to_save", "trainable_token_indices", "alora_invocation_tokens", "layer_replication", "use_qalora"];
+const FORBIDDEN = ["modules_to_save", "trainable_token_indices", "layer_replication", "use_qalora"];
 
-export function checkConfig(bytes: Uint8Array, config: { readonly rank: number; readonly alpha: number; readonly useRslora: boolean }): string | null {
+export function checkConfig(bytes: Uint8Array, config: Pick<AdapterConfig, "rank" | "alpha" | "useRslora" | "invocation">): string | null {
   const json = JSON.parse(new TextDecoder().decode(bytes)) as Record<string, unknown>;
   if (json["peft_type"] !== "LORA") return `is of type ${String(json["peft_type"])}`;
   const isEmpty = (value: unknown): boolean => value === null || value === undefined || value === false || (typeof value === "object" && Object.keys(value).length === 0);
@@ -176,5 +177,7 @@ export function checkConfig(bytes: Uint8Array, config: { readonly rank: number; 
   if ((json["bias"] ?? "none") !== "none") return "trains biases";
   if (config.rank !== (json["r"] ?? 8) || !(config.rank >= 1)) return `has rank ${config.rank}`;
   if (config.alpha !== (json["lora_alpha"] ?? 8) || !(config.alpha > 0)) return `has alpha ${config.alpha}`;
+  const invocation = isEmpty(json["alora_invocation_tokens"]) ? null : json["alora_invocation_tokens"];
+  if (JSON.stringify(config.invocation) !== JSON.stringify(invocation)) return `acts from ${config.invocation?.join() ?? "everywhere"} on`;
   return config.useRslora === (json["use_rslora"] ?? false) ? null : "has another scale rule";
 }

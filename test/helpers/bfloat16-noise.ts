@@ -35,14 +35,15 @@ export function referenceOf(
   adapter: AdapterWeights | null,
   prompt: readonly number[],
   continuation: readonly number[],
+  activeFrom = 0,
 ): Reference {
   const exact = new ReferenceExecutor(program, weights);
   const rounded = new ReferenceExecutor(program, weights, "bfloat16");
   let noise = 0;
   const steps = continuation.map((_, i) => {
     const tokens = [...prompt, ...continuation.slice(0, i)];
-    const step = referenceStep(exact.logits(tokens, adapter));
-    const other = logSoftmax(rounded.logits(tokens, adapter));
+    const step = referenceStep(exact.logits(tokens, adapter, activeFrom));
+    const other = logSoftmax(rounded.logits(tokens, adapter, activeFrom));
     const top = byLikelihood(step.logprobs).slice(0, NUM_TOP);
     const margin = other[top[0]!]! - other[top[1]!]!;
     noise = Math.max(noise, Math.abs(margin - step.margin), ...top.map((id) => Math.abs(other[id]! - step.logprobs[id]!)));

@@ -8,6 +8,7 @@
 import type { AdapterImage, Backend, BackendInfo } from "../../src/backend/backend.ts";
 import { AdapterError, NativeError } from "../../src/core/errors.ts";
 import type { SlotId } from "../../src/core/ids.ts";
+import { MAX_TABLES_PER_PAGE } from "../../src/core/step-layout.ts";
 import type { SampledToken } from "../../src/core/sampling.ts";
 import type { Step, StepResult, StepSample, StepSequence } from "../../src/core/step.ts";
 import type { AdapterWeights } from "../../src/lora/adapter-weights.ts";
@@ -50,6 +51,10 @@ function textHash(text: string): number {
   for (let i = 0; i < text.length; i++) hash = mix(hash, text.charCodeAt(i));
   return hash;
 }
+
+/** What tokens were computed with: an adapter alone, or from a position on, behind rows of the base model. */
+export const computedBy = (digest: string, activeFrom = 0): string =>
+  activeFrom === Infinity ? "base" : activeFrom === 0 ? digest : `${digest} from ${activeFrom}`;
 
 /** The token that follows `tokens` for a content and a seed. */
 export function nextToken(
@@ -111,8 +116,8 @@ export class FakeBackend implements Backend {
     this.onStep(step);
     const sampled: (SampledToken | null)[] = [];
     for (const sequence of step.sequences) {
-      const history = this.#compute(sequence);
-      if (sequence.sample !== null) sampled.push(this.#sample(sequence, sequence.sample, history));
+      const { history, by } = this.#compute(sequence);
+      if (sequence.sample !== null) sampled.push(this.#sample(sequence.sample, history, by));
     }
     await this.#options.beforeResult?.();
     this.steps++;
@@ -166,25 +171,36 @@ export class FakeBackend implements Backend {
   #checkStep({ sequences }: Step): void {
     const { pageTokens, numPages, maxRows, maxSequences, numSlots } = this.info;
     check(sequences.length >= 1 && sequences.length <= maxSequences, "sequence budget");
-    const ownPages = new Set<number>();
+    const readers = new Map<number, StepSequence[]>();
+    let numListed = 0;
     const slots = new Set<SlotId>();
     let numRows = 0;
     let previousSlot = -1;
-    for (const { tokens, position, pages, slot } of sequences) {
+    for (const sequence of sequences) {
+      const { tokens, position, pages, slot } = sequence;
       check(tokens.length >= 1, "a sequence has a row");
       numRows += tokens.length;
       const end = position + tokens.length;
-      check(pages.length === Math.ceil(end / pageTokens), `page table fits position ${end}`);
+      check(pages.length >= Math.ceil(end / pageTokens), `page table fits position ${end}`);
       for (const page of pages) {
         check(page >= 0 && page < numPages, `page ${page} exists`);
-        check(!ownPages.has(page), `page ${page} has one owner`);
-        ownPages.add(page);
+        readers.set(page, [...(readers.get(page) ?? []), sequence]);
+        numListed++;
       }
       check(slot >= previousSlot, "sequences are sorted by slot");
       previousSlot = slot;
       if (slot < 0) continue;
       check(this.attached.has(slot), `slot ${slot} is attached`);
       slots.add(slot);
+    }
+    check(numListed <= 2 * MAX_TABLES_PER_PAGE * numPages, "page tables within the block");
+    for (const { tokens, position, pages, slot } of sequences) {
+      const first = Math.floor(position / pageTokens);
+      for (const page of pages.slice(first, Math.ceil((position + tokens.length) / pageTokens))) {
+        const isPart = ({ pages: others, ...other }: StepSequence): boolean =>
+          others === pages && (slot < 0 ? other.position === position + tokens.length && other.slot >= 0 : other.slot < 0 && other.position + other.tokens.length === position);
+        check(readers.get(page)!.every((other) => (other.pages === pages && other.position === position) || isPart(other)), `page ${page}, which is written, is in one table`);
+      }
     }
     check(numRows <= maxRows, `token budget: ${numRows} of ${maxRows}`);
     check(slots.size <= numSlots, "adapters within slots");
@@ -196,8 +212,8 @@ export class FakeBackend implements Backend {
     return slot < 0 ? "base" : this.attached.get(slot)!.digest;
   }
 
-  /** Writes the rows into their pages and reads the whole history back from there. */
-  #compute({ tokens, position, pages, slot }: StepSequence): number[] {
+  /** Writes the rows into their pages and reads the whole history, and what it was computed with, back from there. */
+  #compute({ tokens, position, pages, slot }: StepSequence): { readonly history: number[]; readonly by: string } {
     const { pageTokens } = this.info;
     const digest = this.#digestOf(slot);
     const cellOf = (at: number) =>
@@ -208,24 +224,25 @@ export class FakeBackend implements Backend {
       this.#cells[cellOf(position + i)] = { token, digest };
     }
     const history: number[] = [];
+    let activeFrom = slot < 0 ? Infinity : 0;
     for (let at = 0; at < position + tokens.length; at++) {
       const cell = this.#cells[cellOf(at)];
       check(cell !== undefined, `position ${at} was computed`);
-      check(cell.digest === digest, `position ${at} was computed with ${digest}`);
+      if (cell.digest === "base" && activeFrom === at) activeFrom++;
+      check(cell.digest === (at < activeFrom ? "base" : digest), `position ${at} was computed with ${digest}`);
       history.push(cell.token);
     }
-    return history;
+    return { history, by: computedBy(digest, activeFrom) };
   }
 
-  #sample(sequence: StepSequence, sample: StepSample, history: number[]): SampledToken | null {
+  #sample(sample: StepSample, history: number[], by: string): SampledToken | null {
     const { seed, logprobs } = sample.sampling;
     if (this.#options.poisonedSeeds?.has(seed) === true) return null;
     const forbidden = new Set<number>();
     for (const { token, bias } of sample.adjustments) {
       if (bias === -Infinity) forbidden.add(token);
     }
-    const digest = this.#digestOf(sequence.slot);
-    let id = nextToken(digest, seed, history, this.#options.vocabSize);
+    let id = nextToken(by, seed, history, this.#options.vocabSize);
     while (forbidden.has(id)) id = (id + 1) % this.#options.vocabSize;
     return { id, logprob: logprobs === null ? 0 : -0.5, rank: 1, top: [] };
   }

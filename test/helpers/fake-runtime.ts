@@ -195,6 +195,7 @@ export class FakeRuntime implements Runtime {
       digest: null,
       rank: this.#options.ranks?.[name] ?? null,
       numModules: null,
+      invocation: null,
       numBytes: null,
       numLive: this.live.filter(({ request }) => request.adapter === i).length,
       numRequests: this.sequences.filter(({ request }) => request.adapter === i).length,
@@ -227,7 +228,7 @@ export class FakeRuntime implements Runtime {
   memory(): MemoryMap {
     return {
       weightBytes: 1000,
-      kv: { numBytes: 800, numPages: 8, pageTokens: 16, held: [{ adapter: "sql", numPages: 2 }], cells: { pagesPerCell: 1, holders: [0, null, 0, null, null, null, null, null] } },
+      kv: { numBytes: 800, numPages: 8, pageTokens: 16, numIdle: 1, held: [{ adapter: "sql", numPages: 2 }], cells: { pagesPerCell: 1, holders: [0, null, 0, 1, null, null, null, null] } },
       device: { maxBytes: 400, held: [{ adapter: "sql", numBytes: 100, offsetBytes: 0, isUsed: true }] },
       host: { maxBytes: 1024, held: [] },
     };
@@ -254,6 +255,7 @@ export class FakeRuntime implements Runtime {
       runningRequests: this.live.length,
       numPages: 8,
       usedPages: 2,
+      idlePages: 0,
       pageTokens: 16,
       numSlots: 4,
       usedSlots: 1,
@@ -267,6 +269,8 @@ export class FakeRuntime implements Runtime {
       promptTokens: count(({ request }) => request.promptTokens.length),
       generatedTokens: count(({ tokens }) => tokens.length),
       preemptions: 0,
+      prefixQueries: 0,
+      prefixHits: 0,
       adapterLoads: 0,
       adapterEvictions: 0,
       finished: this.#finished,

@@ -9,6 +9,7 @@ interface Golden {
   readonly input_ids: readonly number[];
   readonly last_logits: readonly number[];
   readonly greedy: readonly number[];
+  readonly active_from?: number | null;
 }
 
 export interface FixtureCase {
@@ -17,6 +18,8 @@ export interface FixtureCase {
   readonly base: string;
   readonly adapter: string | null;
   readonly prompt: readonly number[];
+  /** First position that the adapter computes, `Infinity` for none; left out for all. */
+  readonly activeFrom?: number;
   /** After the prompt. */
   readonly logits: readonly number[];
   readonly greedy: readonly number[];
@@ -42,13 +45,14 @@ const peftCases: readonly FixtureCase[] = [...readGolden("peft/golden.json"), ..
 
 /** A set made by a script of `scripts/reference`. */
 const casesOf = (set: string): readonly FixtureCase[] =>
-  readGolden(`${set}/golden.json`).map(([name, { base, adapter, input_ids, last_logits, greedy }]) => ({
+  readGolden(`${set}/golden.json`).map(([name, { base, adapter, input_ids, last_logits, greedy, active_from }]) => ({
     name: `${set}/${name}`,
     base: join(FIXTURES, set, base),
     adapter: adapter == null ? null : join(FIXTURES, set, adapter),
     prompt: input_ids,
     logits: last_logits,
     greedy,
+    ...(active_from === undefined ? {} : { activeFrom: active_from ?? Infinity }),
   }));
 
 const nemoCases: readonly FixtureCase[] = readGolden("peft/nemo/golden.json").map(([name, { base, input_ids, last_logits, greedy }]) => ({
@@ -60,11 +64,11 @@ const nemoCases: readonly FixtureCase[] = readGolden("peft/nemo/golden.json").ma
   greedy: greedy.slice(input_ids.length),
 }));
 
-export const FIXTURE_CASES: readonly FixtureCase[] = [...peftCases, ...nemoCases, ...casesOf("architectures"), ...casesOf("forms"), ...casesOf("experts")];
-export const NUM_FIXTURE_CASES = 18 + 6 + 27 + 13 + 11;
+export const FIXTURE_CASES: readonly FixtureCase[] = [...peftCases, ...nemoCases, ...casesOf("architectures"), ...casesOf("forms"), ...casesOf("experts"), ...casesOf("activated")];
+export const NUM_FIXTURE_CASES = 18 + 6 + 27 + 13 + 11 + 10;
 
 /** Cases whose adapter needs a form beyond plain LoRA, or whose base has experts, which not every backend serves. */
-const BEYOND_PLAIN = new Set(["peft/dora", "peft/lora_bias"]);
+const BEYOND_PLAIN = new Set(["peft/dora", "peft/lora_bias", "activated/triple_overlapping", "activated/triple_absent"]);
 const hasExperts = (name: string): boolean => /^experts\/|^peft\/(_base_mixtral|moe_)/.test(name);
 export const NUM_PLAIN_CASES = NUM_FIXTURE_CASES - BEYOND_PLAIN.size - 5 - 11;
 export const PLAIN_CASES: readonly FixtureCase[] = FIXTURE_CASES.filter(({ name }) => !BEYOND_PLAIN.has(name) && !hasExperts(name));

@@ -62,20 +62,23 @@ export class ReferenceExecutor {
     });
   }
 
-  /** @returns the logits after the last token, `[vocabSize]` */
-  logits(tokens: readonly number[], adapter: AdapterWeights | null = null): Float64Array {
+  /**
+   * @param activeFrom first position that the adapter computes
+   * @returns the logits after the last token, `[vocabSize]`
+   */
+  logits(tokens: readonly number[], adapter: AdapterWeights | null = null, activeFrom = 0): Float64Array {
     const program = this.#program;
     const rows = tokens.length;
     const buffers = program.buffers.map((spec) => new Float64Array({ step: rows, sampled: 1, routed: rows * (program.routing?.topK ?? 1) }[spec.rows] * spec.width));
-    this.runOperations(program.operations, tokens, buffers, adapter);
+    this.runOperations(program.operations, tokens, buffers, adapter, activeFrom);
     const last = program.operations.at(-1)!;
     if (last.kind !== "sample") throw new Error("a program ends with sample");
     return buffers[last.logits]!;
   }
 
   /** Runs some operations on `buffers`, `[rows, width]` each in the program's order, in place. */
-  runOperations(operations: readonly Operation[], tokens: readonly number[], buffers: readonly Float64Array[], adapter: AdapterWeights | null = null): void {
-    for (const operation of operations) this.#run(operation, tokens, buffers, adapter);
+  runOperations(operations: readonly Operation[], tokens: readonly number[], buffers: readonly Float64Array[], adapter: AdapterWeights | null = null, activeFrom = 0): void {
+    for (const operation of operations) this.#run(operation, tokens, buffers, adapter, activeFrom);
   }
 
   #run(
@@ -83,6 +86,7 @@ export class ReferenceExecutor {
     tokens: readonly number[],
     buffers: readonly Float64Array[],
     adapter: AdapterWeights | null,
+    activeFrom: number,
   ): void {
     const { buffers: specs, attention, rope } = this.#program;
     const { numHeads, numKvHeads, headDim } = attention;
@@ -130,8 +134,11 @@ export class ReferenceExecutor {
           const y = product(this.#weights[operation.weight]!, input, spec.rows);
           if (!isFloat) this.#stored(y);
           if (bias !== null) y.forEach((value, i) => (y[i] = value + bias[i]!));
-          const changed = new Float64Array(deltas.length === 0 ? 0 : spec.rows);
-          for (const delta of deltas) {
+          // One row of logits, that of the last token, or one for each of the step; those of experts are not activated.
+          const position = x.length === spec.cols ? tokens.length - 1 : row;
+          const acting = position < activeFrom ? [] : deltas;
+          const changed = new Float64Array(acting.length === 0 ? 0 : spec.rows);
+          for (const delta of acting) {
             const expanded = product(delta.b, product(delta.a, input, delta.rank), delta.width);
             expanded.forEach((value, i) => (changed[delta.offset + i]! += delta.scale * (value + (delta.bias?.[i] ?? 0))));
           }

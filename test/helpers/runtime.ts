@@ -21,7 +21,8 @@ export const fakeModel = (vocabSize: number, tokenizer: Tokenizer | null = null)
     generation: { eosTokenIds: [], bosTokenId: null, padTokenId: null },
   }) as unknown as LoadedModel;
 
-export const weightsOf = (digest: string, numBytes: number): AdapterWeights => ({
+/** @param invocation token ids that it acts from */
+export const weightsOf = (digest: string, numBytes: number, invocation?: readonly number[]): AdapterWeights => ({
   digest,
   deltas: [],
   report: {
@@ -33,6 +34,7 @@ export const weightsOf = (digest: string, numBytes: number): AdapterWeights => (
     scaleRule: "alpha/rank",
     dtypes: ["F32"],
     numBytes,
+    ...(invocation === undefined ? {} : { invocation }),
     warnings: [],
   },
 });

@@ -34,14 +34,21 @@ export const tableWith = (
   limits: Partial<ScheduleLimits> = {},
   numPages = 64,
   pageTokens = 4,
-): ScheduleTable => createScheduleTable(limitsWith(limits), numPages, pageTokens);
+): ScheduleTable => createScheduleTable(limitsWith(limits), numPages, pageTokens, (adapter) => ({ digest: `digest of ${adapter === 81 ? 80 : adapter}`, invocation: INVOCATIONS.get(adapter) ?? null }));
+
+/** Adapters that act from tokens on. 80 and 81 have equal content. */
+const INVOCATIONS: ReadonlyMap<number, readonly number[]> = new Map([[90, [6]], [91, [3, 4]], [92, [1000]], [93, [5]], [94, [3, 4]]]);
 
 export interface Asked {
   readonly id?: string;
   /** Left out for the base model. */
   readonly adapter?: number;
   readonly tenant?: string;
+  /** Its length; the tokens count up from 0. */
   readonly prompt?: number;
+  /** In place of these. */
+  readonly tokens?: readonly number[];
+  readonly cacheSalt?: string;
   readonly maxTokens?: number;
   readonly deadlineMs?: number;
   readonly priority?: number;
@@ -62,7 +69,8 @@ export function submit(table: ScheduleTable, asked: Asked = {}): Sequence {
     id: asRequestId(id),
     adapter: asked.adapter === undefined ? null : asAdapterId(asked.adapter),
     tenant: asked.tenant ?? "",
-    promptTokens: Array.from({ length: asked.prompt ?? 4 }, (_, index) => index),
+    promptTokens: asked.tokens ?? Array.from({ length: asked.prompt ?? 4 }, (_, index) => index),
+    ...(asked.cacheSalt === undefined ? {} : { cacheSalt: asked.cacheSalt }),
     sampling: samplingWith({ maxTokens: asked.maxTokens ?? 4, ...(asked.isScored === true ? { promptLogprobs: 0 } : {}) }),
     output: {
       adjustments: () => [],
@@ -110,20 +118,24 @@ export function stepOnce(table: ScheduleTable): { plan: StepPlan; retired: Retir
   return { plan, retired: compute(table, plan) };
 }
 
+/** `id:rows@slot` of every entry, in the order of the step. */
+export const slotsOf = (plan: StepPlan): string[] => plan.entries.map(({ sequence, numRows, slot }) => `${sequence.id}:${numRows}@${slot}`);
+
 /** `id:rows` of every entry, in the order of the step. */
 export const shapeOf = (plan: StepPlan): string[] =>
   plan.entries.map(({ sequence, numRows }) => `${sequence.id}:${numRows}`);
 
 /** Everything that must be true between two steps. */
 export function checkTable(table: ScheduleTable): void {
-  const held = new Set<number>();
+  const held = new Map<number, number>();
+  const unfilled: number[] = [];
   let numWaiting = 0;
   let waitingTokens = 0;
   for (const sequence of table.sequences.values()) {
     for (const page of sequence.pages) {
-      if (held.has(page)) throw new Error(`page ${page} has two owners`);
-      held.add(page);
+      held.set(page, (held.get(page) ?? 0) + 1);
     }
+    unfilled.push(...sequence.pages.slice(Math.floor(sequence.computed / table.pool.pageTokens)));
     if (sequence.phase === "waiting") {
       numWaiting++;
       waitingTokens += sequence.length;
@@ -132,6 +144,10 @@ export function checkTable(table: ScheduleTable): void {
     if (sequence.phase === "running" && !table.running.includes(sequence)) {
       throw new Error("a running sequence is not in the running list");
     }
+  }
+  // Only full pages may be shared, where any may: nobody writes to them any more.
+  for (const page of table.prefixes === null ? held.keys() : unfilled) {
+    if (held.get(page)! > 1) throw new Error(`page ${page} has two owners`);
   }
   if (held.size !== table.pool.numHeld) {
     throw new Error(`${table.pool.numHeld} pages are held, ${held.size} are in tables`);

@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { AdapterError, type LorikeetError } from "../../src/core/errors.ts";
 import { checkForms } from "../../src/lora/adapter-forms.ts";
+import { describeReport } from "../../src/lora/adapter-report.ts";
 import { readAdapter } from "../../src/lora/read-adapter.ts";
 import type { AdapterLimits } from "../../src/lora/assemble-adapter.ts";
 import { encodeTorch, pickledDict } from "../helpers/archives.ts";
@@ -279,6 +280,21 @@ describe("torch files", () => {
   });
 });
 
+describe("an invocation", () => {
+  const invoked = (tokens: unknown) => changedAdapter("all_r4", { config: (json) => void (json["alora_invocation_tokens"] = tokens) });
+
+  test("is told by the report and is part of the digest, an empty one is none", async () => {
+    const plain = await read("all_r4");
+    const one = await readAdapter(invoked([5, 6]), llama);
+    expect(one.report.invocation).toEqual([5, 6]);
+    expect(describeReport(one.report)).toContainEqual(["acts", "from the last 5 6 of a prompt's token ids on, and not without"]);
+    expect(one.forms).toEqual([]);
+    expect(one.digest).not.toBe(plain.digest);
+    expect((await readAdapter(invoked([56]), llama)).digest).not.toBe(one.digest);
+    for (const none of [[], null]) expect(await readAdapter(invoked(none), llama)).toEqual(plain);
+  });
+});
+
 describe("the digest", () => {
   test("does not depend on the order of tensors or the adapter's directory", async () => {
     const reversed = changedAdapter("all_r4", {
@@ -339,7 +355,13 @@ const BAD: readonly (readonly [string, AdapterChange, string, string, AdapterLim
   ["Arrow", config("arrow_config", { top_k: 2 }), "adapter_unsupported", "arrow_config is set"],
   ["block-diagonal LoRA", config("use_bdlora", true), "adapter_unsupported", "use_bdlora is set"],
   ["layers of Megatron's", config("megatron_config", { hidden_size: 16 }), "adapter_unsupported", "megatron_config is set"],
-  ["activated LoRA", config("alora_invocation_tokens", [5]), "adapter_unsupported", "alora_invocation_tokens is set"],
+  ["an invocation that is no list", config("alora_invocation_tokens", "5 6"), "adapter_invalid", "alora_invocation_tokens must be a list of token ids, got a string"],
+  ["an invocation of words", config("alora_invocation_tokens", [5, "six"]), "adapter_invalid", "alora_invocation_tokens must be a whole number"],
+  ["an invocation below 0", config("alora_invocation_tokens", [-1]), "adapter_invalid", "alora_invocation_tokens must be a whole number"],
+  ["an invocation outside the vocabulary", config("alora_invocation_tokens", [5, 100_000]), "adapter_invalid", "alora_invocation_tokens has the token id 100000, but this base's ids end at"],
+  ["an endless invocation", config("alora_invocation_tokens", Array.from({ length: 1025 }, () => 5)), "adapter_invalid", "alora_invocation_tokens has 1025 entries; at most 1024"],
+  ["activated LoRA with DoRA", { config: (json) => Object.assign(json, { alora_invocation_tokens: [5], use_dora: true }) }, "adapter_unsupported", "alora_invocation_tokens is set together with use_dora"],
+  ["activated LoRA with expert parameters", { config: (json) => Object.assign(json, { alora_invocation_tokens: [5], target_parameters: ["w1"] }) }, "adapter_unsupported", "alora_invocation_tokens is set together with target_parameters"],
   ["repeated layers", config("layer_replication", [[0, 2]]), "adapter_unsupported", "layer_replication is set"],
   ["QA-LoRA", config("use_qalora", true), "adapter_unsupported", "use_qalora is set"],
   ["a rank above the server's", {}, "adapter_too_large", "has rank 8, above the limit of 4; raise max_lora_rank", { maxRank: 4 }],

@@ -310,6 +310,7 @@ describe("adapters", () => {
       digest: "digest of a1",
       rank: 8,
       numModules: 1,
+      invocation: null,
       numBytes: 100,
       numLive: 0,
       numRequests: 2,

@@ -3,11 +3,14 @@ import fc from "fast-check";
 import { composeStep, picksToken } from "../../src/schedule/compose-step.ts";
 import { endAll, endingOf } from "../../src/schedule/retire.ts";
 import { isScoring } from "../../src/schedule/sequence.ts";
+import { asAdapterId } from "../../src/core/ids.ts";
 import {
+  type Asked,
   checkTable,
   compute,
   grantAll,
   shapeOf,
+  slotsOf,
   stepOnce,
   submit,
   tableWith,
@@ -26,7 +29,7 @@ describe("composition of a step", () => {
     const { plan, retired } = stepOnce(table);
     expect(shapeOf(plan)).toEqual(["a:1"]);
     expect(retired.map(({ finish }) => finish.usage)).toEqual([
-      { promptTokens: 5, completionTokens: 3 },
+      { promptTokens: 5, completionTokens: 3, cachedTokens: 0 },
     ]);
     expect(table.sequences.size).toBe(0);
     expect(table.pool.numHeld).toBe(0);
@@ -167,7 +170,7 @@ describe("preemption", () => {
 
   test("every mix of requests ends, in arrival order within an adapter, with all books balanced", () => {
     const request = fc.record({
-      adapter: fc.option(fc.nat(3), { nil: undefined }),
+      adapter: fc.option(fc.constantFrom(0, 1, 2, 90, 91, 92), { nil: undefined }),
       prompt: fc.integer({ min: 1, max: 30 }),
       maxTokens: fc.integer({ min: 1, max: 10 }),
       atStep: fc.nat(30),
@@ -177,11 +180,12 @@ describe("preemption", () => {
       maxRows: fc.integer({ min: 1, max: 20 }),
       maxSequences: fc.integer({ min: 1, max: 6 }),
       numPages: fc.integer({ min: 10, max: 20 }),
+      sharesPrefixes: fc.boolean(),
     });
     fc.assert(
       fc.property(shape, fc.array(request, { maxLength: 25 }), (sizes, requests) => {
-        const { maxRows, maxSequences, numPages } = sizes;
-        const table = tableWith({ maxRows, maxSequences }, numPages);
+        const { maxRows, maxSequences, numPages, sharesPrefixes } = sizes;
+        const table = tableWith({ maxRows, maxSequences, sharesPrefixes }, numPages);
         const firstStarts = new Map<number | null, number[]>();
         let numEnded = 0;
         for (let step = 0; step < 5000; step++) {
@@ -193,10 +197,20 @@ describe("preemption", () => {
           const plan = composeStep(table, step);
           expect(plan.numRows).toBeLessThanOrEqual(maxRows);
           expect(plan.entries.length).toBeLessThanOrEqual(maxSequences);
+          for (const { sequence, slot, position, numRows: count } of plan.entries) {
+            const from = { 90: 6, 91: 3, 92: Infinity }[sequence.adapter as number] ?? 0;
+            // The invocation may be longer than the prompt.
+            const activeFrom = sequence.promptLength > from + (sequence.adapter === asAdapterId(91) ? 1 : 0) ? from : Infinity;
+            const hasSlot = sequence.adapter !== null && (from === 0 || position >= activeFrom);
+            expect(slot as number).toBe(hasSlot ? sequence.adapter! : -1);
+            if (!hasSlot && sequence.adapter !== null) expect(position + count).toBeLessThanOrEqual(activeFrom);
+          }
           const numSamples = plan.entries.map((entry) => (isScoring(entry.sequence) ? entry.numRows : Number(picksToken(entry)))).reduce((a, b) => a + b, 0);
           expect(numSamples).toBeLessThanOrEqual(maxSequences);
           for (const { sequence, position, numRows } of plan.entries) {
-            expect(sequence.pages.length).toBe(Math.ceil((position + numRows) / 4));
+            const needed = Math.ceil((position + numRows) / 4);
+            if (sequence.activeFrom === 0) expect(sequence.pages.length).toBe(needed);
+            expect(sequence.pages.length).toBeGreaterThanOrEqual(needed);
             if (position > 0 || sequence.numPreemptions > 0) continue;
             const arrivals = firstStarts.get(sequence.adapter) ?? [];
             firstStarts.set(sequence.adapter, [...arrivals, sequence.arrival]);
@@ -213,6 +227,61 @@ describe("preemption", () => {
       }),
       { numRuns: 600 },
     );
+  });
+});
+
+describe("an adapter that acts from its invocation on", () => {
+  const start = (asked: Asked[], ...table: Parameters<typeof tableWith>) => {
+    const made = tableWith(...table);
+    for (const each of asked) submit(made, each);
+    grantAll(made);
+    return made;
+  };
+
+  test("has the rows from there on, the base model those before, in one step", () => {
+    const table = start([{ id: "a", adapter: 90, prompt: 9 }, { id: "b", prompt: 2 }]);
+    expect(slotsOf(stepOnce(table).plan)).toEqual(["a:6@-1", "b:2@-1", "a:3@90"]);
+    expect(slotsOf(stepOnce(table).plan)).toEqual(["b:1@-1", "a:1@90"]);
+    checkTable(table);
+  });
+
+  test("has none without its invocation, not of the answer either", () => {
+    const table = start([{ id: "a", adapter: 92, prompt: 5 }]);
+    expect(slotsOf(stepOnce(table).plan)).toEqual(["a:5@-1"]);
+    expect(slotsOf(stepOnce(table).plan)).toEqual(["a:1@-1"]);
+  });
+
+  test("has the same rows whatever the chunks", () => {
+    const table = start([{ id: "a", adapter: 91, prompt: 9 }], { maxRows: 2 });
+    const steps = Array.from({ length: 6 }, () => slotsOf(stepOnce(table).plan));
+    expect(steps).toEqual([["a:2@-1"], ["a:1@-1", "a:1@91"], ["a:2@91"], ["a:2@91"], ["a:1@91"], ["a:1@91"]]);
+  });
+
+  test("waits a step where the step has no room for a further entry", () => {
+    const table = start([{ id: "a", adapter: 90, prompt: 9 }, { id: "b", prompt: 2 }], { maxSequences: 2 });
+    const { plan } = stepOnce(table);
+    expect([slotsOf(plan), plan.numRows]).toEqual([["a:6@-1", "b:2@-1"], 8]);
+    expect(slotsOf(stepOnce(table).plan)).toEqual(["b:1@-1", "a:3@90"]);
+    checkTable(table);
+  });
+
+  test("ends once when it is cancelled in the step in which it comes to act", () => {
+    const table = start([{ id: "a", adapter: 90, prompt: 9 }]);
+    const plan = composeStep(table, 0);
+    endAll(table, endingOf("cancelled"), 0);
+    expect(compute(table, plan).map(({ finish }) => finish.reason)).toEqual(["cancelled"]);
+    expect([table.running.length, table.pool.numHeld, table.sequences.size]).toEqual([0, 0, 0]);
+  });
+
+  test("acts from the same position on once it is computed again", () => {
+    const table = start([{ id: "first", prompt: 7, maxTokens: 6 }, { id: "a", adapter: 90, prompt: 7, maxTokens: 6 }], {}, 4);
+    const a = [...table.sequences.values()].find(({ id }) => id === "a")!;
+    while (a.numPreemptions === 0) stepOnce(table);
+    while (a.phase === "waiting") {
+      grantAll(table);
+      stepOnce(table);
+    }
+    expect([a.activeFrom, a.numPreemptions]).toEqual([6, 1]);
   });
 });
 

@@ -10,7 +10,7 @@ import type { Finish } from "../../src/core/request.ts";
 import type { Sampling } from "../../src/core/sampling.ts";
 import { createLocalRuntime, type LocalRuntime } from "../../src/runtime/local-runtime.ts";
 import type { Generation } from "../../src/runtime/runtime.ts";
-import { FakeBackend, nextToken } from "../helpers/fake-backend.ts";
+import { computedBy, FakeBackend, nextToken } from "../helpers/fake-backend.ts";
 import { fakeModel, weightsOf } from "../helpers/runtime.ts";
 import { samplingWith } from "../helpers/sampling.ts";
 import { Chance, VirtualTime } from "./virtual-time.ts";
@@ -21,6 +21,8 @@ export interface SimulationReport {
   readonly refused: number;
   readonly preemptions: number;
   readonly evictions: number;
+  /** Tokens of prompts that had been computed for others. */
+  readonly prefixHits: number;
   readonly reasons: Readonly<Record<string, number>>;
   readonly longestWaitSteps: number;
   /** Equal for equal runs. */
@@ -48,13 +50,15 @@ interface Profile {
   readonly maxLoadMs: number;
   readonly longestOutput: number;
   readonly longestPrompt: number;
+  readonly sharesPrefixes: boolean;
 }
 
 interface Live {
   readonly generation: Generation;
   readonly index: number;
   readonly prompt: readonly number[];
-  readonly digest: string;
+  /** What computes it. */
+  readonly by: string;
   readonly sampling: Sampling;
   readonly acceptedAtStep: number;
   /** Steps before the first token at most. */
@@ -92,15 +96,16 @@ const drawProfile = (chance: Chance): Profile => {
     maxLoadMs: chance.int(0, 100),
     longestOutput: chance.int(1, 40),
     longestPrompt: chance.int(1, 38),
+    sharesPrefixes: chance.isOnce(0.7),
   };
 };
 
 /** What the request gives when it is alone and nobody ends it. */
-function aloneTokens({ digest, sampling, prompt }: Live, vocabSize: number): number[] {
+function aloneTokens({ by, sampling, prompt }: Live, vocabSize: number): number[] {
   const all = [...prompt];
   const ids: number[] = [];
   while (ids.length < sampling.maxTokens) {
-    let id = nextToken(digest, sampling.seed, all, vocabSize);
+    let id = nextToken(by, sampling.seed, all, vocabSize);
     if (ids.length < sampling.minTokens) {
       while (sampling.stopTokenIds.has(id)) id = (id + 1) % vocabSize;
     }
@@ -109,6 +114,18 @@ function aloneTokens({ digest, sampling, prompt }: Live, vocabSize: number): num
     if (sampling.stopTokenIds.has(id)) break;
   }
   return ids;
+}
+
+/** Every third adapter acts from two tokens on. */
+const invocationOf = (which: number): readonly [number, number] | undefined => (which % 3 === 1 ? [which, which + 1] : undefined);
+
+function computedFor(which: number, prompt: readonly number[]): string {
+  if (which < 0) return "base";
+  const digest = `digest of a${which}`;
+  const invocation = invocationOf(which);
+  if (invocation === undefined) return digest;
+  const start = prompt.findLastIndex((id, i) => id === invocation[0] && prompt[i + 1] === invocation[1]);
+  return computedBy(digest, start < 0 ? Infinity : start);
 }
 
 function promise(condition: boolean, what: string): asserts condition {
@@ -208,9 +225,11 @@ class Simulation {
   #submit(): void {
     const { longestPrompt, longestOutput, vocabSize, numAdapters } = this.#profile;
     const chance = this.#chance;
-    const prompt = Array.from({ length: chance.int(1, longestPrompt) }, () =>
-      chance.int(0, vocabSize - 1),
-    );
+    const own = Array.from({ length: chance.int(1, longestPrompt) }, () => chance.int(0, vocabSize - 1));
+    // Half of them begin as another did, or go on where another ended.
+    const numShared = chance.isOnce(0.5) ? chance.int(0, own.length - 1) : 0;
+    const { prompt: earlier = own, ids = [] } = this.#requests.at(-chance.int(1, 6)) ?? {};
+    const prompt = [...[...earlier, ...ids].slice(0, numShared), ...own.slice(numShared)];
     const maxTokens = chance.int(1, longestOutput);
     const hasStops = chance.isOnce(0.3);
     const sampling = samplingWith({
@@ -222,6 +241,8 @@ class Simulation {
     // Squaring makes the first adapters hot and the last ones rare.
     const which = Math.floor(chance.next() ** 2 * (numAdapters + 1)) - 1;
     const adapter = which < 0 ? null : this.#adapters[which]!;
+    const invocation = invocationOf(which);
+    if (invocation !== undefined && chance.isOnce(0.8)) prompt.splice(chance.int(0, prompt.length - 1), 2, ...invocation);
     const timeoutMs = chance.isOnce(0.03) ? chance.int(1, 100) : null;
     let generation: Generation;
     try {
@@ -244,7 +265,7 @@ class Simulation {
       generation,
       index: this.#requests.length,
       prompt,
-      digest: which < 0 ? "base" : `digest of a${which}`,
+      by: computedFor(which, prompt),
       sampling,
       acceptedAtStep: this.#backend.steps,
       maxWaitSteps: this.#maxWaitSteps(),
@@ -260,15 +281,17 @@ class Simulation {
   }
 
   /**
-   * Those before it one after the other, the aging, and a quantum for each round of adapters over the slots.
+   * Those before it one after the other, each taking turns with the other adapters for the places there are, the aging, and a
+   * quantum for each round of adapters over the slots.
    * A request that nobody holds back waits far less; one that is passed for ever waits longer.
    */
   #maxWaitSteps(): number {
     const { agingSteps, quantumSteps, numAdapters, numSlots } = this.#profile;
-    const { longestPrompt, longestOutput } = this.#profile;
+    const { longestPrompt, longestOutput, maxSequences } = this.#profile;
     const { waitingRequests, runningRequests } = this.#runtime.stats();
     const numRounds = 1 + Math.ceil(numAdapters / numSlots);
-    const serviceSteps = 3 * (longestPrompt + longestOutput);
+    const numTurns = Math.max(3, Math.ceil((numAdapters + 1) / maxSequences));
+    const serviceSteps = numTurns * (longestPrompt + longestOutput);
     return (
       agingSteps + quantumSteps * numRounds + (waitingRequests + runningRequests + 1) * serviceSteps
     );
@@ -326,7 +349,7 @@ class Simulation {
       if (this.#chance.isOnce(0.5)) throw Object.assign(new Error("read failed"), { code: "EIO" });
       throw new AdapterError("adapter_invalid", `${name} is broken`);
     }
-    return weightsOf(`digest of ${name}`, 60 + (name.charCodeAt(1) % 5) * 30);
+    return weightsOf(`digest of ${name}`, 60 + (name.charCodeAt(1) % 5) * 30, invocationOf(Number(name.slice(1))));
   }
 
   async #finishAll(): Promise<void> {
@@ -383,7 +406,7 @@ class Simulation {
   }
 
   #report(): SimulationReport {
-    const { preemptions, adapterEvictions, finished } = this.#runtime.stats();
+    const { preemptions, adapterEvictions, finished, prefixHits } = this.#runtime.stats();
     const waits = this.#requests.flatMap(({ firstTokenAtStep, acceptedAtStep }) =>
       firstTokenAtStep === null ? [] : [firstTokenAtStep - acceptedAtStep],
     );
@@ -393,6 +416,7 @@ class Simulation {
       refused: this.#refused,
       preemptions,
       evictions: adapterEvictions,
+      prefixHits,
       reasons: finished,
       longestWaitSteps: Math.max(0, ...waits),
       traceHash: this.#traceHash,

@@ -13,12 +13,14 @@ describe("the runtime under load drawn from a seed", () => {
     let steps = 0;
     let preemptions = 0;
     let evictions = 0;
+    let prefixHits = 0;
     const reasons = new Set<string>();
     for (const seed of seeds) {
       const report = await simulate(seed, NUM_TICKS);
       steps += report.steps;
       preemptions += report.preemptions;
       evictions += report.evictions;
+      prefixHits += report.prefixHits;
       for (const [reason, count] of Object.entries(report.reasons)) {
         if (count > 0) reasons.add(reason);
       }
@@ -28,6 +30,7 @@ describe("the runtime under load drawn from a seed", () => {
     if (seeds.length < 20) return;
     expect(preemptions).toBeGreaterThan(100);
     expect(evictions).toBeGreaterThan(1000);
+    expect(prefixHits).toBeGreaterThan(1000);
     expect([...reasons].toSorted()).toEqual(["cancelled", "error", "length", "stop", "timeout"]);
   }, 120_000);
 

@@ -62,7 +62,7 @@ const floods: Flood[] = [
 ];
 
 /** Steps from submission to the first token of each cold request, under a flood that never ends. */
-async function waitsUnder(flood: Flood): Promise<number[]> {
+async function waitsUnder(flood: Flood, sharesPrefixes: boolean): Promise<number[]> {
   const time = new VirtualTime();
   const backend = new FakeBackend({
     numSlots: flood.numSlots,
@@ -78,7 +78,7 @@ async function waitsUnder(flood: Flood): Promise<number[]> {
       await time.sleep(3);
       return weightsOf(`digest of ${name}`, 100);
     },
-    options: { agingSteps: AGING, quantumSteps: QUANTUM },
+    options: { sharesPrefixes, agingSteps: AGING, quantumSteps: QUANTUM },
     clock: time.clock,
     timers: time.timers,
     yieldTurn: time.yieldTurn,
@@ -121,8 +121,16 @@ async function waitsUnder(flood: Flood): Promise<number[]> {
 
 describe("a request of a rare adapter waits a bounded number of steps", () => {
   test.each(floods)("under $title", async (flood) => {
-    const waits = await waitsUnder(flood);
+    const waits = await waitsUnder(flood, false);
     expect(waits).toHaveLength(10 * flood.coldAdapters.length);
     expect(Math.max(...waits)).toBeLessThanOrEqual(flood.maxWaitSteps);
+  });
+
+  // Preempted sequences find their pages again and take the places that they left before the slot is granted: the rare one then
+  // waits for a place, too, which is a quantum more.
+  test.each(floods)("under $title, with prefixes that are kept", async (flood) => {
+    const waits = await waitsUnder(flood, true);
+    expect(waits).toHaveLength(10 * flood.coldAdapters.length);
+    expect(Math.max(...waits)).toBeLessThanOrEqual(flood.maxWaitSteps + QUANTUM);
   });
 });

@@ -113,15 +113,17 @@ void Engine::allocate() {
   reserve_rank(INITIAL_TOTAL_RANK);
   partial_ = DeviceMemory(decode_partial_bytes(decode_item_capacity_, o.num_heads, o.head_dim), "attention's partial sums");
   arrived_ = DeviceMemory(static_cast<size_t>(row_capacity_) * o.num_heads * sizeof(uint32_t), "attention's counters");
-  /* Pages may all be listed, and a page may be shared by sequences. */
   PlanLimits smallest_tiles = limits_;
   smallest_tiles.large_tile_rows = SMALL_TILE_ROWS;
   const int most_tiles = std::max(max_tiles(limits_, SMALL_ROWS), max_tiles(smallest_tiles, row_capacity_));
   const BlockLayout largest = BlockLayout::of(row_capacity_, sampled_capacity_, decode_item_capacity_, row_capacity_, most_tiles);
-  const size_t block_words = largest.pages_at + static_cast<size_t>(o.num_pages) + o.max_sequences;
+  const size_t most_listed = static_cast<size_t>(MAX_TABLES_PER_PAGE) * o.num_pages;
+  /* Twice where an adapter comes to act within a step: its sequence is there two times then. */
+  const size_t block_words = largest.pages_at + 2 * most_listed + o.max_sequences;
   block_ = DeviceMemory(block_words * sizeof(int32_t), "step blocks");
   host_block_ = PinnedMemory(block_words * sizeof(int32_t));
-  const size_t most_adjustments = static_cast<size_t>(o.num_pages) * PAGE_TOKENS + static_cast<size_t>(o.max_sequences) * 1024;
+  const size_t most_penalties = std::min(most_listed * PAGE_TOKENS, static_cast<size_t>(o.max_sequences) * std::min(o.max_context, o.vocabulary));
+  const size_t most_adjustments = most_penalties + static_cast<size_t>(o.max_sequences) * 1024;
   adjustments_ = DeviceMemory(most_adjustments * ADJUSTMENT_WORDS * sizeof(int32_t), "penalties");
   const size_t result_bytes = (RESULT_HEADER_WORDS + static_cast<size_t>(sampled_capacity_) * RESULT_WORDS) * sizeof(int32_t);
   results_ = DeviceMemory(result_bytes, "results");

@@ -2,7 +2,7 @@
 import { AdapterError, InvariantError, invariant } from "../../core/errors.ts";
 import type { SlotId } from "../../core/ids.ts";
 import { decodeResult, encodeStep, resultWords, StepBlock, stepWords } from "../../core/step-block.ts";
-import { RESULT_HEADER } from "../../core/step-layout.ts";
+import { MAX_TABLES_PER_PAGE, RESULT_HEADER } from "../../core/step-layout.ts";
 import type { Step, StepResult } from "../../core/step.ts";
 import type { AdapterForm, AdapterWeights } from "../../lora/adapter-weights.ts";
 import { RunAllocator } from "../../lora/run-allocator.ts";
@@ -121,9 +121,11 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
       (numExperts + 4 + topK) * 4,
     ),
   );
+  const maxListed = MAX_TABLES_PER_PAGE * numPages;
   // Penalties list tokens that are in the KV pool, or were just sampled; biases and stop tokens come on top.
-  const maxAdjustments = numPages * PAGE_TOKENS + maxSequences * 1024;
-  const blockWords = stepWords(maxRows, maxSequences, numPages, maxSequences, maxSequences, maxAdjustments, maxSequences * Math.ceil(program.vocabSize / 32));
+  const maxAdjustments = Math.min(maxListed * PAGE_TOKENS, maxSequences * Math.min(maxContext, program.vocabSize)) + maxSequences * 1024;
+  // A sequence whose adapter comes to act in the step is there twice, and so are its pages.
+  const blockWords = stepWords(maxRows, maxSequences, 2 * maxListed, maxSequences, maxSequences, maxAdjustments, maxSequences * Math.ceil(program.vocabSize / 32));
   const workCounterWords = program.operations.length * WORK_COUNTERS;
   const eachBytes = program.weights.map((weight) => matrixBytes(exports, weight, format));
   const sizes = program.weights.map(({ numExperts: count = 1 }, id) => eachBytes[id]! * count);

@@ -6,7 +6,7 @@ export function writeRequests(out: Exposition, { runtime, metrics, live }: HttpD
   const stats = runtime.stats();
   out.gauge("vllm:num_requests_running", "Sequences that take part in steps.", stats.runningRequests);
   out.gauge("vllm:num_requests_waiting", "Sequences that wait for their first step.", stats.waitingRequests);
-  out.counter("vllm:prompt_tokens_total", "Prompt tokens computed.", stats.promptTokens);
+  out.counter("vllm:prompt_tokens_total", "Prompt tokens of sequences that have their first token, cached ones among them.", stats.promptTokens);
   out.counter("vllm:generation_tokens_total", "Tokens generated.", stats.generatedTokens);
   out.counter("vllm:request_success_total", "Sequences ended, by reason.", byLabel("finished_reason", stats.finished));
   out.counter("lorikeet_requests_refused_total", "Sequences refused, by error code.", byLabel("code", stats.refused));
@@ -30,9 +30,12 @@ export function writeEngine(out: Exposition, { runtime }: HttpDependencies): voi
   out.gauge("vllm:cache_config_info", "Size of the KV cache in pages of so many positions.", [
     { labels: { block_size: String(stats.pageTokens), num_gpu_blocks: String(stats.numPages) }, value: 1 },
   ]);
+  out.counter("vllm:prefix_cache_queries_total", "Tokens of sequences that looked in the prefix cache when they started.", stats.prefixQueries);
+  out.counter("vllm:prefix_cache_hits_total", "Of those, tokens that were found and not computed again.", stats.prefixHits);
   out.counter("vllm:num_preemptions_total", "Sequences that gave their pages back.", stats.preemptions);
   out.gauge("lorikeet_kv_pages", "KV pages.", stats.numPages);
   out.gauge("lorikeet_kv_pages_used", "KV pages in use.", stats.usedPages);
+  out.gauge("lorikeet_kv_pages_idle", "KV pages in nobody's use that the prefix cache keeps until others need them.", stats.idlePages);
   out.counter("lorikeet_steps_total", "Steps run.", stats.steps);
   out.counter("lorikeet_step_compute_seconds_total", "Time of steps in native code.", stats.stepComputeMs / 1000);
   out.counter("lorikeet_step_host_seconds_total", "Time of steps outside native code.", stats.stepHostMs / 1000);

@@ -45,10 +45,11 @@ export interface AnswerUsage extends Usage {
   readonly timings?: readonly RequestTiming[];
 }
 
-export const usageOf = ({ promptTokens, completionTokens, timings }: AnswerUsage) => ({
+export const usageOf = ({ promptTokens, completionTokens, cachedTokens, timings }: AnswerUsage) => ({
   prompt_tokens: promptTokens,
   completion_tokens: completionTokens,
   total_tokens: promptTokens + completionTokens,
+  ...(cachedTokens === undefined ? {} : { prompt_tokens_details: { cached_tokens: cachedTokens } }),
   ...(timings === undefined ? {} : { timeline: timings.map(timelineOf) }),
 });
 

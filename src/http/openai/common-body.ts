@@ -17,6 +17,8 @@ export interface CommonBody {
   readonly wanted: WantedGrammar | null;
   /** Lower goes first. */
   readonly priority: number;
+  /** Computed prefixes are shared with requests of the same salt only; `null` for those without. */
+  readonly cacheSalt: string | null;
   /** Longest life of the request; `null` for the server's own limit. */
   readonly timeoutMs: number | null;
   readonly stream: boolean;
@@ -60,6 +62,7 @@ export function readCommonBody(
     params: { ...samplingParams(fields), logprobs: logprobs(fields) ?? null },
     wanted,
     priority: fields.integer("priority", -MAX_PRIORITY, MAX_PRIORITY) ?? 0,
+    cacheSalt: readCacheSalt(fields),
     timeoutMs: readTimeout(fields),
     stream,
     ...streamOptions,
@@ -77,6 +80,13 @@ function refuseBestOf(fields: Fields): void {
 }
 
 const MAX_PRIORITY = 1_000_000;
+const MAX_SALT_CHARS = 1024;
+
+function readCacheSalt(fields: Fields): string | null {
+  const salt = fields.string("cache_salt") ?? null;
+  if (salt === null || (salt !== "" && salt.length <= MAX_SALT_CHARS)) return salt;
+  throw badField("cache_salt", `must have 1 to ${MAX_SALT_CHARS} characters, got ${salt.length}`);
+}
 
 /** Seconds, whole or not. */
 function readTimeout(fields: Fields): number | null {

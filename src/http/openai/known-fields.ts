@@ -39,6 +39,7 @@ const COMMON_FIELDS = [
   "return_tokens_as_token_ids",
   "return_timeline",
   "priority",
+  "cache_salt",
   "timeout",
 ] as const;
 
@@ -70,7 +71,6 @@ const COMMON_UNSERVED: Unserved = {
   detokenize: [true],
   thinking_token_budget: [],
   disaggregated_params: [],
-  cache_salt: [],
 };
 
 export interface FieldTable {

@@ -57,6 +57,7 @@ const adapterCard = (adapter: AdapterListing, isAdmin: boolean) => ({
   rank: adapter.rank,
   modules: adapter.numModules,
   bytes: adapter.numBytes,
+  ...(adapter.invocation === null ? {} : { alora_invocation_tokens: adapter.invocation }),
   active_requests: adapter.numLive,
   requests: adapter.numRequests,
   prompt_tokens: adapter.promptTokens,
