@@ -76,7 +76,7 @@ describe("a broken reader is found out", () => {
     const slow = misbehaving(() => Bun.sleepSync(15));
     expect(fuzz(slow, 1, { ...FUZZ_LIMITS, inputs: 1, maxInputMs: 10 }).faults[0]).toContain("took ");
     const kept: Uint8Array[] = [];
-    const greedy = misbehaving(() => kept.push(new Uint8Array(16_384).fill(1)));
+    const greedy = misbehaving(() => kept.push(new Uint8Array(32_768).fill(1)));
     expect(fuzz(greedy, 1, { ...FUZZ_LIMITS, inputs: 8192, maxGrowthBytes: 32 * 1024 * 1024 }).faults.at(-1)).toContain("the process grew by");
     const rude = misbehaving(() => {
       throw new TypeError("undefined is not an object");
