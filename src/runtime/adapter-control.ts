@@ -124,6 +124,7 @@ export class AdapterControl {
     const { registry } = this.#input;
     if (intId !== undefined) registry.checkIntId(intId, name);
     const record = path === undefined ? registry.find(name) : await this.#adapterAt(name, path, source ?? null);
+    if (record.shutOut !== null) throw record.shutOut;
     if (intId !== undefined) registry.claimIntId(intId, record);
     return record;
   }
@@ -148,7 +149,7 @@ export class AdapterControl {
         this.#pending.get(record.id)?.reject(fact.error);
         return onLoad({ name: record.name, error: fact.error });
       case "request.ended":
-        record.noteEnded(fact.finish.usage);
+        record.noteEnded(fact.finish);
         if (record.isRetired) void this.#removeOnceIdle(record);
     }
   }

@@ -25,7 +25,7 @@ export interface AdapterToUnload {
   readonly intId?: number;
 }
 
-/** `draining`: its name means something else by now, or nothing, and its last requests are under way. */
+/** `failed`: its last load failed, or its last requests gave no finite numbers; `draining`: its name means something else by now, or nothing, and its last requests are under way. */
 export type AdapterState = "registered" | "loading" | "host" | "device" | "failed" | "draining";
 
 /** The fastest place that holds it. */

@@ -1,8 +1,11 @@
 /** What the runtime keeps of one content of one adapter name. */
 import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.events.ts";
-import type { LorikeetError } from "../core/errors.ts";
+import { AdapterError, type LorikeetError } from "../core/errors.ts";
 import { type AdapterId } from "../core/ids.ts";
-import type { Usage } from "../core/request.ts";
+import type { Finish, Usage } from "../core/request.ts";
+
+/** One may be the prompt's doing; an adapter that always overflows only costs others their share. */
+const MAX_OVERFLOWS = 3;
 
 export interface AdapterSource {
   /** Directory of its files, or a `.nemo` file. */
@@ -38,6 +41,8 @@ export class AdapterRecord implements AdapterSource {
   /** Unix seconds. */
   lastUsed: number | null = null;
 
+  /** Requests in a row that ended because it gives numbers that are not finite. */
+  #numOverflows = 0;
   /** What its name means since. */
   #heir: AdapterRecord | null = null;
 
@@ -55,9 +60,24 @@ export class AdapterRecord implements AdapterSource {
     this.lastUsed = unixSeconds;
   }
 
-  noteEnded(usage: Usage): void {
+  noteEnded({ reason, error, usage }: Finish): void {
     this.numLive--;
     this.#count(usage);
+    if (error?.errorCode === "non_finite_logits") {
+      this.#numOverflows++;
+      this.lastError = error.message;
+    } else if (reason === "stop" || reason === "length") this.#numOverflows = 0;
+  }
+
+  /** Why nobody gets it any more, though its files can be read; `null` for one that is served. */
+  get shutOut(): AdapterError | null {
+    if (this.#numOverflows < MAX_OVERFLOWS) return null;
+    return new AdapterError(
+      "adapter_invalid",
+      `adapter ${this.name} is served no longer: its last ${this.#numOverflows} requests gave numbers that are not finite; check its weights ` +
+        "and load it again (load_inplace), or restart the server",
+      { field: "lora_name" },
+    );
   }
 
   #count(usage: Usage): void {

@@ -58,7 +58,8 @@ function checkFields(
     });
   }
   if (adapter === null) return;
-  registry.get(adapter);
+  const { shutOut } = registry.get(adapter);
+  if (shutOut !== null) throw shutOut;
   if (numSlots === 0) {
     throw new AdapterError(
       "adapter_unsupported",

@@ -86,8 +86,9 @@ export function listingOf({ table, pool, lru }: RuntimeParts, record: AdapterRec
   return { ...rest, tier, state: stateOf(tier, record), numRunning: group?.numRunning ?? 0, numWaiting: group?.waiting.length ?? 0 };
 }
 
-function stateOf(tier: AdapterTier, { isRetired, isLoading, lastError }: AdapterRecord): AdapterState {
+function stateOf(tier: AdapterTier, { isRetired, isLoading, lastError, shutOut }: AdapterRecord): AdapterState {
   if (isRetired) return "draining";
+  if (shutOut !== null) return "failed";
   if (tier !== "disk") return tier;
   if (isLoading) return "loading";
   return lastError === null ? "registered" : "failed";

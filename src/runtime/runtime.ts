@@ -29,6 +29,7 @@ export interface Runtime {
    *
    * @throws {CapacityError} `queue_full` or `shutting_down`, before anything is kept
    * @throws {RequestError} `context_length_exceeded`, `invalid_request`
+   * @throws {AdapterError} `adapter_invalid` for an adapter whose last requests gave no finite numbers
    */
   generate(request: GenerationRequest): Generation;
 
@@ -42,7 +43,7 @@ export interface Runtime {
   /**
    * Finds the adapter that a client named, registering one by path where that is allowed.
    *
-   * @throws {AdapterError} `adapter_not_found`
+   * @throws {AdapterError} `adapter_not_found`; `adapter_invalid` for one whose last requests gave no finite numbers
    * @throws {RequestError} `forbidden_path` when the path is outside the configured roots
    */
   resolveAdapter(reference: AdapterReference): Promise<AdapterId>;

@@ -48,4 +48,10 @@ describe("an adapter that overflows", () => {
     expect(opened.runtime.failure).toBeNull();
     expect(opened.runtime.stats()).toMatchObject({ runningRequests: 0, usedPages: 0 });
   });
+
+  test("it is shut out then, and its neighbours are not", async () => {
+    expect(() => opened.runtime.generate(requestWith([1, 2, 3], { adapter: overflowing }))).toThrow("adapter huge is served no longer");
+    expect(opened.runtime.adapters()).toMatchObject([{ name: "huge", state: "failed", lastError: expect.stringContaining("not a finite number") }, { name: "good", state: "device" }]);
+    expect((await ask([1, 2, 3], healthy)).finish.reason).toBe("length");
+  });
 });

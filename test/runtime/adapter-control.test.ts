@@ -298,3 +298,44 @@ test("an adapter whose files changed since they were first read is refused when 
   expect((await ask("a")).finish.error).toMatchObject({ errorCode: "adapter_invalid", message: expect.stringContaining("load_inplace") });
   await runtime.close();
 });
+
+describe("an adapter whose requests give numbers that are not finite", () => {
+  const poisoned = new Set([5n]);
+  const openPoisoned = async () => {
+    const bench = open({}, { poisonedSeeds: poisoned });
+    await bench.runtime.loadAdapter({ name: "sql", path: "one" });
+    await bench.runtime.loadAdapter({ name: "fr", path: "two" });
+    const id = await bench.runtime.resolveAdapter({ name: "sql" });
+    const reasons = async (...seeds: bigint[]) => {
+      const found = [];
+      for (const seed of seeds) found.push((await collect(bench.runtime.generate(requestWith([1, 2], { adapter: id, seed, maxTokens: 2 })))).finish.reason);
+      return found;
+    };
+    return { ...bench, id, reasons };
+  };
+
+  test("is shut out after three in a row, told of, and others are served", async () => {
+    const { runtime, id, reasons, ask } = await openPoisoned();
+    expect(await reasons(5n, 5n, 0n, 5n, 5n)).toEqual(["error", "error", "length", "error", "error"]);
+    expect(runtime.adapters().find(({ name }) => name === "sql")).toMatchObject({ state: "device", lastError: expect.stringContaining("not a finite number") });
+    expect(await reasons(5n)).toEqual(["error"]);
+    const message = "adapter sql is served no longer: its last 3 requests gave numbers that are not finite";
+    expect(() => runtime.generate(requestWith([1], { adapter: id }))).toThrow(message);
+    expect(runtime.resolveAdapter({ name: "sql" })).rejects.toMatchObject({ errorCode: "adapter_invalid", field: "lora_name", message: expect.stringContaining(message) });
+    expect(runtime.adapters().find(({ name }) => name === "sql")).toMatchObject({ state: "failed", lastError: expect.stringContaining("not a finite number") });
+    expect((await collect(await ask("fr"))).ids).toEqual(tokensOf("two"));
+    expect((await collect(runtime.generate(requestWith([1])))).finish.reason).toBe("length");
+    await runtime.close();
+  });
+
+  test("is served again once it is loaded in its place, and may be unloaded", async () => {
+    const { runtime, reasons, ask } = await openPoisoned();
+    await reasons(5n, 5n, 5n);
+    await runtime.loadAdapter({ name: "sql", path: "two", replace: true });
+    expect((await collect(await ask("sql"))).ids).toEqual(tokensOf("two"));
+    expect(runtime.adapters().find(({ name }) => name === "sql")).toMatchObject({ state: "device", lastError: null });
+    await runtime.unloadAdapter({ name: "sql" });
+    expect(await codeOf(runtime.resolveAdapter({ name: "sql" }))).toBe("adapter_not_found");
+    await runtime.close();
+  });
+});
