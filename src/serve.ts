@@ -6,7 +6,8 @@ import packageJson from "../package.json" with { type: "json" };
 import { downloadProgress } from "./download-progress.ts";
 import { weightsProgress } from "./weights-progress.ts";
 import type { Config } from "./config/settings.ts";
-import { type HttpServer, listen } from "./http/server.ts";
+import { ConfigError } from "./core/errors.ts";
+import { type Address, type HttpServer, listen } from "./http/server.ts";
 import { openTracing } from "./http/telemetry/tracing.ts";
 import { chatEncoder } from "./runtime/chat.ts";
 import { type Opened, openRuntime } from "./runtime/open-runtime.ts";
@@ -25,6 +26,7 @@ export interface RunningServer {
  */
 export async function startServer(config: Config, page?: Bun.HTMLBundle): Promise<RunningServer> {
   const log = pino({ level: config.logLevel === "warning" ? "warn" : config.logLevel }, pino.destination({ dest: 2, sync: true }));
+  const adminAddress = adminAddressOf(config);
   const tracing = await openTracing(process.env, packageJson.version);
   let http: HttpServer | null = null;
   const opened = await openRuntime({
@@ -49,6 +51,7 @@ export async function startServer(config: Config, page?: Bun.HTMLBundle): Promis
       port: config.port,
       apiKeys: [...config.apiKey, ...config.clients],
       adminKeys: config.adminKey,
+      adminAddress,
       allowNoKey: config.allowNoKey,
       allowedHosts: config.allowedHost,
       baseNames: [runtime.model.name],
@@ -75,6 +78,12 @@ export async function startServer(config: Config, page?: Bun.HTMLBundle): Promis
   };
 }
 
+function adminAddressOf({ adminHost, adminPort }: Config): Address | null {
+  if (adminPort !== null) return { host: adminHost ?? "127.0.0.1", port: adminPort };
+  if (adminHost === null) return null;
+  throw new ConfigError("config_invalid", `admin_host ${adminHost} needs a port of its own; set admin_port as well`, { field: "adminPort" });
+}
+
 /** Which versions are served of what was downloaded. */
 function logOrigins(log: pino.Logger, { runtime, modelOrigin, served }: Opened): void {
   if (modelOrigin !== null) log.info({ model: runtime.model.name, origin: modelOrigin }, "model downloaded or found in the cache");
@@ -99,7 +108,7 @@ export function banner(config: Config, { http, opened }: RunningServer): string 
   const { model, backend } = runtime;
   const host = config.host.replaceAll(/[[\]]/g, "");
   const reachedAt = ALL_INTERFACES[host] ?? host;
-  const address = `http://${reachedAt.includes(":") ? `[${reachedAt}]` : reachedAt}:${http.port}`;
+  const address = urlOf(reachedAt, http.port);
   const names = served.map(({ name }) => name);
   const adapter = names[0];
   return [
@@ -109,6 +118,7 @@ export function banner(config: Config, { http, opened }: RunningServer): string 
     `  adapters  ${served.length === 0 ? "none" : `${served.length}: ${listed(names)}`}`,
     ...refused.map(({ name, error }) => `            not served: ${name}: ${error.message}`),
     `  address   ${address}${host === reachedAt ? "" : ` (listening on all interfaces, ${config.host})`}`,
+    ...(http.admin === null ? [] : [`  admin     ${urlOf(http.admin.host.replaceAll(/[[\]]/g, ""), http.admin.port)}`]),
     "",
     "Try it:",
     `  ${curl(config, opened, address, model.name, "Tell me a story.")}`,
@@ -116,6 +126,8 @@ export function banner(config: Config, { http, opened }: RunningServer): string 
     "",
   ].join("\n");
 }
+
+const urlOf = (host: string, port: number): string => `http://${host.includes(":") ? `[${host}]` : host}:${port}`;
 
 /** Addresses that stand for every one of this machine's, and one of those. */
 const ALL_INTERFACES: Readonly<Record<string, string>> = { "0.0.0.0": "127.0.0.1", "::": "::1" };

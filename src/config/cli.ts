@@ -47,7 +47,7 @@ export interface CliEnvironment {
 }
 
 const SERVE_FLAGS = [
-  "servedModelName", "sourceHost", "downloadTimeoutS", "host", "port", "allowedHost", "apiKey", "adminKey", "allowNoKey", "adapterRoot", "adapterSource", "loraConfig.loraDir",
+  "servedModelName", "sourceHost", "downloadTimeoutS", "host", "port", "allowedHost", "apiKey", "adminKey", "adminHost", "adminPort", "allowNoKey", "adapterRoot", "adapterSource", "loraConfig.loraDir",
   "loraConfig.maxLoraRank", "loraConfig.maxLoras", "loraConfig.maxCpuLoras", "backend", "dtype", "threads",
   "maxBatchSize", "maxNumTokens", "maxSeqLen", "maxQueue", "requestTimeoutS", "kvCacheConfig.enableBlockReuse", "shutdownTimeoutS", "logLevel",
 ] as const;

@@ -18,6 +18,8 @@ export const SERVER_SETTINGS = {
   allowedHost: texts("NAME", "a host name to answer to besides localhost, when there is no API key"),
   apiKey: texts("KEY", "an API key; every request must send one of them; also LORIKEET_API_KEY"),
   adminKey: texts("KEY", "a key that may load and unload adapters, and do all that an API key may; also LORIKEET_ADMIN_KEY"),
+  adminHost: text(null, "HOST", "address of administration, with admin_port; 127.0.0.1 by default"),
+  adminPort: integer(null, 0, 65_535, "port of its own for loading and unloading adapters and for events, which are then there only; needs an admin key"),
   clients: clients("clients with a key each, a share of the device (weight) and a quota (max_requests, requests_per_minute, tokens_per_minute)"),
   allowNoKey: boolean(false, "listen on a public address without an API key"),
   shutdownTimeoutS: integer(30, 0, 3_600, "seconds that running requests get to end after a stop signal"),

@@ -21,6 +21,16 @@ export interface Access {
   tenantOf(headers: Headers): string;
 }
 
+/** The same keys where nothing can be administered: an admin key is one key among others there. */
+export const withoutAdmin = (access: Access): Access => ({
+  ...access,
+  hasAdmin: false,
+  isAdmin: () => false,
+  checkAdmin: () => {
+    throw new RequestError("admin_only", "nothing can be administered here; the server has another address for that");
+  },
+});
+
 interface KnownKey {
   readonly name: string;
   readonly digest: Buffer;

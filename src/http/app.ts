@@ -4,6 +4,7 @@ import { RequestError } from "../core/errors.ts";
 import { logFault } from "./log-fault.ts";
 import type { HttpDependencies } from "./dependencies.ts";
 import { errorResponse } from "./error-response.ts";
+import { adapterControlRoutes } from "./routes/adapter-control.ts";
 import { adapterRoutes } from "./routes/adapters.ts";
 import { chatCompletionRoutes } from "./routes/chat-completions.ts";
 import { completionRoutes } from "./routes/completions.ts";
@@ -17,7 +18,10 @@ import { modelRoutes } from "./routes/models.ts";
 const OPEN_ROUTE = "/health";
 
 /** Every route. */
-export const createApp = (deps: HttpDependencies) =>
+export const createApp = (deps: HttpDependencies) => createPublicApp(deps).use(adapterControlRoutes(deps)).use(eventRoutes(deps));
+
+/** Every route but those of administration, for a listener beside which there is another for these. */
+export const createPublicApp = (deps: HttpDependencies) =>
   createBase(deps)
     .use(healthRoutes(deps))
     .use(modelRoutes(deps))
@@ -25,8 +29,7 @@ export const createApp = (deps: HttpDependencies) =>
     .use(completionRoutes(deps))
     .use(chatCompletionRoutes(deps))
     .use(metricsRoutes(deps))
-    .use(liveRoutes(deps))
-    .use(eventRoutes(deps));
+    .use(liveRoutes(deps));
 
 /** What holds for every route, known or not: errors in OpenAI's form, and the key. */
 export function createBase(deps: HttpDependencies) {
