@@ -37,7 +37,7 @@ function programOf(kind: "expertLinear" | "linear"): Program {
     weights.push({ name, kind: kindOf, rows, cols: COLS, numExperts, parts: [{ tensor: name, rows: rows * numExperts }] }) - 1;
   const [x, logits, routes, out] = [0, 1, 2, 3];
   const operations: Operation[] = [
-    { kind: "embed", weight: weight("embed", NUM_TOKENS, "matrix"), out: x },
+    { kind: "embed", weight: weight("embed", NUM_TOKENS, "matrix"), out: x, site: null },
     { kind: "linear", x, weight: weight("router", EXPERTS, "exact"), bias: null, out: logits, accumulate: false, site: null },
     { kind: "route", logits, out: routes, normalize: true },
   ];

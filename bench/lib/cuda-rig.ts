@@ -84,9 +84,9 @@ export function randomAdapter(program: Program, seed: number, rankOf: (module: n
     const at = Math.floor(random() * (POOL_NUMBERS - rows * cols));
     return { dtype: "BF16", rows, cols, bytes: new Uint8Array(numbers.buffer, at * 2, rows * cols * 2) };
   };
-  const deltas: LoraDelta[] = program.sites.flatMap(({ inWidth, modules }, site) =>
+  const deltas: LoraDelta[] = program.sites.flatMap(({ inWidth, modules, kind }, site) =>
     modules
-      .filter(({ own }) => own)
+      .filter(({ own }) => own && kind === undefined)
       .map(({ offset, width }, i) => {
         const rank = rankOf(i);
         // The pool's numbers have deviation 1; a delta is a tenth of its output.

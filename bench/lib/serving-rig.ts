@@ -8,6 +8,7 @@ import { openWasmBackend } from "../../src/backend/wasm/wasm-backend.ts";
 import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
 import { type LoadedModel, loadModel } from "../../src/model/load-model.ts";
 import { readModelConfig } from "../../src/model/model-config.ts";
+import { layerSites } from "../../src/model/program.ts";
 import { noWeights } from "./cuda-rig.ts";
 import { PACED_PAGE_TOKENS, pacedBackend } from "./paced-backend.ts";
 import { syntheticTokenizer } from "./synthetic-tokenizer.ts";
@@ -53,7 +54,7 @@ export interface ServingWish {
 
 export function openBackend(device: Device, model: LoadedModel, contextTokens: number, { numStreams, numAdapters, rank, stepMs }: ServingWish): Promise<Backend> {
   const { program } = model;
-  const numbers = program.sites.reduce((sum, { inWidth, outWidth, modules }) => sum + rank * (inWidth * modules.filter(({ own }) => own).length + outWidth), 0);
+  const numbers = layerSites(program).reduce((sum, { inWidth, outWidth, modules }) => sum + rank * (inWidth * modules.filter(({ own }) => own).length + outWidth), 0);
   const pagesOf = (pageTokens: number): number => numStreams * Math.ceil(contextTokens / pageTokens);
   const options: Omit<BackendOptions, "numPages"> = {
     program, weights: model.weights, format: "bfloat16", numThreads: navigator.hardwareConcurrency, maxRows: device === "wasm" ? 512 : 8192, maxSequences: numStreams, numSlots: numAdapters,

@@ -17,9 +17,11 @@ sources=(
   src/linear/float_panels.c
   src/linear/int8_panels.c
   src/executor/pool.c
+  src/executor/embed.c
   src/executor/elementwise.c
   src/executor/linear_op.c
   src/executor/lora_op.c
+  src/executor/replace_op.c
   src/executor/route.c
   src/executor/expert_op.c
   src/executor/rope_kv_write.c

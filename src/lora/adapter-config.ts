@@ -17,6 +17,14 @@ export interface AdapterConfig {
   /** In file order: the first pattern that matches a module's path decides. */
   readonly rankPattern: readonly (readonly [pattern: string, rank: number])[];
   readonly alphaPattern: readonly (readonly [pattern: string, alpha: number])[];
+  /** Modules that the adapter has whole: ends of their paths, or of those of modules around them. */
+  readonly modulesToSave: readonly string[];
+  /** Rows of embedding and head that the adapter has, by the end of the module's path, in the order of their tensor. */
+  readonly trainedTokens: ReadonlyMap<string, readonly number[]>;
+  /** Which biases of the base the adapter has. */
+  readonly bias: "none" | "all" | "lora_only";
+  /** Where the base's embedding and head are one matrix, what is named of the one is there for both. */
+  readonly ensureWeightTying: boolean;
   /** Layers that were trained; `null` for all. */
   readonly layers: readonly number[] | null;
   /** Names of the layer list that `layers` indexes; `null` for any. */
@@ -39,19 +47,23 @@ const MAX_PATTERN_CHARS = 4096;
 const MAX_PATTERNS = 16_384;
 const MAX_RANK = 65_536;
 const MAX_INVOCATION_TOKENS = 1024;
+/** Above any vocabulary. */
+const MAX_TOKENS = 4_194_304;
 
-/** Fields that only training reads, or that say nothing about the tensors. */
+/**
+ * Fields that only training reads, or that say nothing about the tensors. `fan_in_fan_out` is of layers that keep their
+ * matrix transposed, which no base served here has: PEFT itself sets it aside for others.
+ */
 const HARMLESS = new Set([
   "auto_mapping", "peft_version", "revision", "inference_mode", "task_type", "lora_dropout", "loftq_config",
-  "eva_config", "corda_config", "lora_ga_config", "megatron_core", "ensure_weight_tying",
-  "fan_in_fan_out", "qalora_group_size", "velora_config", "monteclora_config", "runtime_config",
-  "enable_lora", "merge_weights", "base_model_name_or_path", "peft_type",
+  "eva_config", "corda_config", "lora_ga_config", "megatron_core", "qalora_group_size", "velora_config", "monteclora_config", "runtime_config",
+  "enable_lora", "merge_weights", "fan_in_fan_out", "base_model_name_or_path", "peft_type",
 ]);
 
 const USED = new Set([
   "r", "lora_alpha", "use_rslora", "target_modules", "exclude_modules", "rank_pattern", "alpha_pattern",
   "layers_to_transform", "layers_pattern", "init_lora_weights", "lora_bias", "use_dora", "target_parameters",
-  "alora_invocation_tokens",
+  "alora_invocation_tokens", "modules_to_save", "trainable_token_indices", "bias", "ensure_weight_tying",
 ]);
 
 const isSet = (value: JsonValue | undefined): boolean =>
@@ -61,8 +73,6 @@ const isEmpty = (value: JsonValue): boolean =>
 
 /** What a set field would need, and the way out. */
 const UNSUPPORTED: Readonly<Record<string, string>> = {
-  modules_to_save: "replaced modules are not served yet; retrain without modules_to_save",
-  trainable_token_indices: "trained token embeddings are not served yet; retrain without trainable_token_indices",
   layer_replication: "a deeper model of repeated layers cannot share this base; merge the adapter into its own model",
   use_qalora: "QA-LoRA pools its input, which this base does not; merge the adapter, or retrain without use_qalora",
   arrow_config: "Arrow mixes several adapters; serve them one by one",
@@ -86,11 +96,6 @@ export function parseAdapterConfig(json: JsonObject): AdapterConfig {
   }
   for (const [field, problem] of Object.entries(UNSUPPORTED)) {
     if (isSet(json[field])) throw unsupported(field, `is set: ${problem}`);
-  }
-  const bias = json["bias"] ?? "none";
-  if (bias !== "none") {
-    if (bias !== "all" && bias !== "lora_only") throw invalid("bias", `must be "none", "all" or "lora_only", got ${show(bias)}`);
-    throw unsupported("bias", `is ${show(bias)}: trained base biases are not served yet; retrain with bias "none"`);
   }
   const initial = json["init_lora_weights"];
   if (typeof initial === "string" && CHANGED_BASE.test(initial.toLowerCase())) {
@@ -122,6 +127,10 @@ export function parseAdapterConfig(json: JsonObject): AdapterConfig {
     targetModules,
     targetParameters,
     excludeModules: moduleNames(json["exclude_modules"], "exclude_modules"),
+    modulesToSave: nameList(json["modules_to_save"], "modules_to_save") ?? [],
+    trainedTokens: trainedTokens(json["trainable_token_indices"]),
+    bias: biasRule(json["bias"] ?? "none"),
+    ensureWeightTying: boolean(json["ensure_weight_tying"], "ensure_weight_tying"),
     rankPattern: patterns(json["rank_pattern"], "rank_pattern", (value, field) => integer(value, field, 1, MAX_RANK)),
     alphaPattern: patterns(json["alpha_pattern"], "alpha_pattern", positive),
     layers,
@@ -129,7 +138,7 @@ export function parseAdapterConfig(json: JsonObject): AdapterConfig {
     invocation,
     baseModel: typeof json["base_model_name_or_path"] === "string" ? json["base_model_name_or_path"] : null,
     warnings: Object.keys(json)
-      .filter((field) => !HARMLESS.has(field) && !USED.has(field) && !(field in UNSUPPORTED) && field !== "bias")
+      .filter((field) => !HARMLESS.has(field) && !USED.has(field) && !(field in UNSUPPORTED))
       .filter((field) => isSet(json[field]))
       .map((field) => `adapter_config.json has the unknown field ${show(field)}, which was ignored`),
   };
@@ -150,6 +159,28 @@ function refuseBeforeInvocation(json: JsonObject): void {
     if (!isSet(json[field]) || json[field] === "none") continue;
     throw unsupported("alora_invocation_tokens", `is set together with ${field}; an adapter that acts from its invocation on has low-rank matrices only`);
   }
+}
+
+function biasRule(value: JsonValue): AdapterConfig["bias"] {
+  if (value === "none" || value === "all" || value === "lora_only") return value;
+  throw invalid("bias", `must be "none", "all" or "lora_only", got ${show(value)}`);
+}
+
+/** A list is for the embedding. */
+function trainedTokens(value: JsonValue | undefined): ReadonlyMap<string, readonly number[]> {
+  const field = "trainable_token_indices";
+  if (value === undefined || !isSet(value)) return new Map();
+  if (Array.isArray(value)) return new Map([["embed_tokens", tokenList(value, field)]]);
+  if (isJsonObject(value)) return new Map(Object.entries(value).map(([name, list]) => [name, tokenList(list ?? null, `${field}[${show(name)}]`)]));
+  throw invalid(field, `must be a list of token ids, or an object of such lists, got ${nameJsonType(value)}`);
+}
+
+function tokenList(value: JsonValue, field: string): readonly number[] {
+  if (!Array.isArray(value) || value.length === 0) throw invalid(field, `must be a list of token ids, got ${show(value)}`);
+  if (value.length > MAX_TOKENS) throw invalid(field, `has ${value.length} entries; at most ${MAX_TOKENS} are read`);
+  const ids = value.map((id: JsonValue) => integer(id, field, 0, MAX_TOKENS));
+  if (new Set(ids).size < ids.length) throw invalid(field, "names a token twice");
+  return ids;
 }
 
 function parameterNames(value: JsonValue | undefined): readonly string[] {

@@ -1,5 +1,5 @@
 /** What a load found and will do: the proof that an adapter is applied, for logs, listings and people. */
-import type { AdapterMatrix } from "./adapter-weights.ts";
+import type { AdapterMatrix, Replacement } from "./adapter-weights.ts";
 
 /** All modules of one name, such as `q_proj`, over all layers. */
 export interface ModuleReport {
@@ -11,18 +11,30 @@ export interface ModuleReport {
   readonly maxScale: number;
 }
 
+/** Weights or biases of all modules of one name, or rows of their tokens. */
+export interface ReplacedReport {
+  readonly name: string;
+  readonly form: Replacement["form"];
+  readonly part: Replacement["part"];
+  readonly numModules: number;
+  /** Over all of them: outputs, tokens, or numbers of a vector. */
+  readonly numRows: number;
+}
+
 export interface AdapterReport {
   readonly format: "peft" | "nemo";
   /** Module paths that the adapter changes. */
   readonly numModules: number;
   readonly modules: readonly ModuleReport[];
+  /** What the adapter has in place of the base's own; left out for nothing. */
+  readonly replaced?: readonly ReplacedReport[];
   readonly maxRank: number;
   readonly minRank: number;
   /** `1` for archives that state no alpha. */
   readonly scaleRule: "alpha/rank" | "alpha/sqrt(rank)" | "1";
   /** Formats of the matrices as stored, each once. */
   readonly dtypes: readonly AdapterMatrix["dtype"][];
-  /** Bytes of all A and B matrices as stored, and of biases and magnitudes in float32. */
+  /** Bytes of all matrices as stored, and of vectors in float32. */
   readonly numBytes: number;
   /** Token ids from whose last occurrence in a prompt on it acts (activated LoRA); left out where it acts on every token. */
   readonly invocation?: readonly number[];
@@ -38,7 +50,7 @@ export interface ReportedModule {
 
 /** One entry per last part of the modules' paths, in the order of their first appearance. */
 export const summarizeModules = (modules: readonly ReportedModule[]): ModuleReport[] =>
-  [...Map.groupBy(modules, ({ path }) => path.slice(path.lastIndexOf(".") + 1))].map(([name, list]) => {
+  [...Map.groupBy(modules, ({ path }) => nameOf(path))].map(([name, list]) => {
     const ranks = list.map(({ rank }) => rank);
     const scales = list.map(({ scale }) => scale);
     return {
@@ -50,6 +62,18 @@ export const summarizeModules = (modules: readonly ReportedModule[]): ModuleRepo
       maxScale: Math.max(...scales),
     };
   });
+
+/** One entry per name, form and part, in the order of their first appearance. */
+export const summarizeReplaced = (replaced: readonly (Replacement & { readonly module: { readonly path: string } })[]): ReplacedReport[] =>
+  [...Map.groupBy(replaced, ({ module, form, part }) => `${nameOf(module.path)} ${form} ${part}`).values()].map((list) => ({
+    name: nameOf(list[0]!.module.path),
+    form: list[0]!.form,
+    part: list[0]!.part,
+    numModules: list.length,
+    numRows: list.reduce((sum, { values }) => sum + values.rows, 0),
+  }));
+
+const nameOf = (path: string): string => path.slice(path.lastIndexOf(".") + 1);
 
 /** How a device holds the matrices of adapters. */
 export interface DeviceNumbers {
@@ -68,11 +92,12 @@ export function reportOn(report: AdapterReport, { keeps, roundsTo }: DeviceNumbe
 
 /** A line per fact, for people: label and value. */
 export function describeReport(report: AdapterReport): (readonly [label: string, value: string])[] {
-  const { format, numModules, modules, minRank, maxRank, scaleRule, dtypes, numBytes, invocation, warnings } = report;
+  const { format, numModules, modules, replaced = [], minRank, maxRank, scaleRule, dtypes, numBytes, invocation, warnings } = report;
   const scales = modules.flatMap(({ minScale, maxScale }) => [minScale, maxScale]);
   return [
     ["format", format === "peft" ? "PEFT" : "NeMo"],
     ["modules", `${numModules}: ${modules.map((each) => `${each.name} in ${each.numModules}`).join(", ")}`],
+    ...(replaced.length === 0 ? [] : [["replaced", replaced.map(describeReplaced).join(", ")] as const]),
     ["rank", range(minRank, maxRank)],
     ["scale", `${range(Math.min(...scales), Math.max(...scales))} (${scaleRule})`],
     ["numbers", `${dtypes.join(", ")}, ${numBytes} bytes`],
@@ -80,6 +105,11 @@ export function describeReport(report: AdapterReport): (readonly [label: string,
     ...warnings.map((warning) => ["note", warning] as const),
   ];
 }
+
+const describeReplaced = ({ name, form, part, numModules, numRows }: ReplacedReport): string => {
+  const of = form === "trainable_tokens" ? `${numRows} tokens of ${name}` : `${part === "bias" ? "bias of " : ""}${name}${numModules === 1 ? "" : ` in ${numModules}`}`;
+  return `${of} (${form})`;
+};
 
 const range = (min: number, max: number): string => (min === max ? shown(min) : `${shown(min)} to ${shown(max)}`);
 const shown = (value: number): string => String(Number(value.toPrecision(6)));

@@ -1,9 +1,10 @@
 /** Which modules of the base an adapter's configuration targets, and which pattern applies to each. */
 import { RE2JS } from "re2js";
 import { AdapterError } from "../core/errors.ts";
-import type { LoraSite, SiteModule } from "../model/program.ts";
+import type { LoraSite, Program, SiteModule } from "../model/program.ts";
 import type { AdapterConfig, ModuleNames } from "./adapter-config.ts";
 import { wholeModule } from "./expert-parameters.ts";
+import { isSaved } from "./saved-modules.ts";
 
 export interface TargetedModules {
   /** Paths of the base's own modules, and of other spellings where the configuration names those. */
@@ -22,7 +23,7 @@ export interface RequiredModule {
 }
 
 /** @throws {AdapterError} `adapter_invalid` for a pattern that cannot be read, or when nothing matches */
-export function targetedModules(config: AdapterConfig, sites: readonly LoraSite[]): TargetedModules {
+export function targetedModules(config: AdapterConfig, { sites }: Program): TargetedModules {
   const isTarget = matcher(withoutParameters(config), "target_modules");
   const isExcluded = config.excludeModules === null ? () => false : matcher(config.excludeModules, "exclude_modules");
   const isInLayers = layerFilter(config);
@@ -36,7 +37,8 @@ export function targetedModules(config: AdapterConfig, sites: readonly LoraSite[
       required.push({ site, module, field: "target_parameters" });
       parameters.set(module.path, parameter);
     }
-    const matched = site.modules.filter((module) => isTarget(module) && !isExcluded(module) && isInLayers(module, site.layer));
+    if (site.kind === "norm" || (site.kind !== undefined && config.targetModules.kind === "all-linear")) continue;
+    const matched = site.modules.filter((module) => isTarget(module) && !isExcluded(module) && isInLayers(module, site.layer) && !isSaved(config, module));
     for (const { path } of matched) paths.add(path);
     // Another spelling is only asked for where the base's own names are not targeted.
     const own = matched.filter((module) => module.own);
@@ -63,7 +65,7 @@ function matcher(names: ModuleNames, field: string): (module: SiteModule) => boo
     case "all-linear":
       return (module) => module.own;
     case "pattern": {
-      const pattern = compile(names.pattern, field);
+      const pattern = compilePattern(names.pattern, field);
       return ({ path }) => pattern.matches(path);
     }
     case "names":
@@ -80,7 +82,7 @@ function layerFilter({ layers, layersPattern, targetModules }: AdapterConfig): (
   if (layers === null) return () => true;
   const chosen = new Set(layers);
   const whole = new Set(targetModules.kind === "names" ? targetModules.names : []);
-  const lists = layersPattern?.map((name) => compile(`(?:^|.*?\\.)${name}\\.(?:\\d+)\\..*`, "layers_pattern"));
+  const lists = layersPattern?.map((name) => compilePattern(`(?:^|.*?\\.)${name}\\.(?:\\d+)\\..*`, "layers_pattern"));
   return ({ path }, layer) =>
     whole.has(path) || (chosen.has(layer) && (lists === undefined || lists.some((list) => list.matches(path))));
 }
@@ -94,12 +96,12 @@ export function patternLookup(
   entries: readonly (readonly [pattern: string, value: number])[],
   field: string,
 ): (path: string) => number | undefined {
-  const compiled = entries.map(([pattern, value]) => ({ pattern: compile(`(.*\\.)?(${pattern})`, field), value }));
+  const compiled = entries.map(([pattern, value]) => ({ pattern: compilePattern(`(.*\\.)?(${pattern})`, field), value }));
   return (path) => compiled.find(({ pattern }) => pattern.matches(path))?.value;
 }
 
 /** Patterns run in time linear in the path: an adapter's file cannot hang the server. */
-function compile(pattern: string, field: string): RE2JS {
+export function compilePattern(pattern: string, field: string): RE2JS {
   try {
     return RE2JS.compile(pattern);
   } catch (cause) {
@@ -125,7 +127,7 @@ function nothingMatches({ targetModules, targetParameters }: AdapterConfig, site
   );
 }
 
-/** Last parts of the base's own module paths, once each. */
+/** Last parts of the base's own module paths that may have LoRA, once each. */
 export const moduleNames = (sites: readonly LoraSite[]): string[] => [
-  ...new Set(sites.flatMap((site) => site.modules.filter(({ own }) => own).map(({ path }) => path.split(".").at(-1)!))),
+  ...new Set(sites.filter(({ kind }) => kind !== "norm").flatMap((site) => site.modules.filter(({ own }) => own).map(({ path }) => path.split(".").at(-1)!))),
 ];

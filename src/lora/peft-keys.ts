@@ -1,31 +1,46 @@
-/** Names of tensors in a PEFT file: which module, and A, B, its bias or magnitude. */
+/** Names of tensors in a PEFT file: which module, and what of it. */
 import { AdapterError } from "../core/errors.ts";
 import { quoted } from "../formats/format-error.ts";
 
 export interface PeftKey {
   /** Path of the module in the base model, e.g. `model.layers.0.self_attn.q_proj`. */
   readonly module: string;
-  readonly part: "a" | "b" | "bias" | "magnitude";
+  readonly part: LoraPart | ReplacedPart;
+  /** A or B of an embedding, which have names of their own. */
+  readonly ofEmbedding: boolean;
 }
+
+/** What LoRA adds. */
+export type LoraPart = "a" | "b" | "bias" | "magnitude";
+/** What takes the place of the base's: a weight, one below a LoRA layer, a bias in either place, or rows of tokens. */
+export type ReplacedPart = "weight" | "base_weight" | "base_bias" | "tokens";
 
 /** Longest first. A checkpoint of a whole vision model nests the language model one level deeper. */
 const PREFIXES = ["base_model.model.", "base_model.", ""] as const;
 
-/** `.weight`, or `.default.weight` where the adapter's name was not stripped. */
-const LORA_TENSOR = /^(.+)\.lora_(?:([AB])(?:\.[A-Za-z0-9_-]+)?\.weight|B(?:\.[A-Za-z0-9_-]+)?\.bias)$/;
+/** Where the adapter's name was not stripped. */
+const NAME = "(?:\\.[A-Za-z0-9_-]+)?";
 
-/** DoRA's magnitude, in the spellings of PEFT's versions. */
-const MAGNITUDE = /^(.+)\.(?:lora_magnitude_vector(?:\.(?!weight$)[A-Za-z0-9_-]+)?(?:\.weight)?|weight_m_wdecomp\.weight)$/;
+/** The first that matches counts. */
+const TENSORS: readonly (readonly [RegExp, PeftKey["part"]])[] = [
+  [new RegExp(`^(.+)\\.lora_A${NAME}\\.weight$`), "a"],
+  [new RegExp(`^(.+)\\.lora_B${NAME}\\.weight$`), "b"],
+  [new RegExp(`^(.+)\\.lora_B${NAME}\\.bias$`), "bias"],
+  // In the spellings of PEFT's versions.
+  [/^(.+)\.(?:lora_magnitude_vector(?:\.(?!weight$)[A-Za-z0-9_-]+)?(?:\.weight)?|weight_m_wdecomp\.weight)$/, "magnitude"],
+  [new RegExp(`^(.+)\\.lora_embedding_A${NAME}$`), "a"],
+  [new RegExp(`^(.+)\\.lora_embedding_B${NAME}$`), "b"],
+  [new RegExp(`^(.+?)(?:\\.token_adapter)?\\.trainable_tokens_delta${NAME}$`), "tokens"],
+  [/^(.+)\.base_layer\.weight$/, "base_weight"],
+  [/^(.+)\.base_layer\.bias$/, "base_bias"],
+  [new RegExp(`^(.+?)(?:\\.modules_to_save${NAME})?\\.weight$`), "weight"],
+  [new RegExp(`^(.+?)(?:\\.modules_to_save${NAME})?\\.bias$`), "base_bias"],
+];
 
 /** Tensors of forms that are not served, by what marks them. */
 const OTHER_FORMS: readonly (readonly [RegExp, string])[] = [
-  [/\.lora_embedding_[AB]/, "an embedding adapter; adapters on embeddings are not served yet"],
-  [/\.modules_to_save\./, "a replaced module; modules_to_save is not served yet"],
-  [/trainable_tokens/, "trained token embeddings, which are not served yet"],
-  [/\.base_layer\.(weight|bias)$/, "a copy of a base weight; changed base weights are not served yet"],
-  [/\.bias$/, "a trained base bias; bias other than \"none\" is not served yet"],
-  [/(^|\.)(lm_head|embed_tokens|norm|input_layernorm|post_attention_layernorm|score)\.weight$/, "a replaced module; modules_to_save is not served yet"],
   [/\.lora_diag|\.lora_bottleneck|\.hada_|\.lokr_|\.oft_|\.ia3_/, "of another adapter method; only LoRA is served"],
+  [/\.experts(\.modules_to_save)?\.\w+_proj$/, "all experts of a layer at once; retrain without them in modules_to_save"],
 ];
 
 /**
@@ -34,16 +49,12 @@ const OTHER_FORMS: readonly (readonly [RegExp, string])[] = [
  *   means nothing
  */
 export function parsePeftKey(name: string, knows: (module: string) => boolean): PeftKey {
-  const match = LORA_TENSOR.exec(name) ?? MAGNITUDE.exec(name);
-  if (match !== null) {
-    const module = strip(match[1]!, knows);
-    if (/(^|\.)(lm_head|embed_tokens)$/.test(module)) {
-      throw new AdapterError("adapter_unsupported", `tensor ${quoted(name)} adapts ${module.split(".").at(-1)}, which is not served yet`);
-    }
-    return { module, part: match[2] === "A" ? "a" : match[2] === "B" ? "b" : name.endsWith(".bias") ? "bias" : "magnitude" };
-  }
   const form = OTHER_FORMS.find(([pattern]) => pattern.test(name));
   if (form !== undefined) throw new AdapterError("adapter_unsupported", `tensor ${quoted(name)} is ${form[1]}`);
+  for (const [pattern, part] of TENSORS) {
+    const path = pattern.exec(name)?.[1];
+    if (path !== undefined) return { module: strip(path, knows), part, ofEmbedding: name.includes(".lora_embedding_") };
+  }
   throw new AdapterError("adapter_invalid", `tensor ${quoted(name)} is not a LoRA matrix; names end in .lora_A.weight, .lora_B.weight or .lora_B.bias`);
 }
 

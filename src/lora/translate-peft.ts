@@ -2,22 +2,20 @@
 import { AdapterError } from "../core/errors.ts";
 import { quoted } from "../formats/format-error.ts";
 import type { Tensor } from "../formats/safetensors.ts";
-import type { LoraSite, Program, SiteId, SiteModule } from "../model/program.ts";
+import type { LoraSite, Program, SiteModule } from "../model/program.ts";
 import type { AdapterConfig } from "./adapter-config.ts";
 import type { AdapterMatrix, AdapterWeights } from "./adapter-weights.ts";
-import { type AdapterLimits, assembleAdapter, matrixOf, type PlacedDelta, vectorOf } from "./assemble-adapter.ts";
+import { type AdapterLimits, assembleAdapter, matrixOf, type PlacedDelta, type PlacedReplacement, vectorOf } from "./assemble-adapter.ts";
 import { unstackExperts } from "./expert-parameters.ts";
-import { moduleNames, patternLookup, type RequiredModule, targetedModules } from "./module-match.ts";
-import { parsePeftKey } from "./peft-keys.ts";
-
-interface Place {
-  readonly id: SiteId;
-  readonly site: LoraSite;
-  readonly module: SiteModule;
-}
+import { patternLookup, type RequiredModule, targetedModules } from "./module-match.ts";
+import type { LoraPart } from "./peft-keys.ts";
+import { readReplacements } from "./peft-replacements.ts";
+import { type ModulePlace, type PlacedTensor, placeTensors } from "./place-tensors.ts";
+import { unknownModules } from "./saved-modules.ts";
+import { withTiedNames } from "./weight-tying.ts";
 
 interface Pair {
-  readonly place: Place;
+  readonly place: ModulePlace;
   a?: AdapterMatrix;
   b?: AdapterMatrix;
   bias?: Float32Array;
@@ -29,20 +27,22 @@ interface Pair {
  * @throws {AdapterError} `adapter_invalid` or `adapter_unsupported`, naming the tensor or module at fault
  */
 export function translatePeft(
-  config: AdapterConfig,
+  given: AdapterConfig,
   tensors: ReadonlyMap<string, Tensor>,
   program: Program,
   limits: AdapterLimits = {},
 ): AdapterWeights {
-  const places = placesOf(program);
-  const targeted = targetedModules(config, program.sites);
-  const pairs = pairTensors(unstackExperts(tensors, program), places, targeted.paths, program.sites);
+  const config = withTiedNames(given, program);
+  const placed = placeTensors(unstackExperts(tensors, program), program);
+  const targeted = targetedModules(config, program);
+  const pairs = pairTensors(placed.filter(isLora), targeted.paths);
   checkComplete(targeted.required, pairs);
 
   const rankOf = patternLookup(config.rankPattern, "rank_pattern");
   const alphaOf = patternLookup(config.alphaPattern, "alpha_pattern");
   const deltas = [...pairs].map(([path, pair]): PlacedDelta => {
     const { id, site, module } = pair.place;
+    if (site.kind === "embedding" && config.loraBias) throw new AdapterError("adapter_unsupported", `module ${path} is an embedding, for which PEFT does not train lora_bias`, { field: "lora_bias" });
     const { a, b } = pair as Required<Pair>;
     const key = targeted.patternKey(path);
     const rank = rankOf(key) ?? config.rank;
@@ -55,12 +55,14 @@ export function translatePeft(
     return { module, site: id, offset: module.offset, width: module.width, rank, scale, a, b, ...(bias === undefined ? {} : { bias }), ...(magnitude === undefined ? {} : { magnitude }) };
   });
   if (config.useDora) checkApart(deltas);
+  const replacements = readReplacements(config, placed.filter((each) => !isLora(each)), program, deltas);
+  if (config.invocation !== null) checkInLayers([...deltas, ...replacements], program);
   return assembleAdapter(deltas, program, limits, {
     format: "peft",
     scaleRule: config.useRslora ? "alpha/sqrt(rank)" : "alpha/rank",
-    warnings: config.warnings,
+    warnings: [...config.warnings, ...unknownModules(config, program)],
     ...(config.invocation === null ? {} : { invocation: inVocabulary(config.invocation, program) }),
-  });
+  }, replacements);
 }
 
 /** One that no prompt can hold would be the base model under another name. */
@@ -74,43 +76,41 @@ function inVocabulary(invocation: readonly number[], { vocabSize }: Program): re
   );
 }
 
-function placesOf(program: Program): ReadonlyMap<string, Place> {
-  return new Map(
-    program.sites.flatMap((site, id) => site.modules.map((module) => [module.path, { id, site, module }] as const)),
-  );
+/** What is outside the layers would act on the tokens before the invocation too, as PEFT's embeddings do. */
+function checkInLayers(changes: readonly (PlacedDelta | PlacedReplacement)[], { sites }: Program): void {
+  const outside = changes.find(({ site }) => sites[site]!.kind !== undefined);
+  if (outside === undefined) return;
+  throw new AdapterError("adapter_unsupported", `adapter_config.json: alora_invocation_tokens is set together with changes of ${outside.module.path}; an adapter that acts from its invocation on is served in linear layers only`, {
+    field: "alora_invocation_tokens",
+  });
 }
 
-function pairTensors(
-  tensors: ReadonlyMap<string, Tensor>,
-  places: ReadonlyMap<string, Place>,
-  targets: ReadonlySet<string>,
-  sites: readonly LoraSite[],
-): Map<string, Pair> {
-  if (tensors.size === 0) throw new AdapterError("adapter_invalid", "the adapter's file holds no tensors");
+interface LoraTensor extends PlacedTensor {
+  readonly part: LoraPart;
+}
+
+const isLora = (placed: PlacedTensor): placed is LoraTensor => ["a", "b", "bias", "magnitude"].includes(placed.part);
+
+function pairTensors(tensors: readonly LoraTensor[], targets: ReadonlySet<string>): Map<string, Pair> {
   const pairs = new Map<string, Pair>();
-  for (const [name, tensor] of tensors) {
-    const { module, part } = parsePeftKey(name, (path) => places.has(path));
-    const place = places.get(module);
-    if (place === undefined) {
-      throw new AdapterError(
-        "adapter_invalid",
-        `tensor ${quoted(name)} is for module ${quoted(module)}, which the base model does not have; ` +
-          `it has ${places.size === 0 ? "none" : `${maxLayer(sites) + 1} layers with ${moduleNames(sites).join(", ")}`}`,
-      );
-    }
-    if (!targets.has(module)) {
+  for (const { name, tensor, place, part, ofEmbedding } of tensors) {
+    const { path } = place.module;
+    if (!targets.has(path)) {
       throw new AdapterError(
         "adapter_invalid",
         `tensor ${quoted(name)} is for a module that target_modules of adapter_config.json does not name`,
       );
     }
-    const pair: Pair = pairs.get(module) ?? { place };
+    if ((part === "a" || part === "b") && ofEmbedding !== (place.site.kind === "embedding")) {
+      throw new AdapterError("adapter_invalid", `tensor ${quoted(name)} is ${ofEmbedding ? "" : "not "}spelled as an embedding's, which module ${path} is${ofEmbedding ? " not" : ""}`);
+    }
+    const pair: Pair = pairs.get(path) ?? { place };
     if (pair[part] !== undefined) {
-      throw new AdapterError("adapter_invalid", `${part.length > 1 ? `the ${part}` : `matrix ${part.toUpperCase()}`} of module ${module} is there twice, the second time as ${quoted(name)}`);
+      throw new AdapterError("adapter_invalid", `${part.length > 1 ? `the ${part}` : `matrix ${part.toUpperCase()}`} of module ${path} is there twice, the second time as ${quoted(name)}`);
     }
     if (part === "bias" || part === "magnitude") pair[part] = vectorOf(name, tensor);
     else pair[part] = matrixOf(name, tensor);
-    pairs.set(module, pair);
+    pairs.set(path, pair);
   }
   for (const [module, pair] of pairs) {
     for (const matrix of ["a", "b"] as const) {
@@ -185,5 +185,3 @@ function checkShapes(
   if (a.cols !== site.inWidth || a.rows !== rank) throw wrong("A", a, rank, site.inWidth);
   if (b.rows !== module.width) throw wrong("B", b, module.width, rank);
 }
-
-const maxLayer = (sites: readonly LoraSite[]): number => Math.max(...sites.map((site) => site.layer));

@@ -8,7 +8,7 @@
  */
 import type { ModelConfig } from "./model-config.ts";
 import { ProgramBuilder } from "./program-builder.ts";
-import type { BufferId, Program, WeightId } from "./program.ts";
+import type { BufferId, Program, SiteId, WeightId } from "./program.ts";
 import { ropeSpec } from "./rope.ts";
 import { addSparseMlp, type ExpertSpelling } from "./sparse-mlp.ts";
 
@@ -40,7 +40,12 @@ export function buildDecoderProgram(
     attended: builder.buffer("attended", numHeads * headDim, "step"),
   };
   const embedding = builder.matrix("model.embed_tokens.weight", vocabSize, hiddenSize);
-  builder.add({ kind: "embed", weight: embedding, out: buffers.hidden });
+  builder.add({
+    kind: "embed",
+    weight: embedding,
+    out: buffers.hidden,
+    site: edgeSite(builder, "embedding", "model.embed_tokens", vocabSize, hiddenSize),
+  });
   for (let layer = 0; layer < config.numLayers; layer++) {
     addAttention(builder, config, layer, buffers);
     addMlp(builder, config, spelling, layer, buffers);
@@ -67,7 +72,7 @@ function addAttention(
   const { hiddenSize, numHeads, numKvHeads, headDim, rmsNormEps: eps, traits } = config;
   const path = `model.layers.${layer}`;
   const self = `${path}.self_attn`;
-  addNorm(builder, `${path}.input_layernorm`, hiddenSize, eps, hidden, normed);
+  addNorm(builder, `${path}.input_layernorm`, layer, hiddenSize, eps, hidden, normed);
   addStacked(builder, layer, {
     parent: self,
     stacked: "qkv_proj",
@@ -84,11 +89,13 @@ function addAttention(
   });
   if (traits.headNorms) {
     const norm = { kind: "headNorm", x: qkv, eps } as const;
-    const [q, k] = ["q_norm", "k_norm"].map((name) =>
-      builder.vector([`${self}.${name}.weight`], [headDim]),
-    );
-    builder.add({ ...norm, offset: 0, numHeads, weight: q! });
-    builder.add({ ...norm, offset: numHeads * headDim, numHeads: numKvHeads, weight: k! });
+    builder.add({ ...norm, offset: 0, numHeads, ...normWeight(builder, `${self}.q_norm`, layer, headDim) });
+    builder.add({
+      ...norm,
+      offset: numHeads * headDim,
+      numHeads: numKvHeads,
+      ...normWeight(builder, `${self}.k_norm`, layer, headDim),
+    });
   }
   builder.add({ kind: "ropeKvWrite", qkv, layer });
   builder.add({
@@ -124,7 +131,7 @@ function addMlp(
 ): void {
   const { hiddenSize, intermediateSize, rmsNormEps, traits } = config;
   const path = `model.layers.${layer}`;
-  addNorm(builder, `${path}.post_attention_layernorm`, hiddenSize, rmsNormEps, hidden, normed);
+  addNorm(builder, `${path}.post_attention_layernorm`, layer, hiddenSize, rmsNormEps, hidden, normed);
   const { experts } = traits;
   if (experts?.sparse[layer] === true) {
     addSparseMlp(builder, { layer, hiddenSize, experts, spelling, x: normed, hidden });
@@ -169,7 +176,7 @@ function addHead(
   const normed = builder.buffer("sampled_normed", hiddenSize, "sampled");
   const logits = builder.buffer("logits", vocabSize, "sampled");
   builder.add({ kind: "gather", x: hidden, out: gathered });
-  addNorm(builder, "model.norm", hiddenSize, config.rmsNormEps, gathered, normed);
+  addNorm(builder, "model.norm", -1, hiddenSize, config.rmsNormEps, gathered, normed);
   const weight = config.tiedEmbeddings
     ? embedding
     : builder.matrix("lm_head.weight", vocabSize, hiddenSize);
@@ -180,26 +187,30 @@ function addHead(
     bias: null,
     out: logits,
     accumulate: false,
-    site: null,
+    site: edgeSite(builder, "head", "lm_head", hiddenSize, vocabSize),
   });
   builder.add({ kind: "sample", logits });
 }
 
+/** A site outside the layers. */
+const edgeSite = (builder: ProgramBuilder, kind: "embedding" | "head", path: string, inWidth: number, outWidth: number): SiteId =>
+  builder.site({ name: path, layer: -1, kind, inWidth, outWidth, modules: [{ path, offset: 0, width: outWidth, own: true }] });
+
+const normWeight = (builder: ProgramBuilder, path: string, layer: number, width: number): { readonly weight: WeightId; readonly site: SiteId } => ({
+  weight: builder.vector([`${path}.weight`], [width]),
+  site: builder.site({ name: path, layer, kind: "norm", inWidth: width, outWidth: width, modules: [{ path, offset: 0, width, own: true }] }),
+});
+
 function addNorm(
   builder: ProgramBuilder,
   path: string,
+  layer: number,
   width: number,
   eps: number,
   x: BufferId,
   out: BufferId,
 ): void {
-  builder.add({
-    kind: "rmsNorm",
-    x,
-    weight: builder.vector([`${path}.weight`], [width]),
-    eps,
-    out,
-  });
+  builder.add({ kind: "rmsNorm", x, eps, out, ...normWeight(builder, path, layer, width) });
 }
 
 interface StackedLinear {

@@ -45,7 +45,7 @@ export interface WeightSpec {
 }
 
 /**
- * A place where adapters act: one linear operation's input and output.
+ * A place where adapters act: one operation's input and output.
  *
  * `modules` says which slice of the output each module path writes: `q_proj`, `k_proj` and `v_proj`
  * of a fused matrix, or the fused `qkv_proj` itself. Modules that the base checkpoint does not have
@@ -53,7 +53,13 @@ export interface WeightSpec {
  */
 export interface LoraSite {
   readonly name: string;
+  /** -1 outside the layers. */
   readonly layer: number;
+  /**
+   * What is there beside the matrices of layers, for which it is left out. The input of an `embedding` counts as a vector
+   * of `inWidth` tokens with a one where the token is, so its A and B are shaped as anywhere else. A `norm` only has a vector.
+   */
+  readonly kind?: "embedding" | "head" | "norm";
   readonly inWidth: number;
   readonly outWidth: number;
   readonly modules: readonly SiteModule[];
@@ -84,8 +90,8 @@ export interface RopeSpec {
 }
 
 export type Operation =
-  /** `out[row] = weight[token[row]]` */
-  | { readonly kind: "embed"; readonly weight: WeightId; readonly out: BufferId }
+  /** `out[row] = weight[token[row]] [+ adapter delta of site]` */
+  | { readonly kind: "embed"; readonly weight: WeightId; readonly out: BufferId; readonly site: SiteId | null }
   /** `out = x / rms(x) * weight`, per row */
   | {
       readonly kind: "rmsNorm";
@@ -93,6 +99,7 @@ export type Operation =
       readonly weight: WeightId;
       readonly eps: number;
       readonly out: BufferId;
+      readonly site: SiteId | null;
     }
   /**
    * `out = [out +] weight · x [+ bias] [+ adapter deltas of site]`.
@@ -115,6 +122,7 @@ export type Operation =
       readonly numHeads: number;
       readonly weight: WeightId;
       readonly eps: number;
+      readonly site: SiteId | null;
     }
   /** Rotates q and k of the fused qkv buffer in place and writes k and v into the layer's pages */
   | { readonly kind: "ropeKvWrite"; readonly qkv: BufferId; readonly layer: number }
@@ -192,3 +200,6 @@ export interface Program {
   readonly sites: readonly LoraSite[];
   readonly operations: readonly Operation[];
 }
+
+/** Sites of the layers' matrices: those that adapters of every kind change, and that their room is planned for. */
+export const layerSites = ({ sites }: Program): readonly LoraSite[] => sites.filter(({ kind }) => kind === undefined);

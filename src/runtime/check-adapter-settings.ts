@@ -1,7 +1,7 @@
 /** Settings of adapters that are good by themselves and not together. */
 import { ConfigError } from "../core/errors.ts";
 import { isAllowed, type TargetModules } from "../lora/target-modules.ts";
-import type { Program } from "../model/program.ts";
+import { layerSites, type Program } from "../model/program.ts";
 import type { MemorySizes, MemoryWish } from "./size-memory.ts";
 
 /** @throws {ConfigError} `config_invalid` for fewer adapters in host memory than on the device */
@@ -50,6 +50,6 @@ const DEFAULT_HOST_BYTES = 1024 ** 3;
 /** Numbers in A and B of every module of the base that adapters may change. */
 const oneAdapterBytes = (program: Program, rank: number, allowed: TargetModules | null): number =>
   rank *
-  program.sites
+  layerSites(program)
     .flatMap((site) => site.modules.filter((module) => module.own && (allowed === null || isAllowed(site, module, allowed))).map(({ width }) => site.inWidth + width))
     .reduce((sum, each) => sum + each, 0);

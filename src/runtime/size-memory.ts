@@ -1,6 +1,6 @@
 /** How much memory KV pages and adapters get, from what a user said and the model's shape. */
 import { ConfigError } from "../core/errors.ts";
-import type { Program } from "../model/program.ts";
+import { layerSites, type Program } from "../model/program.ts";
 
 const DEFAULT_SLOTS = 32;
 
@@ -111,11 +111,11 @@ function hostBytes(program: Program, wish: MemoryWish, largest: number, bytesPer
 
 /** Of an adapter of one rank on every module. */
 export const largestAdapterBytes = (program: Program, rank: number, bytesPerNumber: number): number =>
-  rank * bytesPerNumber * program.sites.reduce((sum, site) => sum + siteNumbers(site), 0);
+  rank * bytesPerNumber * layerSites(program).reduce((sum, site) => sum + siteNumbers(site), 0);
 
 /** TensorRT-LLM's unit: a rank-1 adapter of the largest module in one layer. */
 const moduleLayerBytes = (program: Program, bytesPerNumber: number): number =>
-  bytesPerNumber * Math.max(0, ...program.sites.map(({ inWidth, outWidth }) => inWidth + outWidth));
+  bytesPerNumber * Math.max(0, ...layerSites(program).map(({ inWidth, outWidth }) => inWidth + outWidth));
 
 /** Every module that writes to a site has an A of its own. */
 const siteNumbers = ({ inWidth, outWidth, modules }: Program["sites"][number]): number => modules.length * inWidth + outWidth;

@@ -4,9 +4,11 @@ import fc from "fast-check";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { DEMO, ALL_ADAPTERS, type DemoServer, startDemo, taskOf } from "../helpers/demo-server.ts";
+import { MADE_UP, writeMadeUpAdapters } from "../helpers/made-up-adapters.ts";
 
 const NUM_REQUESTS = 64;
-const models = ["demo", ...ALL_ADAPTERS];
+const models = ["demo", ...ALL_ADAPTERS, ...MADE_UP];
+const loraDir = [join(DEMO, "adapters"), writeMadeUpAdapters()];
 const prompts = ALL_ADAPTERS.flatMap((task) =>
   readFileSync(join(DEMO, `eval/${taskOf(task)}.jsonl`), "utf8").trim().split("\n").slice(0, 12)
     .map((line) => (JSON.parse(line) as { prompt: string }).prompt),
@@ -57,7 +59,7 @@ const traffic = fc.record({
 const alone = new Map<string, Answer>();
 let single: DemoServer;
 beforeAll(async () => {
-  single = await startDemo({ maxBatchSize: 1, kvCacheConfig: { enableBlockReuse: false } });
+  single = await startDemo({ maxBatchSize: 1, kvCacheConfig: { enableBlockReuse: false }, loraConfig: { loraDir } });
 });
 afterAll(() => single.stop());
 
@@ -95,7 +97,7 @@ async function expectAsAlone(running: DemoServer, { asks, order, delaysMs }: Tra
 const SHORTAGES: readonly (readonly [string, object, string, (count: number) => void])[] = [
   ["roomy steps", {}, "lorikeet_steps_total", (steps) => expect(steps).toBeLessThan(NUM_REQUESTS * 16)],
   ["chunks of 16 rows", { maxBatchSize: 16, maxNumTokens: 16 }, "lorikeet_steps_total", (steps) => expect(steps).toBeGreaterThan(NUM_REQUESTS)],
-  ["two slots for six adapters", { loraConfig: { loraDir: [join(DEMO, "adapters")], maxLoras: 2 } }, "lorikeet_adapter_evictions_total", (evictions) => expect(evictions).toBeGreaterThan(0)],
+  ["two slots for twelve adapters", { loraConfig: { loraDir, maxLoras: 2 } }, "lorikeet_adapter_evictions_total", (evictions) => expect(evictions).toBeGreaterThan(0)],
   ["a pool so small that sequences are preempted", { kvCacheConfig: { maxTokens: 320 } }, "vllm:num_preemptions_total", (preemptions) => expect(preemptions).toBeGreaterThan(0)],
 ];
 
@@ -107,7 +109,7 @@ async function counterOf(running: DemoServer, name: string): Promise<number> {
 
 describe("64 requests at once answer, token for token and bit for bit, as each does alone", () => {
   test.each(SHORTAGES.map((one) => [one[0], one] as const))("with %s", async (_, [, options, counter, expectCount]) => {
-    server = await startDemo(options);
+    server = await startDemo({ loraConfig: { loraDir }, ...options });
     const running = server;
     await fc.assert(fc.asyncProperty(traffic, (each) => expectAsAlone(running, each)), { numRuns: 2, seed: 11, endOnFailure: true });
     expectCount(await counterOf(running, counter));
@@ -123,7 +125,7 @@ describe("64 requests at once answer, token for token and bit for bit, as each d
     });
     await fc.assert(
       fc.asyncProperty(sizes, traffic, async ({ maxTokens, maxLoras, ...steps }, each) => {
-        server = await startDemo({ ...steps, kvCacheConfig: { maxTokens }, loraConfig: { loraDir: [join(DEMO, "adapters")], maxLoras } });
+        server = await startDemo({ ...steps, kvCacheConfig: { maxTokens }, loraConfig: { loraDir, maxLoras } });
         await expectAsAlone(server, each);
         await server.stop();
         server = null;

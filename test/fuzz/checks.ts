@@ -163,7 +163,7 @@ export function checkTar(bytes: Uint8Array, members: ReadonlyMap<string, Uint8Ar
 }
 
 /** Fields that change what an adapter computes, beyond those that are read. */
-const FORBIDDEN = ["modules_to_save", "trainable_token_indices", "layer_replication", "use_qalora"];
+const FORBIDDEN = ["layer_replication", "use_qalora"];
 
 export function checkConfig(bytes: Uint8Array, config: Pick<AdapterConfig, "rank" | "alpha" | "useRslora" | "invocation">): string | null {
   const json = JSON.parse(new TextDecoder().decode(bytes)) as Record<string, unknown>;
@@ -174,7 +174,11 @@ export function checkConfig(bytes: Uint8Array, config: Pick<AdapterConfig, "rank
     if (!Array.isArray(json["target_parameters"])) return "has target_parameters of another type";
     if (json["use_dora"] === true || json["lora_bias"] === true) return "has parameters in a form that PEFT does not train";
   }
-  if ((json["bias"] ?? "none") !== "none") return "trains biases";
+  if (!["none", "all", "lora_only"].includes((json["bias"] ?? "none") as string)) return "trains biases by a rule of its own";
+  if (!isEmpty(json["trainable_token_indices"])) {
+    const lists = Array.isArray(json["trainable_token_indices"]) ? [json["trainable_token_indices"]] : Object.values(json["trainable_token_indices"] as object);
+    for (const list of lists) if (!Array.isArray(list) || list.length === 0 || new Set(list).size < list.length || !list.every((id) => Number.isInteger(id) && id >= 0)) return "has a list of tokens that is none";
+  }
   if (config.rank !== (json["r"] ?? 8) || !(config.rank >= 1)) return `has rank ${config.rank}`;
   if (config.alpha !== (json["lora_alpha"] ?? 8) || !(config.alpha > 0)) return `has alpha ${config.alpha}`;
   const invocation = isEmpty(json["alora_invocation_tokens"]) ? null : json["alora_invocation_tokens"];

@@ -214,7 +214,7 @@ function tarTarget({ tar: { parseTar } }: Readers): Target<Map<string, Uint8Arra
 // ---- adapter_config.json -----------------------------------------------------------------------------
 
 const CONFIG = JSON.parse(readFileSync(join(import.meta.dir, "../fixtures/peft/patterns/adapter_config.json"), "utf8")) as Record<string, unknown>;
-const VALUES = [null, true, false, 0, 1, -1, 8, 1e308, 2.5, "", "LORA", "all", "none", "8", [], [1], ["q_proj"], {}, { a: 1 }, [[0, 2]]];
+const VALUES = [null, true, false, 0, 1, -1, 8, 1e308, 2.5, "", "LORA", "all", "none", "8", [], [1], ["q_proj"], {}, { a: 1 }, [[0, 2]], "lora_only", [5, 3], [3, 3], { embed_tokens: [1] }];
 
 function configTarget({ adapterConfig: { parseAdapterConfig }, json: { parseJsonObject } }: Readers): Target<adapterConfig.AdapterConfig> {
   const fields = Object.keys(CONFIG);

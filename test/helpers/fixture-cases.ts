@@ -26,14 +26,10 @@ export interface FixtureCase {
 }
 
 const FIXTURES = join(REPOSITORY, "test/fixtures");
-/** PEFT forms of the fixture set that this version refuses; `test/lora` checks how. */
-const REFUSED = new Set(["embed_lmhead", "saved_head", "tokens"]);
-
 const readGolden = (path: string): [string, Golden][] =>
   Object.entries(JSON.parse(readFileSync(join(FIXTURES, path), "utf8")) as Record<string, Golden>);
 
 const peftCases: readonly FixtureCase[] = [...readGolden("peft/golden.json"), ...readGolden("peft/golden_moe.json")]
-  .filter(([name]) => !REFUSED.has(name))
   .map(([name, { base, input_ids, last_logits, greedy }]) => ({
     name: `peft/${name}`,
     base: join(FIXTURES, "peft", base),
@@ -64,11 +60,16 @@ const nemoCases: readonly FixtureCase[] = readGolden("peft/nemo/golden.json").ma
   greedy: greedy.slice(input_ids.length),
 }));
 
-export const FIXTURE_CASES: readonly FixtureCase[] = [...peftCases, ...nemoCases, ...casesOf("architectures"), ...casesOf("forms"), ...casesOf("experts"), ...casesOf("activated")];
-export const NUM_FIXTURE_CASES = 18 + 6 + 27 + 13 + 11 + 10;
+export const FIXTURE_CASES: readonly FixtureCase[] = [
+  ...peftCases, ...nemoCases, ...casesOf("architectures"), ...casesOf("forms"), ...casesOf("experts"), ...casesOf("activated"), ...casesOf("replacements"),
+];
+export const NUM_FIXTURE_CASES = 21 + 6 + 27 + 13 + 11 + 10 + 23;
 
 /** Cases whose adapter needs a form beyond plain LoRA, or whose base has experts, which not every backend serves. */
-const BEYOND_PLAIN = new Set(["peft/dora", "peft/lora_bias", "activated/triple_overlapping", "activated/triple_absent"]);
+const BEYOND_PLAIN = new Set([
+  "peft/dora", "peft/lora_bias", "peft/embed_lmhead", "peft/saved_head", "peft/tokens", "activated/triple_overlapping", "activated/triple_absent",
+]);
 const hasExperts = (name: string): boolean => /^experts\/|^peft\/(_base_mixtral|moe_)/.test(name);
-export const NUM_PLAIN_CASES = NUM_FIXTURE_CASES - BEYOND_PLAIN.size - 5 - 11;
-export const PLAIN_CASES: readonly FixtureCase[] = FIXTURE_CASES.filter(({ name }) => !BEYOND_PLAIN.has(name) && !hasExperts(name));
+const isReplacement = (name: string): boolean => name.startsWith("replacements/");
+export const NUM_PLAIN_CASES = NUM_FIXTURE_CASES - BEYOND_PLAIN.size - 5 - 11 - 23;
+export const PLAIN_CASES: readonly FixtureCase[] = FIXTURE_CASES.filter(({ name }) => !BEYOND_PLAIN.has(name) && !isReplacement(name) && !hasExperts(name));

@@ -3,8 +3,8 @@
  *
  * It computes one sequence from its first token, without pages, batches or chunks.
  */
-import type { AdapterMatrix, AdapterWeights, LoraDelta } from "../../src/lora/adapter-weights.ts";
-import type { Operation, Program, WeightSpec } from "../../src/model/program.ts";
+import type { AdapterMatrix, AdapterWeights, LoraDelta, Replacement } from "../../src/lora/adapter-weights.ts";
+import type { Operation, Program, SiteId, WeightId, WeightSpec } from "../../src/model/program.ts";
 import type { WeightSource } from "../../src/model/weight-source.ts";
 
 export function decodeNumbers(bytes: Uint8Array, dtype: "F32" | "F16" | "BF16"): Float64Array {
@@ -81,6 +81,20 @@ export class ReferenceExecutor {
     for (const operation of operations) this.#run(operation, tokens, buffers, adapter, activeFrom);
   }
 
+  /** A weight with the rows that the adapter has of its own; rows one by one are over any others. */
+  #own(id: WeightId, part: Replacement["part"], site: SiteId | null, adapter: AdapterWeights | null): Float64Array {
+    const own = adapter?.replacements?.filter((each) => each.site === site && each.part === part) ?? [];
+    if (own.length === 0) return this.#weights[id]!;
+    const numbers = this.#weights[id]!.slice();
+    for (const { rows, values } of own.toSorted((one) => (typeof one.rows === "number" ? -1 : 1))) {
+      const replaced = matrixNumbers(values);
+      for (let i = 0; i < values.rows; i++) {
+        numbers.set(replaced.subarray(i * values.cols, (i + 1) * values.cols), (typeof rows === "number" ? rows + i : rows[i]!) * values.cols);
+      }
+    }
+    return numbers;
+  }
+
   #run(
     operation: Operation,
     tokens: readonly number[],
@@ -94,25 +108,28 @@ export class ReferenceExecutor {
     const width = (id: number): number => specs[id]!.width;
     switch (operation.kind) {
       case "embed": {
-        const weight = this.#weights[operation.weight]!;
         const n = width(operation.out);
-        tokens.forEach((token, row) => buffers[operation.out]!.set(weight.subarray(token * n, (token + 1) * n), row * n));
+        const own = this.#own(operation.weight, "weight", operation.site, adapter);
+        tokens.forEach((token, row) => buffers[operation.out]!.set(own.subarray(token * n, (token + 1) * n), row * n));
+        for (const delta of adapter?.deltas.filter(({ site }) => site === operation.site) ?? []) addToEmbedding(delta, own, tokens, buffers[operation.out]!);
         return;
       }
       case "rmsNorm": {
         const n = width(operation.x);
         const x = buffers[operation.x]!;
+        const own = this.#own(operation.weight, "weight", operation.site, adapter);
         for (let at = 0; at < x.length; at += n) {
-          buffers[operation.out]!.set(this.#stored(normalised(x.subarray(at, at + n), this.#weights[operation.weight]!, operation.eps)), at);
+          buffers[operation.out]!.set(this.#stored(normalised(x.subarray(at, at + n), own, operation.eps)), at);
         }
         return;
       }
       case "headNorm": {
         const x = buffers[operation.x]!;
+        const own = this.#own(operation.weight, "weight", operation.site, adapter);
         for (let row = 0; row < rows; row++) {
           for (let head = 0; head < operation.numHeads; head++) {
             const at = row * width(operation.x) + operation.offset + head * headDim;
-            x.set(normalised(x.subarray(at, at + headDim), this.#weights[operation.weight]!, operation.eps), at);
+            x.set(normalised(x.subarray(at, at + headDim), own, operation.eps), at);
           }
         }
         return;
@@ -121,17 +138,18 @@ export class ReferenceExecutor {
         const spec = this.#program.weights[operation.weight]!;
         const x = buffers[operation.x]!;
         const out = buffers[operation.out]!;
-        const bias = operation.bias === null ? null : this.#weights[operation.bias]!;
+        const matrix = this.#own(operation.weight, "weight", operation.site, adapter);
+        const bias = operation.bias === null ? null : this.#own(operation.bias, "bias", operation.site, adapter);
         const deltas = (adapter?.deltas ?? [])
           .filter((delta) => delta.site === operation.site)
           .map((delta) => ({ ...delta, a: this.#stored(matrixNumbers(delta.a)), b: this.#stored(matrixNumbers(delta.b)) }));
         const gained = deltas
           .filter(({ magnitude }) => magnitude !== undefined)
-          .map((delta) => ({ delta, gains: doraGains(this.#weights[operation.weight]!, spec.cols, delta) }));
+          .map((delta) => ({ delta, gains: doraGains(matrix, spec.cols, delta) }));
         const isFloat = operation.accumulate || this.#program.operations.some((other) => other.kind === "sample" && other.logits === operation.out);
         for (let row = 0; row < x.length / spec.cols; row++) {
           const input = x.subarray(row * spec.cols, (row + 1) * spec.cols);
-          const y = product(this.#weights[operation.weight]!, input, spec.rows);
+          const y = product(matrix, input, spec.rows);
           if (!isFloat) this.#stored(y);
           if (bias !== null) y.forEach((value, i) => (y[i] = value + bias[i]!));
           // One row of logits, that of the last token, or one for each of the step; those of experts are not activated.
@@ -286,6 +304,17 @@ function product(matrix: Float64Array, x: Float64Array, rows: number): Float64Ar
     y[row] = sum;
   }
   return y;
+}
+
+/** The input is a one at each token; what DoRA gives a length are columns of the matrix. */
+function addToEmbedding({ a, b, rank, scale, magnitude }: LoraDelta, matrix: Float64Array, tokens: readonly number[], out: Float64Array): void {
+  const [numTokens, n] = [a.cols, b.rows];
+  const [columns, rows] = [matrixNumbers(a), matrixNumbers(b)];
+  const changed = (token: number): Float64Array =>
+    product(rows, Float64Array.from({ length: rank }, (_, r) => columns[r * numTokens + token]!), n).map((value, i) => matrix[token * n + i]! + scale * value);
+  const squares = new Float64Array(n);
+  if (magnitude !== undefined) for (let token = 0; token < numTokens; token++) changed(token).forEach((value, i) => (squares[i]! += value * value));
+  tokens.forEach((token, row) => out.set(changed(token).map((value, i) => (magnitude === undefined ? value : (value * magnitude[i]!) / Math.sqrt(squares[i]!))), row * n));
 }
 
 /** By the definition: the length of each row of the changed matrix, made whole first. */

@@ -1,5 +1,5 @@
 /** Small decoder programs of any shape with random weights in memory, for tests of backends. */
-import type { AdapterForm, AdapterMatrix, AdapterWeights, LoraDelta } from "../../src/lora/adapter-weights.ts";
+import type { AdapterForm, AdapterMatrix, AdapterWeights, LoraDelta, Replacement } from "../../src/lora/adapter-weights.ts";
 import type { LoraSite, Operation, Program, WeightSpec } from "../../src/model/program.ts";
 import type { TensorInfo, WeightSource } from "../../src/model/weight-source.ts";
 
@@ -45,7 +45,10 @@ export function tinyProgram(shape: TinyShape): Program {
   const operations: Operation[] = [];
   const B = { residual: 0, normed: 1, qkv: 2, attended: 3, gateUp: 4, activated: 5, last: 6, lastNormed: 7, logits: 8 };
   const embed = weight("embed", vocab, hidden);
-  operations.push({ kind: "embed", weight: embed, out: B.residual });
+  const edge = (kind: "embedding" | "head" | "norm", path: string, layer: number, inWidth: number, outWidth: number): number =>
+    sites.push({ name: path, layer, kind, inWidth, outWidth, modules: [{ path, offset: 0, width: outWidth, own: true }] }) - 1;
+  const norm = (name: string, layer: number, width: number) => ({ weight: vector(name, width), site: edge("norm", name, layer, width, width) });
+  operations.push({ kind: "embed", weight: embed, out: B.residual, site: edge("embedding", "embed", -1, vocab, hidden) });
   const linear = (
     layer: number,
     name: string,
@@ -76,24 +79,24 @@ export function tinyProgram(shape: TinyShape): Program {
     });
   };
   for (let layer = 0; layer < layers; layer++) {
-    operations.push({ kind: "rmsNorm", x: B.residual, weight: vector(`norm1.${layer}`, hidden), eps: 1e-5, out: B.normed });
+    operations.push({ kind: "rmsNorm", x: B.residual, ...norm(`norm1.${layer}`, layer, hidden), eps: 1e-5, out: B.normed });
     linear(layer, "qkv", B.normed, B.qkv, hidden, qkv, false, [["q", 0, q], ["k", q, kv], ["v", q + kv, kv]]);
     if (shape.qkNorm === true) {
-      operations.push({ kind: "headNorm", x: B.qkv, offset: 0, numHeads: heads, weight: vector(`qnorm.${layer}`, headDim), eps: 1e-6 });
-      operations.push({ kind: "headNorm", x: B.qkv, offset: q, numHeads: kvHeads, weight: vector(`knorm.${layer}`, headDim), eps: 1e-6 });
+      operations.push({ kind: "headNorm", x: B.qkv, offset: 0, numHeads: heads, ...norm(`qnorm.${layer}`, layer, headDim), eps: 1e-6 });
+      operations.push({ kind: "headNorm", x: B.qkv, offset: q, numHeads: kvHeads, ...norm(`knorm.${layer}`, layer, headDim), eps: 1e-6 });
     }
     operations.push({ kind: "ropeKvWrite", qkv: B.qkv, layer });
     operations.push({ kind: "attention", qkv: B.qkv, out: B.attended, layer, window: shape.window ?? null });
     linear(layer, "o", B.attended, B.residual, q, hidden, true, [["o", 0, hidden]]);
-    operations.push({ kind: "rmsNorm", x: B.residual, weight: vector(`norm2.${layer}`, hidden), eps: 1e-5, out: B.normed });
+    operations.push({ kind: "rmsNorm", x: B.residual, ...norm(`norm2.${layer}`, layer, hidden), eps: 1e-5, out: B.normed });
     linear(layer, "gateUp", B.normed, B.gateUp, hidden, 2 * ffn, false, [["gate", 0, ffn], ["up", ffn, ffn]]);
     operations.push({ kind: "siluMul", x: B.gateUp, out: B.activated });
     linear(layer, "down", B.activated, B.residual, ffn, hidden, true, [["down", 0, hidden]]);
   }
   operations.push({ kind: "gather", x: B.residual, out: B.last });
-  operations.push({ kind: "rmsNorm", x: B.last, weight: vector("norm", hidden), eps: 1e-5, out: B.lastNormed });
+  operations.push({ kind: "rmsNorm", x: B.last, ...norm("norm", -1, hidden), eps: 1e-5, out: B.lastNormed });
   const head = shape.tied === true ? embed : weight("head", vocab, hidden);
-  operations.push({ kind: "linear", x: B.lastNormed, weight: head, bias: null, out: B.logits, accumulate: false, site: null });
+  operations.push({ kind: "linear", x: B.lastNormed, weight: head, bias: null, out: B.logits, accumulate: false, site: edge("head", "head", -1, hidden, vocab) });
   operations.push({ kind: "sample", logits: B.logits });
   const rotaryDim = shape.rotaryDim ?? headDim;
   const step = (name: string, width: number) => ({ name, width, rows: "step" as const });
@@ -173,17 +176,20 @@ export interface RandomAdapterOptions {
   readonly dtype?: "F32" | "BF16";
   /** Share of modules that the adapter changes. */
   readonly coverage?: number;
-  /** What every module has beyond A and B. */
+  /** What it has beyond A and B. */
   readonly form?: AdapterForm;
 }
 
 export function randomAdapter(program: Program, seed: number, options: RandomAdapterOptions): AdapterWeights {
   const random = numbers(seed);
+  const { form } = options;
   const dtype = options.dtype ?? "F32";
   const deltas: LoraDelta[] = [];
+  const edge = form === "head_lora" ? "head" : form === "embedding_lora" ? "embedding" : undefined;
   program.sites.forEach((site, id) => {
     for (const module of site.modules) {
-      if (!module.own || (random() + 1) / 2 >= (options.coverage ?? 1)) continue;
+      if (!module.own || (site.kind !== undefined && site.kind !== edge)) continue;
+      if (site.kind === undefined && (random() + 1) / 2 >= (options.coverage ?? 1)) continue;
       const rank = options.ranks[deltas.length % options.ranks.length]!;
       deltas.push({
         site: id,
@@ -191,18 +197,21 @@ export function randomAdapter(program: Program, seed: number, options: RandomAda
         width: module.width,
         rank,
         scale: 0.5 + Math.abs(random()),
-        a: randomMatrix(rank, site.inWidth, 1.7 / Math.sqrt(site.inWidth), dtype, random),
+        // Of an embedding's A, one column at a time counts.
+        a: randomMatrix(rank, site.inWidth, 1.7 / Math.sqrt(site.kind === "embedding" ? 3 : site.inWidth), dtype, random),
         b: randomMatrix(module.width, rank, 1.2 / Math.sqrt(rank), dtype, random),
-        ...(options.form === "lora_bias" ? { bias: vector(module.width, 0, random) } : {}),
-        ...(options.form === "dora" ? { magnitude: vector(module.width, 2, random) } : {}),
+        ...(form === "lora_bias" ? { bias: vector(module.width, 0, random) } : {}),
+        ...(form === "dora" ? { magnitude: vector(module.width, 2, random) } : {}),
       });
     }
   });
+  const replacements = randomReplacements(program, form, dtype, random);
   const ranks = deltas.map((delta) => delta.rank);
   return {
     digest: `${seed}`.padStart(64, "0"),
     deltas,
-    forms: options.form === undefined ? [] : [options.form],
+    ...(replacements.length === 0 ? {} : { replacements }),
+    forms: form === undefined ? [] : [form],
     report: {
       format: "peft",
       numModules: deltas.length,
@@ -215,4 +224,30 @@ export function randomAdapter(program: Program, seed: number, options: RandomAda
       warnings: [],
     },
   };
+}
+
+/** About half of what the form may replace. */
+function randomReplacements(program: Program, form: AdapterForm | undefined, dtype: "F32" | "BF16", random: () => number): Replacement[] {
+  if (form !== "modules_to_save" && form !== "trainable_tokens" && form !== "base_bias") return [];
+  const column = (rows: number, centre: number): AdapterMatrix => ({ dtype: "F32", rows, cols: 1, bytes: new Uint8Array(vector(rows, centre, random).buffer) });
+  const found = program.operations.flatMap((operation): Replacement[] => {
+    if (!("site" in operation) || operation.site === null || operation.kind === "expertLinear") return [];
+    const { site } = operation;
+    const { kind, modules } = program.sites[site]!;
+    const { rows: numRows, cols } = program.weights[operation.weight]!;
+    const matrix = (rows: number): AdapterMatrix => randomMatrix(rows, cols, 1.7 / Math.sqrt(cols), dtype, random);
+    if (form === "trainable_tokens") {
+      if (kind !== "embedding" && kind !== "head") return [];
+      const rows = Array.from({ length: numRows }, (_, i) => i).filter(() => random() < 0.2);
+      return [{ site, part: "weight", form, rows, values: matrix(rows.length) }];
+    }
+    if (form === "base_bias") {
+      if (operation.kind !== "linear" || operation.bias === null) return [];
+      return modules.map(({ offset, width }) => ({ site, part: "bias", form, rows: offset, values: column(width, 0) }));
+    }
+    if (kind === "norm") return [{ site, part: "weight", form, rows: 0, values: column(numRows, 1) }];
+    if (kind === "embedding") return [{ site, part: "weight", form, rows: 0, values: matrix(numRows) }];
+    return modules.map(({ offset, width }) => ({ site, part: "weight", form, rows: offset, values: matrix(width) }));
+  });
+  return found.filter(() => form === "trainable_tokens" || random() < 0.2);
 }

@@ -18,6 +18,18 @@ async function inspected(path: string, options: object = {}): Promise<Inspected 
   return { ...(JSON.parse(text) as Inspected), isGood };
 }
 
+describe("what an adapter has of its own", () => {
+  test("is told by its forms, and what they replace", async () => {
+    const path = fixture("../replacements/tokens_untied");
+    const model = fixture("../architectures/qwen3");
+    const { base } = await inspected(path, { model });
+    expect(base).toMatchObject({ isServed: true, forms: ["modules_to_save", "trainable_tokens"] });
+    const { text } = await inspect(settings({ model }), { path, isJson: false });
+    expect(text).toContain("forms     modules_to_save, trainable_tokens");
+    expect(text).toContain("replaced  20 tokens of embed_tokens (trainable_tokens), norm (modules_to_save), lm_head (modules_to_save)");
+  });
+});
+
 describe("what the files hold", () => {
   test("is told of PEFT's directory without any base", async () => {
     const path = fixture("bin_r4");

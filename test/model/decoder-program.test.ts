@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
 import { parseModelConfig } from "../../src/model/model-config.ts";
-import type { Operation, Program } from "../../src/model/program.ts";
+import { layerSites, type Operation, type Program } from "../../src/model/program.ts";
 import { type Json, tinyConfig } from "../helpers/model-files.ts";
 
 const build = (changes: Record<string, Json | undefined> = {}): Program =>
@@ -17,20 +17,22 @@ const named = (program: Program, id: number): string => program.buffers[id]!.nam
 const weightName = (program: Program, id: number | null): string =>
   id === null ? "none" : program.weights[id]!.name;
 
+const siteName = (program: Program, id: number | null): string => (id === null ? "none" : program.sites[id]!.name);
+
 /** One readable line per operation. */
 function line(program: Program, operation: Operation): string {
   switch (operation.kind) {
     case "embed":
-      return `embed ${weightName(program, operation.weight)} -> ${named(program, operation.out)}`;
+      return `embed ${weightName(program, operation.weight)} site ${siteName(program, operation.site)} -> ${named(program, operation.out)}`;
     case "rmsNorm":
-      return `norm ${named(program, operation.x)} ${weightName(program, operation.weight)} -> ${named(program, operation.out)}`;
+      return `norm ${named(program, operation.x)} ${weightName(program, operation.weight)} site ${siteName(program, operation.site)} -> ${named(program, operation.out)}`;
     case "linear": {
-      const site = operation.site === null ? "none" : program.sites[operation.site]!.name;
+      const site = siteName(program, operation.site);
       const into = `${operation.accumulate ? "+" : "-"}> ${named(program, operation.out)}`;
       return `linear ${named(program, operation.x)} ${weightName(program, operation.weight)} bias ${weightName(program, operation.bias)} site ${site} ${into}`;
     }
     case "headNorm":
-      return `headNorm ${named(program, operation.x)}@${operation.offset} x${operation.numHeads} ${weightName(program, operation.weight)}`;
+      return `headNorm ${named(program, operation.x)}@${operation.offset} x${operation.numHeads} ${weightName(program, operation.weight)} site ${siteName(program, operation.site)}`;
     case "ropeKvWrite":
       return `rope ${named(program, operation.qkv)} layer ${operation.layer}`;
     case "attention":
@@ -74,28 +76,28 @@ function expectedLines(expected: Expected): string[] {
     .join(" + ");
   const gateUp = `${MLP}.gate_proj.weight + ${MLP}.up_proj.weight`;
   return [
-    "embed model.embed_tokens.weight -> hidden",
-    `norm hidden ${LAYER}.input_layernorm.weight -> normed`,
+    "embed model.embed_tokens.weight site model.embed_tokens -> hidden",
+    `norm hidden ${LAYER}.input_layernorm.weight site ${LAYER}.input_layernorm -> normed`,
     `linear normed ${expected.qkv ?? qkv} bias ${expected.qkvBias ?? "none"} site ${ATTENTION}.qkv_proj -> qkv`,
     ...(expected.headNorms ?? []),
     "rope qkv layer 0",
     `attention qkv layer 0 window ${expected.window ?? null} -> attended`,
     `linear attended ${ATTENTION}.o_proj.weight bias ${expected.outputBias ?? "none"} site ${ATTENTION}.o_proj +> hidden`,
-    `norm hidden ${LAYER}.post_attention_layernorm.weight -> normed`,
+    `norm hidden ${LAYER}.post_attention_layernorm.weight site ${LAYER}.post_attention_layernorm -> normed`,
     `linear normed ${expected.gateUp ?? gateUp} bias ${expected.gateUpBias ?? "none"} site ${MLP}.gate_up_proj -> gate_up`,
     "siluMul gate_up -> gated",
     `linear gated ${MLP}.down_proj.weight bias ${expected.downBias ?? "none"} site ${MLP}.down_proj +> hidden`,
     "gather hidden -> sampled_hidden",
-    "norm sampled_hidden model.norm.weight -> sampled_normed",
-    `linear sampled_normed ${expected.head ?? "lm_head.weight"} bias none site none -> logits`,
+    "norm sampled_hidden model.norm.weight site model.norm -> sampled_normed",
+    `linear sampled_normed ${expected.head ?? "lm_head.weight"} bias none site lm_head -> logits`,
     "sample logits",
   ];
 }
 
 const QKV_BIAS = biasOf(ATTENTION, ["q_proj", "k_proj", "v_proj"]);
 const HEAD_NORMS = [
-  `headNorm qkv@0 x4 ${ATTENTION}.q_norm.weight`,
-  `headNorm qkv@16 x2 ${ATTENTION}.k_norm.weight`,
+  `headNorm qkv@0 x4 ${ATTENTION}.q_norm.weight site ${ATTENTION}.q_norm`,
+  `headNorm qkv@16 x2 ${ATTENTION}.k_norm.weight site ${ATTENTION}.k_norm`,
 ];
 
 const architectures: readonly (readonly [string, Record<string, Json>, Expected])[] = [
@@ -186,9 +188,7 @@ describe("the program of an architecture", () => {
       for (const module of site.modules)
         expect(module.offset + module.width).toBeLessThanOrEqual(site.outWidth);
     }
-    const sites = program.operations.flatMap((op) =>
-      op.kind === "linear" && op.site !== null ? [op.site] : [],
-    );
+    const sites = program.operations.flatMap((op) => ("site" in op ? [op.site] : []));
     expect(sites).toEqual(program.sites.map((_site, id) => id));
   });
 
@@ -240,7 +240,7 @@ describe("the program of an architecture", () => {
   ];
 
   test("lets adapters of fused layouts act on a split checkpoint", () => {
-    expect(build().sites.map(({ modules }) => modules)).toEqual([
+    expect(layerSites(build()).map(({ modules }) => modules)).toEqual([
       [...qkvModules(true), { path: `${ATTENTION}.qkv_proj`, offset: 0, width: QKV, own: false }],
       [{ path: `${ATTENTION}.o_proj`, offset: 0, width: 16, own: true }],
       [...gateUpModules(true), { path: `${MLP}.gate_up_proj`, offset: 0, width: 40, own: false }],
@@ -250,7 +250,7 @@ describe("the program of an architecture", () => {
 
   test("lets adapters of split layouts act on a fused checkpoint", () => {
     const program = build({ architectures: ["Phi3ForCausalLM"], model_type: "phi3" });
-    expect(program.sites.map(({ modules }) => modules)).toEqual([
+    expect(layerSites(program).map(({ modules }) => modules)).toEqual([
       [{ path: `${ATTENTION}.qkv_proj`, offset: 0, width: QKV, own: true }, ...qkvModules(false)],
       [{ path: `${ATTENTION}.o_proj`, offset: 0, width: 16, own: true }],
       [{ path: `${MLP}.gate_up_proj`, offset: 0, width: 40, own: true }, ...gateUpModules(false)],

@@ -2,6 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { basename, join } from "node:path";
 import { ModelError } from "../../src/core/errors.ts";
 import { loadModel } from "../../src/model/load-model.ts";
+import { layerSites } from "../../src/model/program.ts";
 import {
   encodeSafetensors,
   tensorsOf,
@@ -28,7 +29,9 @@ describe("loadModel", () => {
       vocabSize: 4096,
       maxContext: 1024,
     });
-    expect(model.program.sites.length).toBe(24);
+    expect(layerSites(model.program).length).toBe(24);
+    // Embedding, head, the last norm and two norms a layer.
+    expect(model.program.sites.length).toBe(24 + 3 + 12);
     expect(model.generation.eosTokenIds).toEqual([1, 4]);
     expect(model.tokenizer?.vocabSize).toBe(2320);
     expect(model.chatTemplate).not.toBeNull();

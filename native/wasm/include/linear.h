@@ -33,6 +33,9 @@ uint32_t panel_pack(uint32_t format, void* matrix, uint32_t n, uint32_t k, uint3
 /** Writes one row of a matrix of n rows as k floats: the embedding lookup. */
 void panel_read_row(uint32_t format, const void* matrix, uint32_t n, uint32_t k, uint32_t row, float* out);
 
+/** Writes one column of a matrix of n rows as n floats. Not for int8. */
+void panel_read_column(uint32_t format, const void* matrix, uint32_t n, uint32_t k, uint32_t column, float* out);
+
 /* ---- activations ---------------------------------------------------------------------------- */
 
 /** Rows that are packed together; the unit of work of activation_pack. */

@@ -7,6 +7,7 @@
 #pragma once
 #include "executor.h"
 #include "linear.h"
+#include "site.h"
 
 enum { PHASE_PACK = 0, PHASE_PANELS = 1, PHASE_EXPAND = 2, PHASE_HOLD = 3 };
 
@@ -15,6 +16,7 @@ typedef struct {
   uint32_t site;           /* index, or -1 */
   uint32_t row, num_rows;  /* in the output */
   const uint32_t* rows;    /* rows of the step that they belong to, ascending; 0 when they are the step's own */
+  uint32_t stride;         /* words from one of these to the next */
 } group_t;
 
 /* Written by the route operation. */
@@ -36,7 +38,8 @@ static inline uint32_t num_groups(const step_t* step, const uint32_t* op) {
 
 static inline group_t group_of(const step_t* step, const uint32_t* op, uint32_t index) {
   if (op[OPERATION_OPCODE] != OPCODE_EXPERT_LINEAR)
-    return (group_t){address(op[OPERATION_WEIGHT]), op[OPERATION_SITE], 0, rows_of(step, op), 0};
+    return (group_t){address(op[OPERATION_WEIGHT]), op[OPERATION_SITE], 0, rows_of(step, op),
+                     op[OPERATION_SAMPLED_ROWS] ? sampled_rows(step) : 0, SAMPLE_WORDS};
   const routed_t routed = routed_rows(step);
   const uint32_t row = routed.starts[index];
   return (group_t){
@@ -45,6 +48,7 @@ static inline group_t group_of(const step_t* step, const uint32_t* op, uint32_t 
       .row = row,
       .num_rows = routed.starts[index + 1] - row,
       .rows = routed.sources + row,
+      .stride = 1,
   };
 }
 
@@ -63,10 +67,6 @@ static inline void* kernel_scratch(const step_t* step) {
   return (uint8_t*)scratch(step) + step->control[CONTROL_PACKED_BLOCK_BYTES];
 }
 
-static inline uint32_t num_segments(const step_t* step, const uint32_t* op) {
-  return (int32_t)op[OPERATION_SITE] < 0 ? 0 : (uint32_t)step->block[STEP_HEADER_NUM_SEGMENTS];
-}
-
 /* Packs rows for this thread alone. A single row of floats is its own packed form. */
 static inline const void* pack_rows(uint32_t format, const float* x, uint32_t ldx, const uint32_t* sources, uint32_t num_rows,
                                     uint32_t k, void* memory) {
@@ -83,11 +83,44 @@ static inline const void* pack_group(const uint32_t* op, uint32_t format, const 
                    num_rows, op[OPERATION_K], memory);
 }
 
-/* Adapters: lora_op.c. */
+/* Adapters: lora_op.c and replace_op.c. */
 
-/** Keeps aside what rows with gains hold before an operation adds to them. Returns whether there are any, the same for every thread. */
+/* Rows of one slot in one group, at most a block of them. */
+typedef struct {
+  const uint32_t* site; /* SITE record */
+  group_t group;
+  uint32_t at; /* first row within the group */
+  uint32_t row, num_rows;
+} run_t;
+
+typedef struct { uint32_t group, segment, block; } cursor_t;
+
+/** Steps through the blocks of all segments in all groups. Returns 0 behind the last. */
+int next_run(const step_t* step, const uint32_t* op, uint32_t segments, cursor_t* cursor, run_t* run);
+
+/* What out held before this operation, for sites that need it again: [rows][n] of the operation. */
+static inline float* held_row(const step_t* step, const uint32_t* op, uint32_t row) {
+  return (float*)address(step->control[CONTROL_HELD]) + (uintptr_t)row * op[OPERATION_N];
+}
+
+/* Panels of outputs [offset, offset + width) that lie in [begin, end), counted from the offset. Returns 0 for none. */
+static inline int panels_within(uint32_t offset, uint32_t width, uint32_t begin, uint32_t end, uint32_t* first, uint32_t* last) {
+  if (offset >= end || offset + width <= begin) return 0;
+  *first = begin <= offset ? 0 : panels_of(begin - offset);
+  *last = min_u32(panels_of(end - offset), panels_of(width));
+  return *first < *last;
+}
+
+/** Keeps aside what rows held before an operation adds to them, where it is needed again. Returns whether it is, the same for every thread. */
 int hold(step_t* step, const uint32_t* op, uint32_t segments);
 /** A·x of every run of rows; queue positions before `first` belong to the base matrix, `item` is the first that is not its. */
 void shrink(step_t* step, const uint32_t* op, uint32_t segments, uint32_t item, uint32_t first);
-/** out += scale * B·(A·x). */
+/** Replaced outputs, then out += scale * B·(A·x), then trained biases. */
 void expand(step_t* step, const uint32_t* op, uint32_t segments);
+
+/** Whether every row of the operation has the whole matrix replaced. */
+int replaces_all(const step_t* step, const uint32_t* op, uint32_t segments);
+/** Writes those of outputs [begin, end) of a run that the adapter has rows of its own for. */
+void replace(step_t* step, const uint32_t* op, const run_t* run, uint32_t begin, uint32_t end);
+/** Adds what a trained bias differs from the base's by. */
+void shift(const uint32_t* op, const run_t* run, uint32_t begin, uint32_t end);

@@ -131,7 +131,9 @@ class Lowering {
     };
   }
 
-  #addLinear({ x, out, weight, bias, site, accumulate }: Extract<Operation, { kind: "linear" }>): void {
+  #addLinear({ x, out, weight, bias, accumulate, site: given }: Extract<Operation, { kind: "linear" }>): void {
+    // No kernel here changes the head: adapters that do are refused by their form.
+    const site = given === null || this.#program.sites[given]!.kind !== undefined ? null : given;
     if (accumulate) this.#floats.add(out);
     invariant(!this.#pending.has(out), "a sum is added before its buffer is written again");
     if (bias !== null || site !== null) this.#pending.set(out, { bias, site });

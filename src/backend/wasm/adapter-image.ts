@@ -1,11 +1,12 @@
 /**
  * An adapter as it will lie in device memory: panels, with offsets in place of addresses.
  *
- *   [SITE and DELTA records of every site][A of site 0][B of its deltas, each with its bias or gains]...[A of site 1]...
+ *   [SITE, REPLACEMENT and DELTA records of every site]
+ *   [A of site 0][B of its deltas, each with its bias or gains]...[its replaced rows, vectors]...[A of site 1]...
  */
 import type { AdapterImage } from "../backend.ts";
 import type { SiteId } from "../../model/program.ts";
-import { DELTA, DELTA_WORDS, SITE, SITE_WORDS } from "./layout.ts";
+import { DELTA, DELTA_WORDS, REPLACEMENT, REPLACEMENT_WORDS, SITE, SITE_WORDS } from "./layout.ts";
 
 export interface WasmAdapterImage extends AdapterImage {
   /** Matrices are in place; records are written by `attachImage`, which knows the address. */
@@ -14,7 +15,8 @@ export interface WasmAdapterImage extends AdapterImage {
   /** Most ranks at one site: floats of a shrunk row. */
   readonly maxTotalRank: number;
   readonly maxRank: number;
-  readonly hasGains: boolean;
+  /** Whether a site needs what outputs held before. */
+  readonly holds: boolean;
 }
 
 export interface ImageSite {
@@ -26,6 +28,28 @@ export interface ImageSite {
   readonly a: number;
   readonly expandPanels: number;
   readonly deltas: readonly ImageDelta[];
+  readonly holds: boolean;
+  readonly replacesAll: boolean;
+  readonly replacements: readonly ImageRows[];
+  readonly tokens: ImageTokens | null;
+  /** Float32 vectors: what is added at last, and a norm's own weight. */
+  readonly shift: number | null;
+  readonly own: number | null;
+}
+
+/** A matrix of replaced rows. */
+export interface ImageRows {
+  /** The first of them in the base's weight. */
+  readonly offset: number;
+  readonly width: number;
+  readonly format: number;
+  readonly matrix: number;
+}
+
+export interface ImageTokens extends Pick<ImageRows, "format" | "matrix"> {
+  /** Byte offset of the list, and its length. */
+  readonly list: number;
+  readonly count: number;
 }
 
 export interface ImageDelta {
@@ -41,7 +65,8 @@ export interface ImageDelta {
   readonly gain: number | null;
 }
 
-export const siteRecordBytes = (numDeltas: number): number => (SITE_WORDS + numDeltas * DELTA_WORDS) * 4;
+export const siteRecordBytes = (numReplacements: number, numDeltas: number): number =>
+  (SITE_WORDS + numReplacements * REPLACEMENT_WORDS + numDeltas * DELTA_WORDS) * 4;
 
 /**
  * Copies an image to `address` and points the slot's sites at it.
@@ -56,26 +81,39 @@ export function attachImage(
 ): void {
   new Uint8Array(memory.buffer, address, image.bytes.length).set(image.bytes);
   for (const site of image.sites) {
+    const { deltas, replacements, tokens } = site;
     const at = address + site.record;
-    const numWords = siteRecordBytes(site.deltas.length) / 4;
+    const numWords = siteRecordBytes(replacements.length, deltas.length) / 4;
     const words = new Uint32Array(memory.buffer, at, numWords);
     const floats = new Float32Array(memory.buffer, at, numWords);
-    words[SITE.format] = site.format;
-    words[SITE.totalRank] = site.totalRank;
-    words[SITE.a] = address + site.a;
-    words[SITE.numDeltas] = site.deltas.length;
-    words[SITE.expandPanels] = site.expandPanels;
-    words[SITE.hasGains] = site.deltas.some(({ gain }) => gain !== null) ? 1 : 0;
-    site.deltas.forEach((delta, i) => {
-      const to = SITE_WORDS + i * DELTA_WORDS;
-      words[to + DELTA.rankOffset] = delta.rankOffset;
-      words[to + DELTA.rank] = delta.rank;
-      words[to + DELTA.outOffset] = delta.outOffset;
-      words[to + DELTA.width] = delta.width;
+    const addressOf = (offset: number | null): number => (offset === null ? 0 : address + offset);
+    const write = <F extends Readonly<Record<string, number>>>(to: number, layout: F, fields: Partial<Record<keyof F, number>>): void => {
+      for (const [field, value] of Object.entries(fields)) words[to + layout[field]!] = value as number;
+    };
+    write(0, SITE, {
+      format: site.format,
+      totalRank: site.totalRank,
+      a: address + site.a,
+      numDeltas: deltas.length,
+      expandPanels: site.expandPanels,
+      holds: site.holds ? 1 : 0,
+      numReplacements: replacements.length,
+      replacesAll: site.replacesAll ? 1 : 0,
+      shift: addressOf(site.shift),
+      own: addressOf(site.own),
+      tokens: addressOf(tokens?.list ?? null),
+      numTokens: tokens?.count ?? 0,
+      tokenRows: addressOf(tokens?.matrix ?? null),
+      tokenFormat: tokens?.format ?? 0,
+    });
+    replacements.forEach(({ offset, width, format, matrix }, i) => {
+      write(SITE_WORDS + i * REPLACEMENT_WORDS, REPLACEMENT, { outOffset: offset, width, format, matrix: address + matrix });
+    });
+    deltas.forEach((delta, i) => {
+      const to = SITE_WORDS + replacements.length * REPLACEMENT_WORDS + i * DELTA_WORDS;
+      const { rankOffset, rank, outOffset, width } = delta;
+      write(to, DELTA, { rankOffset, rank, outOffset, width, b: address + delta.b, bias: addressOf(delta.bias), gain: addressOf(delta.gain) });
       floats[to + DELTA.scale] = delta.scale;
-      words[to + DELTA.b] = address + delta.b;
-      words[to + DELTA.bias] = delta.bias === null ? 0 : address + delta.bias;
-      words[to + DELTA.gain] = delta.gain === null ? 0 : address + delta.gain;
     });
     siteTable[site.site] = at;
   }

@@ -50,6 +50,7 @@ function encode(operation: Operation, program: Program, { buffers, weights, matr
       return {
         opcode: OPCODE.embed,
         weight: weight(operation.weight),
+        site: (operation.site ?? -1) >>> 0,
         format,
         n: program.weights[operation.weight]!.rows,
         k: program.weights[operation.weight]!.cols,
@@ -59,6 +60,7 @@ function encode(operation: Operation, program: Program, { buffers, weights, matr
       return {
         opcode: OPCODE.rmsNorm,
         weight: weight(operation.weight),
+        site: (operation.site ?? -1) >>> 0,
         n: program.buffers[operation.x]!.width,
         eps: floatBits(operation.eps),
         ...input(operation.x),
@@ -81,6 +83,7 @@ function encode(operation: Operation, program: Program, { buffers, weights, matr
       return {
         opcode: OPCODE.headNorm,
         weight: weight(operation.weight),
+        site: (operation.site ?? -1) >>> 0,
         n: operation.numHeads,
         k: headDim,
         eps: floatBits(operation.eps),

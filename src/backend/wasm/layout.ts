@@ -109,7 +109,7 @@ export const OPERATION = {
   /** Address of f32[n], or 0. */
   bias: 9,
   accumulate: 10,
-  /** LoRA site, or -1. */
+  /** Site of adapters, or -1. */
   site: 11,
   /** 1 when rows are the sampled ones. */
   sampledRows: 12,
@@ -132,19 +132,39 @@ export const OPERATION = {
 } as const;
 export const OPERATION_WORDS = 24;
 
-/** What one adapter does at one site; DELTA records follow. */
+/**
+ * What one adapter does at one site. REPLACEMENT records follow, then DELTA records.
+ *
+ * A norm has `own` alone; an embedding at most one replacement and one delta, and lists of tokens.
+ */
 export const SITE = {
   format: 0,
   /** Ranks of all deltas: rows of the stacked A. */
   totalRank: 1,
   a: 2,
   numDeltas: 3,
-  /** Output panels expanded per claim; all of them where deltas are not aligned to panels. */
+  /** Output panels expanded per claim; all of them where deltas or replacements are not aligned to panels. */
   expandPanels: 4,
-  /** 1 when a delta has gains. */
-  hasGains: 5,
+  /** 1 when what the output held before the operation is needed again: for gains and replacements. */
+  holds: 5,
+  numReplacements: 6,
+  /** 1 when replacements write the whole output, so that the base matrix has no say in it. */
+  replacesAll: 7,
+  /** f32[outWidth]: added to the output at last, or 0. Trained biases less the base's. */
+  shift: 8,
+  /** f32[outWidth]: the weight of a norm. */
+  own: 9,
+  /** Rows of the matrix that are replaced one by one, u32[numTokens] ascending, and their numbers. */
+  tokens: 10,
+  numTokens: 11,
+  tokenRows: 12,
+  tokenFormat: 13,
 } as const;
-export const SITE_WORDS = 8;
+export const SITE_WORDS = 16;
+
+/** A run of a matrix's rows: outputs of a linear operation, all tokens of an embedding. */
+export const REPLACEMENT = { outOffset: 0, width: 1, format: 2, matrix: 3 } as const;
+export const REPLACEMENT_WORDS = 4;
 
 export const DELTA = {
   /** First column of this delta's rank space in the shrunk row. */

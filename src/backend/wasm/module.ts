@@ -39,6 +39,22 @@ export interface WasmExports {
     gain: number,
     scratch: number,
   ): void;
+  dora_column_squares(
+    format: number,
+    base: number,
+    n: number,
+    k: number,
+    b: number,
+    rank: number,
+    aFormat: number,
+    a: number,
+    aColumns: number,
+    aColumn0: number,
+    scale: number,
+    sums: number,
+    scratch: number,
+  ): void;
+  dora_column_gains(k: number, sums: number, magnitude: number, gain: number): void;
   activation_bytes(format: number, numRows: number, k: number): number;
   linear_scratch_bytes(): number;
 }

@@ -1,37 +1,33 @@
-/** Lays an adapter out as panels, in a small memory of its own, away from the running pool. */
-import { AdapterError, invariant } from "../../core/errors.ts";
-import type { AdapterMatrix, AdapterWeights, LoraDelta } from "../../lora/adapter-weights.ts";
+/** Lays an adapter out as panels, away from the running pool. */
+import type { AdapterMatrix, AdapterWeights, LoraDelta, Replacement } from "../../lora/adapter-weights.ts";
 import type { Program, SiteId } from "../../model/program.ts";
-import { type ImageSite, siteRecordBytes, type WasmAdapterImage } from "./adapter-image.ts";
-import { DTYPE, FORMAT, PANEL_ROWS } from "./formats.ts";
-import { align } from "./memory.ts";
-import { createMemory, instantiate, RESERVED_BYTES, STACK_BYTES, WASM_PAGE_BYTES, type WasmExports } from "./module.ts";
+import type { ImageRows, ImageSite, WasmAdapterImage } from "./adapter-image.ts";
+import { doraGains } from "./dora-gains.ts";
+import { exactFormat, planImage, type SiteChanges } from "./plan-image.ts";
+import { type Panels, StagingMemory } from "./staging-memory.ts";
 
-/** Output panels per claim of an expand: a few microseconds of work at rank 16 and one row. */
-const EXPAND_PANELS = 64;
-/** The event loop gets a turn after this much repacking. */
-const SLICE_MS = 4;
-
-/** The base matrix of a site, as the device holds it. */
-export type BasePanels = (site: SiteId) => { readonly bytes: Uint8Array; readonly format: number; readonly rows: number };
+/** What the device holds of the base. */
+export interface BaseWeights {
+  /** The matrix of a site. */
+  panels(site: SiteId): Panels;
+  /** The bias of a site that has one. */
+  bias(site: SiteId): Float32Array;
+}
 
 export class AdapterStager {
-  readonly #memory: WebAssembly.Memory;
-  readonly #exports: WasmExports;
+  readonly #staging: StagingMemory;
   readonly #program: Program;
-  readonly #base = RESERVED_BYTES + STACK_BYTES;
-  readonly #basePanels: BasePanels;
+  readonly #base: BaseWeights;
   /** Staging is one at a time: all stagings share one memory. */
   #tail: Promise<unknown> = Promise.resolve();
 
-  constructor(module: WebAssembly.Module, program: Program, basePanels: BasePanels) {
-    this.#basePanels = basePanels;
-    this.#memory = createMemory(this.#base);
-    this.#exports = instantiate(module, this.#memory, this.#base);
+  constructor(module: WebAssembly.Module, program: Program, base: BaseWeights) {
+    this.#staging = new StagingMemory(module);
     this.#program = program;
+    this.#base = base;
   }
 
-  /** @throws {AdapterError} `adapter_invalid` when a matrix holds NaN or infinity */
+  /** @throws {AdapterError} `adapter_invalid` when a matrix holds NaN or infinity, or a row that DoRA divides has no length */
   stage(adapter: AdapterWeights): Promise<WasmAdapterImage> {
     const staged = this.#tail.then(() => this.#stage(adapter));
     this.#tail = staged.catch(() => undefined);
@@ -39,179 +35,86 @@ export class AdapterStager {
   }
 
   async #stage(adapter: AdapterWeights): Promise<WasmAdapterImage> {
-    const bySite = Map.groupBy(adapter.deltas, (delta) => delta.site);
-    const plan = planImage(this.#program, bySite, this.#exports);
+    const staging = this.#staging;
+    const replacements = await this.#changing(adapter.replacements ?? []);
+    const plan = planImage(this.#program, { deltas: adapter.deltas, replacements }, staging.exports);
     const bytes = new Uint8Array(plan.numBytes);
-    let sliceEnds = performance.now() + SLICE_MS;
-    for (const site of plan.sites) {
-      const deltas = bySite.get(site.site)!;
-      const { inWidth } = this.#program.sites[site.site]!;
-      this.#pack(site.format, site.totalRank, inWidth, deltas.map((delta) => delta.a), bytes, site.a);
-      for (const [i, delta] of deltas.entries()) {
-        const { b, bias, gain } = site.deltas[i]!;
-        this.#pack(site.format, delta.width, delta.rank, [delta.b], bytes, b);
-        if (bias !== null) new Float32Array(bytes.buffer, bias, delta.width).set(delta.bias!);
-        if (gain !== null) new Float32Array(bytes.buffer, gain, delta.width).set(await this.#gains(site, delta, i, bytes));
-      }
-      if (performance.now() > sliceEnds) {
-        await Bun.sleep(0);
-        sliceEnds = performance.now() + SLICE_MS;
-      }
+    for (const { changes, ...site } of plan.sites) {
+      await this.#writeRows(changes, site, bytes);
+      await this.#writeDeltas(changes, site, bytes);
+      await staging.pause();
     }
+    const deltas = plan.sites.flatMap((site) => site.deltas);
     return {
       digest: adapter.digest,
       numBytes: bytes.length,
       bytes,
-      sites: plan.sites,
-      maxTotalRank: Math.max(...plan.sites.map((site) => site.totalRank)),
-      maxRank: adapter.report.maxRank,
-      hasGains: plan.sites.some(({ deltas }) => deltas.some(({ gain }) => gain !== null)),
+      sites: plan.sites.map(({ changes: _changes, ...site }) => site),
+      maxTotalRank: Math.max(0, ...plan.sites.map(({ totalRank }) => totalRank)),
+      maxRank: Math.max(1, ...deltas.map(({ rank }) => rank)),
+      holds: plan.sites.some(({ holds }) => holds),
     };
   }
 
-  /** Packs matrices stacked along rows and copies the panels to `target[offset ..]`. */
-  #pack(
-    format: number,
-    rows: number,
-    cols: number,
-    matrices: readonly AdapterMatrix[],
-    target: Uint8Array,
-    offset: number,
-  ): void {
-    const numBytes = this.#exports.matrix_bytes(format, rows, cols) >>> 0;
-    const source = this.#base + align(numBytes);
-    this.#ensure(source + Math.max(...matrices.map((matrix) => matrix.bytes.length)));
-    new Uint8Array(this.#memory.buffer, this.#base, numBytes).fill(0);
-    let row = 0;
-    for (const matrix of matrices) {
-      invariant(matrix.cols === cols, "matrices of one site have one width");
-      new Uint8Array(this.#memory.buffer, source, matrix.bytes.length).set(matrix.bytes);
-      const bad = this.#exports.panel_pack(format, this.#base, rows, cols, row, source, DTYPE[matrix.dtype], matrix.rows);
-      if (bad !== 0) {
-        throw new AdapterError("adapter_invalid", `the adapter has a value that is not finite in row ${bad - 1} of a matrix`);
-      }
-      row += matrix.rows;
+  /** Without copies of base weights that are those of this base, in the format that it is held in. */
+  async #changing(replacements: readonly Replacement[]): Promise<readonly Replacement[]> {
+    const kept: Replacement[] = [];
+    for (const each of replacements) {
+      if (each.form !== "base_copies" || !(await this.#equalsBase(each))) kept.push(each);
     }
-    target.set(new Uint8Array(this.#memory.buffer, this.#base, numBytes), offset);
+    return kept;
   }
 
-  /**
-   * DoRA's gains from the base weights as the device holds them, a panel at a time, in a copy beside the adapter's
-   * matrices: the running pool is left alone.
-   */
-  async #gains(site: ImageSite, delta: LoraDelta, index: number, image: Uint8Array): Promise<Float32Array> {
-    const exports = this.#exports;
-    const { rank, width, offset } = delta;
-    const { a, totalRank, format, site: siteId } = site;
-    const { b, rankOffset } = site.deltas[index]!;
-    const base = this.#basePanels(siteId);
-    const k = this.#program.sites[siteId]!.inWidth;
-    const aBytes = exports.matrix_bytes(format, totalRank, k) >>> 0;
-    const bBytes = exports.matrix_bytes(format, width, rank) >>> 0;
-    const panelBytes = exports.matrix_bytes(base.format, PANEL_ROWS, k) >>> 0;
-    let end = this.#base;
-    const reserve = (numBytes: number): number => {
-      end += align(numBytes);
-      return end - align(numBytes);
-    };
-    const places = {
-      panel: reserve(panelBytes),
-      a: reserve(aBytes),
-      b: reserve(bBytes),
-      aRows: reserve(rank * k * 4),
-      magnitude: reserve(width * 4),
-      gain: reserve(width * 4),
-      scratch: reserve((k + rank) * 4),
-    };
-    this.#ensure(end);
-    const memory = new Uint8Array(this.#memory.buffer);
-    memory.set(image.subarray(a, a + aBytes), places.a);
-    memory.set(image.subarray(b, b + bBytes), places.b);
-    new Float32Array(this.#memory.buffer, places.magnitude, width).set(delta.magnitude!);
-    for (let row = 0; row < rank; row++) exports.panel_read_row(format, places.a, totalRank, k, rankOffset + row, places.aRows + row * k * 4);
-    let sliceEnds = performance.now() + SLICE_MS;
-    for (let done = 0; done < width; ) {
-      const row0 = (offset + done) % PANEL_ROWS;
-      const first = offset + done - row0;
-      const panelRows = Math.min(PANEL_ROWS, base.rows - first);
-      const numRows = Math.min(panelRows - row0, width - done);
-      const panelAt = (first / PANEL_ROWS) * panelBytes;
-      memory.set(base.bytes.subarray(panelAt, panelAt + (exports.matrix_bytes(base.format, panelRows, k) >>> 0)), places.panel);
-      exports.dora_gains(
-        base.format, places.panel, panelRows, k, row0, numRows, places.aRows, rank, format, places.b, width, done,
-        delta.scale, places.magnitude + done * 4, places.gain + done * 4, places.scratch,
-      );
-      done += numRows;
-      if (performance.now() > sliceEnds) {
-        await Bun.sleep(0);
-        sliceEnds = performance.now() + SLICE_MS;
+  #equalsBase({ site, values }: Replacement): Promise<boolean> {
+    const { format, bytes } = this.#base.panels(site);
+    return this.#staging.packPieces(format, values, (panels, offset) => Buffer.compare(panels, bytes.subarray(offset, offset + panels.length)) === 0);
+  }
+
+  async #writeRows({ runs, listed, biases, vector }: SiteChanges, site: ImageSite, image: Uint8Array): Promise<void> {
+    const write = ({ values }: Replacement, { matrix }: Pick<ImageRows, "matrix">): Promise<boolean> =>
+      this.#staging.packPieces(exactFormat([values]), values, (panels, offset) => {
+        image.set(panels, matrix + offset);
+        return true;
+      });
+    for (const [i, run] of runs.entries()) await write(run, site.replacements[i]!);
+    if (listed !== null) {
+      new Uint32Array(image.buffer, site.tokens!.list, listed.rows.length).set(listed.rows);
+      await write(listed, site.tokens!);
+    }
+    if (biases.length > 0) {
+      const base = this.#base.bias(site.site);
+      const shift = new Float32Array(image.buffer, site.shift!, base.length);
+      for (const { rows, values } of biases) {
+        const offset = rows;
+        floatsOf(values).forEach((value, i) => (shift[offset + i] = value - base[offset + i]!));
       }
     }
-    const gains = new Float32Array(this.#memory.buffer, places.gain, width).slice();
-    const bad = gains.findIndex((gain) => !Number.isFinite(gain));
-    if (bad !== -1) {
-      throw new AdapterError("adapter_invalid", `the adapter's changed weights of ${this.#program.sites[siteId]!.name} have length 0 in row ${offset + bad}, which no magnitude can divide`);
+    if (vector !== null) {
+      const own = floatsOf(vector.values);
+      new Float32Array(image.buffer, site.own!, own.length).set(own);
     }
-    return gains;
   }
 
-  #ensure(numBytes: number): void {
-    const missing = numBytes - this.#memory.buffer.byteLength;
-    if (missing > 0) this.#memory.grow(Math.ceil(missing / WASM_PAGE_BYTES));
+  async #writeDeltas({ deltas }: SiteChanges, site: ImageSite, image: Uint8Array): Promise<void> {
+    const { inWidth } = this.#program.sites[site.site]!;
+    const { format } = site;
+    if (deltas.length > 0) image.set(this.#staging.pack(format, site.totalRank, inWidth, deltas.map(({ a }) => a)), site.a);
+    for (const [i, delta] of deltas.entries()) {
+      const { b, bias, gain } = site.deltas[i]!;
+      image.set(this.#staging.pack(format, delta.width, delta.rank, [delta.b]), b);
+      if (bias !== null) new Float32Array(image.buffer, bias, delta.width).set(delta.bias!);
+      if (gain !== null) new Float32Array(image.buffer, gain, delta.width).set(await this.#gains(site, delta, i, image));
+    }
+  }
+
+  #gains(placed: ImageSite, delta: LoraDelta, index: number, image: Uint8Array): Promise<Float32Array> {
+    const site = this.#program.sites[placed.site]!;
+    const own = site.kind === "embedding" ? placed.replacements[0] : placed.replacements.find(({ offset, width }) => offset <= delta.offset && offset + width >= delta.offset + delta.width);
+    const base = own === undefined ? this.#base.panels(placed.site) : { bytes: image.subarray(own.matrix), format: own.format, rows: own.width };
+    const firstRow = site.kind === "embedding" ? 0 : delta.offset - (own?.offset ?? 0);
+    return doraGains(this.#staging, { site, delta, placed, index, image, base, firstRow });
   }
 }
 
-interface ImagePlan {
-  readonly sites: readonly ImageSite[];
-  readonly numBytes: number;
-}
-
-function planImage(program: Program, bySite: ReadonlyMap<SiteId, readonly LoraDelta[]>, exports: WasmExports): ImagePlan {
-  const ids = [...bySite.keys()].sort((a, b) => a - b);
-  let end = 0;
-  const records = ids.map((id) => {
-    const at = end;
-    end += siteRecordBytes(bySite.get(id)!.length);
-    return at;
-  });
-  end = align(end);
-  const place = (numBytes: number): number => {
-    const at = end;
-    end += align(numBytes);
-    return at;
-  };
-  const sites = ids.map((id, i): ImageSite => {
-    const deltas = bySite.get(id)!;
-    const { inWidth, outWidth } = program.sites[id]!;
-    // bfloat16 panels hold bfloat16 files exactly; anything else keeps its bits only in float32.
-    const exact16 = deltas.every((delta) => delta.a.dtype === "BF16" && delta.b.dtype === "BF16");
-    const format = exact16 ? FORMAT.bfloat16 : FORMAT.float32;
-    const totalRank = deltas.reduce((sum, delta) => sum + delta.rank, 0);
-    const aligned = deltas.every((delta) => delta.offset % PANEL_ROWS === 0);
-    const a = place(exports.matrix_bytes(format, totalRank, inWidth) >>> 0);
-    let rankOffset = 0;
-    return {
-      site: id,
-      format,
-      totalRank,
-      record: records[i]!,
-      a,
-      expandPanels: aligned ? EXPAND_PANELS : Math.ceil(outWidth / PANEL_ROWS),
-      deltas: deltas.map((delta) => {
-        const placed = {
-          rankOffset,
-          rank: delta.rank,
-          outOffset: delta.offset,
-          width: delta.width,
-          scale: delta.scale,
-          b: place(exports.matrix_bytes(format, delta.width, delta.rank) >>> 0),
-          bias: delta.bias === undefined ? null : place(delta.width * 4),
-          gain: delta.magnitude === undefined ? null : place(delta.width * 4),
-        };
-        rankOffset += delta.rank;
-        return placed;
-      }),
-    };
-  });
-  return { sites, numBytes: end };
-}
+/** Vectors were made float32 when they were read. */
+const floatsOf = ({ bytes }: AdapterMatrix): Float32Array => new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);

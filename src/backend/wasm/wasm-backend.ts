@@ -6,7 +6,7 @@ import { MAX_TABLES_PER_PAGE, RESULT_HEADER } from "../../core/step-layout.ts";
 import type { Step, StepResult } from "../../core/step.ts";
 import type { AdapterForm, AdapterWeights } from "../../lora/adapter-weights.ts";
 import { RunAllocator } from "../../lora/run-allocator.ts";
-import type { Program } from "../../model/program.ts";
+import { layerSites, type Program, type SiteId } from "../../model/program.ts";
 import type { AdapterImage, Backend, BackendInfo, BackendOptions } from "../backend.ts";
 import { attachImage, type WasmAdapterImage } from "./adapter-image.ts";
 import { ropeTable } from "../rope-table.ts";
@@ -17,13 +17,15 @@ import { loadWeights, matrixBytes, windowsBytes } from "./load-weights.ts";
 import { align, MemoryPlan } from "./memory.ts";
 import { compileModule, createMemory, instantiate, STACK_BYTES, WASM_PAGE_BYTES, type WasmExports } from "./module.ts";
 import { ThreadPool } from "./pool.ts";
-import { AdapterStager, type BasePanels } from "./stage-adapter.ts";
+import { AdapterStager, type BaseWeights } from "./stage-adapter.ts";
 
 /** Adapter memory is handed out in runs of this unit. */
 const ADAPTER_UNIT_BYTES = 4096;
 
 /** Forms of adapters served beyond plain LoRA. */
-export const ADAPTER_FORMS: readonly AdapterForm[] = ["dora", "lora_bias"];
+export const ADAPTER_FORMS: readonly AdapterForm[] = [
+  "dora", "lora_bias", "head_lora", "embedding_lora", "modules_to_save", "trainable_tokens", "base_bias", "base_copies",
+];
 
 /** Bytes of KV memory that one page takes, for callers that size `numPages` by a budget. */
 export const kvPageBytes = (program: Program): number => program.numLayers * layerPageBytes(program);
@@ -48,18 +50,28 @@ export async function openWasmBackend(options: BackendOptions): Promise<WasmBack
     })),
     control,
   );
-  return new WasmBackend(options, layout, memory, exports, pool, new AdapterStager(module, options.program, basePanels(options, layout, memory)));
+  return new WasmBackend(options, layout, memory, exports, pool, new AdapterStager(module, options.program, baseWeights(options, layout, memory)));
 }
 
-function basePanels({ program, format }: BackendOptions, { weights, matrixBytes }: Layout, memory: WebAssembly.Memory): BasePanels {
-  return (site) => {
+function baseWeights({ program, format }: BackendOptions, { weights, matrixBytes }: Layout, memory: WebAssembly.Memory): BaseWeights {
+  const operationOf = (site: SiteId) => {
     const { expert = 0 } = program.sites[site]!;
-    const operation = program.operations.find((each) => (each.kind === "linear" || each.kind === "expertLinear") && each.site === site - expert);
-    invariant(operation?.kind === "linear" || operation?.kind === "expertLinear", "every site is one operation's");
-    const { weight } = operation;
-    const spec = program.weights[weight]!;
-    const numBytes = matrixBytes[weight]!;
-    return { bytes: new Uint8Array(memory.buffer, weights[weight]! + expert * numBytes, numBytes), format: formatOf(spec, FORMAT[format]), rows: spec.rows };
+    const operation = program.operations.find((each) => "site" in each && each.site === site - expert);
+    invariant(operation !== undefined && "site" in operation, "every site is one operation's");
+    return { operation, expert };
+  };
+  return {
+    panels: (site) => {
+      const { operation: { weight }, expert } = operationOf(site);
+      const spec = program.weights[weight]!;
+      const numBytes = matrixBytes[weight]!;
+      return { bytes: new Uint8Array(memory.buffer, weights[weight]! + expert * numBytes, numBytes), format: formatOf(spec, FORMAT[format]), rows: spec.rows };
+    },
+    bias: (site) => {
+      const { operation } = operationOf(site);
+      invariant(operation.kind === "linear" && operation.bias !== null, "a replaced bias has one of the base's to replace");
+      return new Float32Array(memory.buffer, weights[operation.bias]!, program.weights[operation.bias]!.rows);
+    },
   };
 }
 
@@ -109,7 +121,7 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
   const maxContext = Math.min(program.maxContext, numPages * PAGE_TOKENS);
   const topK = program.routing?.topK ?? 1;
   const numExperts = program.routing?.numExperts ?? 0;
-  const siteCols = Math.max(1, ...program.sites.map((site) => site.inWidth));
+  const siteCols = Math.max(program.hiddenSize, ...layerSites(program).map((site) => site.inWidth));
   // A router stays float32, whose packed rows are larger than those of int8.
   const packedBytes = Math.max(...program.weights.map((weight) => exports.activation_bytes(formatOf(weight, format), ROW_BLOCK, weight.cols) >>> 0));
   const packedBlockBytes = align(Math.max(packedBytes, exports.activation_bytes(FORMAT.float32, ROW_BLOCK, siteCols) >>> 0));
@@ -335,13 +347,13 @@ class WasmBackend implements Backend {
 
   /** Work areas lie at the end of memory so that an adapter of any rank only makes the memory longer. */
   #growLoraAreas(image: WasmAdapterImage): void {
-    if (image.maxTotalRank <= this.#maxTotalRank && image.maxRank <= this.#maxRank && (!image.hasGains || this.#heldBytes > 0)) return;
+    if (image.maxTotalRank <= this.#maxTotalRank && image.maxRank <= this.#maxRank && (!image.holds || this.#heldBytes > 0)) return;
     const { maxRows, numThreads, program } = this.#options;
     const maxTotalRank = Math.max(this.#maxTotalRank, Math.ceil(image.maxTotalRank / 8) * 8);
     const maxRank = Math.max(this.#maxRank, image.maxRank);
     const shrunkBytes = align(maxRows * (program.routing?.topK ?? 1) * maxTotalRank * 4);
     const expandBytes = align(this.#exports.activation_bytes(FORMAT.float32, ROW_BLOCK, maxRank) >>> 0);
-    const heldBytes = image.hasGains ? maxRows * Math.max(...program.sites.map(({ outWidth }) => outWidth)) * 4 : this.#heldBytes;
+    const heldBytes = image.holds ? maxRows * Math.max(...layerSites(program).map(({ outWidth }) => outWidth)) * 4 : this.#heldBytes;
     const missing = this.#layout.window + shrunkBytes + numThreads * expandBytes + heldBytes - this.#memory.buffer.byteLength;
     if (missing > 0) {
       try {

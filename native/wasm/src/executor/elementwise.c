@@ -1,20 +1,9 @@
-/** Operations that touch each row on its own: embedding, norms, activation, gather. */
+/** Operations that touch each row on its own: norms, activation, gather. */
 #include <wasm_simd128.h>
 
 #include "executor.h"
-#include "linear.h"
+#include "site.h"
 #include "vector_math.h"
-
-void run_embed(step_t* step, const uint32_t* op) {
-  const int32_t* tokens = step->block + step->block[STEP_HEADER_TOKENS_AT];
-  const int shared = row_is_shared(step, step->num_rows);
-  float* out = address(op[OPERATION_OUT]);
-  for (uint32_t row = shared ? claim(step, 0, 1) : 0; row < step->num_rows; row = shared ? claim(step, 0, 1) : row + 1) {
-    panel_read_row(op[OPERATION_FORMAT], address(op[OPERATION_WEIGHT]), op[OPERATION_N], op[OPERATION_K], (uint32_t)tokens[row],
-                   out + (uintptr_t)row * op[OPERATION_OUT_STRIDE]);
-  }
-  if (shared) barrier(step);
-}
 
 /* out = x / sqrt(mean(x^2) + eps) * weight; x and out may be the same. */
 static void normalise(const float* x, const float* weight, float eps, uint32_t width, float* out) {
@@ -35,11 +24,17 @@ static void normalise(const float* x, const float* weight, float eps, uint32_t w
   for (; j < width; j++) out[j] = x[j] * factor * weight[j];
 }
 
+/* The weight of a row's norm: its adapter's own, or else the base's. */
+static const float* norm_weight(const step_t* step, const uint32_t* op, uint32_t row) {
+  const uint32_t* site = site_of_row(step, op, row);
+  return address(site ? site[SITE_OWN] : op[OPERATION_WEIGHT]);
+}
+
 void run_rms_norm(step_t* step, const uint32_t* op) {
   const uint32_t num_rows = rows_of(step, op);
   const int shared = row_is_shared(step, num_rows);
   for (uint32_t row = shared ? claim(step, 0, 1) : 0; row < num_rows; row = shared ? claim(step, 0, 1) : row + 1) {
-    normalise((float*)address(op[OPERATION_X]) + (uintptr_t)row * op[OPERATION_X_STRIDE], address(op[OPERATION_WEIGHT]),
+    normalise((float*)address(op[OPERATION_X]) + (uintptr_t)row * op[OPERATION_X_STRIDE], norm_weight(step, op, row),
               float_of(op[OPERATION_EPS]), op[OPERATION_N],
               (float*)address(op[OPERATION_OUT]) + (uintptr_t)row * op[OPERATION_OUT_STRIDE]);
   }
@@ -53,7 +48,7 @@ void run_head_norm(step_t* step, const uint32_t* op) {
   for (uint32_t item = claim(step, 0, 1); item < total; item = claim(step, 0, 1)) {
     float* x = (float*)address(op[OPERATION_X]) + (uintptr_t)(item / heads) * op[OPERATION_X_STRIDE] +
                op[OPERATION_OFFSET] + (item % heads) * width;
-    normalise(x, address(op[OPERATION_WEIGHT]), float_of(op[OPERATION_EPS]), width, x);
+    normalise(x, norm_weight(step, op, item / heads), float_of(op[OPERATION_EPS]), width, x);
   }
   barrier(step);
 }

@@ -1,7 +1,7 @@
 /**
  * A linear operation: base weights for all rows, and each adapter's A and B for its own run of rows (lora_op.c).
  *
- *   base panels and shrink (A·x)  |  expand (out += scale * B·(A·x))
+ *   base panels and shrink (A·x)  |  replaced rows, expand (out += scale * B·(A·x)) and trained biases
  *
  * `|` is a barrier. Rows without an adapter take no part in shrink and expand, and a step without any has neither.
  * Rows are packed in blocks of up to ROW_BLOCK. The rows of a decode step are one block, which the threads pack
@@ -86,8 +86,9 @@ void run_linear(step_t* step, const uint32_t* op) {
       .scale = 1.0f,
   };
   if (segments && op[OPERATION_ACCUMULATE] && hold(step, op, segments)) barrier(step);
-  uint32_t item;
-  const uint32_t items = base.num_rows <= ROW_BLOCK ? one_block(step, op, &base, &item) : many_blocks(step, op, &base, &item);
+  uint32_t item, items = 0;
+  if (segments && replaces_all(step, op, segments)) item = claim(step, PHASE_PANELS, 1);
+  else items = base.num_rows <= ROW_BLOCK ? one_block(step, op, &base, &item) : many_blocks(step, op, &base, &item);
   if (segments) {
     shrink(step, op, segments, item, items);
     barrier(step);

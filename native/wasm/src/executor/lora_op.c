@@ -6,45 +6,20 @@
  */
 #include "product.h"
 
-/* Rows of one slot in one group, at most a block of them. */
-typedef struct {
-  const uint32_t* site; /* SITE record */
-  group_t group;
-  uint32_t at; /* first row within the group */
-  uint32_t row, num_rows;
-} lora_run_t;
-
-typedef struct { uint32_t group, segment, block; } cursor_t;
-
-/* First of n ascending numbers that is not below `value`. */
-static uint32_t lower_bound(const uint32_t* numbers, uint32_t n, uint32_t value) {
-  uint32_t low = 0;
-  while (low < n) {
-    const uint32_t middle = (low + n) / 2;
-    if (numbers[middle] < value) low = middle + 1;
-    else n = middle;
-  }
-  return low;
-}
-
-/*
- * Steps through the blocks of all segments in all groups. Returns 0 behind the last. Rows of a group ascend in the
- * step, so those of one segment lie together in every group.
- */
-static int next_run(const step_t* step, const uint32_t* op, uint32_t segments, cursor_t* cursor, lora_run_t* run) {
-  const uint32_t* sites = address(step->control[CONTROL_SLOT_SITES]);
+/* Rows of a group ascend in the step, so those of one segment lie together in every group. */
+int next_run(const step_t* step, const uint32_t* op, uint32_t segments, cursor_t* cursor, run_t* run) {
   const uint32_t groups = num_groups(step, op);
   for (; cursor->group < groups; cursor->group++, cursor->segment = 0) {
     run->group = group_of(step, op, cursor->group);
     if (run->group.num_rows == 0) continue;
     for (; cursor->segment < segments; cursor->segment++, cursor->block = 0) {
-      const int32_t* words = step->block + step->block[STEP_HEADER_SEGMENTS_AT] + cursor->segment * SEGMENT_WORDS;
-      run->site = address(sites[(uint32_t)words[SEGMENT_SLOT] * step->control[CONTROL_NUM_SITES] + run->group.site]);
+      const int32_t* words = segment_at(step, cursor->segment);
+      run->site = site_of_slot(step, words[SEGMENT_SLOT], run->group.site);
       if (!run->site) continue;
       uint32_t begin = (uint32_t)words[SEGMENT_ROW_START], end = begin + (uint32_t)words[SEGMENT_NUM_ROWS];
       if (run->group.rows) {
-        begin = lower_bound(run->group.rows, run->group.num_rows, begin);
-        end = lower_bound(run->group.rows, run->group.num_rows, end);
+        begin = lower_bound(run->group.rows, run->group.num_rows, run->group.stride, begin);
+        end = lower_bound(run->group.rows, run->group.num_rows, run->group.stride, end);
       }
       run->at = begin + cursor->block * ROW_BLOCK;
       if (run->at >= end) continue;
@@ -57,16 +32,11 @@ static int next_run(const step_t* step, const uint32_t* op, uint32_t segments, c
   return 0;
 }
 
-/* What out held before this operation, for adapters with gains: [rows][n] of the operation. */
-static float* held_row(const step_t* step, const uint32_t* op, uint32_t row) {
-  return (float*)address(step->control[CONTROL_HELD]) + (uintptr_t)row * op[OPERATION_N];
-}
-
 int hold(step_t* step, const uint32_t* op, uint32_t segments) {
   cursor_t cursor = {0};
   uint32_t index = 0, item = 0, any = 0;
-  for (lora_run_t run; next_run(step, op, segments, &cursor, &run);) {
-    if (!run.site[SITE_HAS_GAINS]) continue;
+  for (run_t run; next_run(step, op, segments, &cursor, &run);) {
+    if (!run.site[SITE_HOLDS]) continue;
     if (!any) item = claim(step, PHASE_HOLD, 1);
     any = 1;
     if (item == index++) {
@@ -82,7 +52,7 @@ int hold(step_t* step, const uint32_t* op, uint32_t segments) {
 }
 
 /* Columns [begin, end) of one delta: out = before + gain * (out - before). */
-static void apply_gain(const step_t* step, const uint32_t* op, const lora_run_t* run, const uint32_t* delta, uint32_t begin, uint32_t end) {
+static void apply_gain(const step_t* step, const uint32_t* op, const run_t* run, const uint32_t* delta, uint32_t begin, uint32_t end) {
   const uint32_t offset = delta[DELTA_OUT_OFFSET];
   const float* gain = address(delta[DELTA_GAIN]);
   const float* bias = op[OPERATION_BIAS] ? (const float*)address(op[OPERATION_BIAS]) + offset : 0;
@@ -99,8 +69,9 @@ static void apply_gain(const step_t* step, const uint32_t* op, const lora_run_t*
 void shrink(step_t* step, const uint32_t* op, uint32_t segments, uint32_t item, uint32_t first) {
   const uint32_t stride = step->control[CONTROL_SHRINK_STRIDE];
   cursor_t cursor = {0};
-  for (lora_run_t run; next_run(step, op, segments, &cursor, &run);) {
+  for (run_t run; next_run(step, op, segments, &cursor, &run);) {
     const uint32_t panels = panels_of(run.site[SITE_TOTAL_RANK]);
+    if (panels == 0) continue;
     /* Few adapters in a small step: split each one's ranks over the threads. Otherwise one claim each. */
     const uint32_t chunk = segments >= 2 * step->num_threads || step->num_rows > ROW_BLOCK ? panels : 2;
     const uint32_t items = (panels + chunk - 1) / chunk;
@@ -131,21 +102,21 @@ void expand(step_t* step, const uint32_t* op, uint32_t segments) {
   void* packed = address(control[CONTROL_EXPAND_PACKED] + step->thread * control[CONTROL_EXPAND_PACKED_BYTES]);
   cursor_t cursor = {0};
   uint32_t item = claim(step, PHASE_EXPAND, 1), first = 0;
-  for (lora_run_t run; next_run(step, op, segments, &cursor, &run);) {
+  for (run_t run; next_run(step, op, segments, &cursor, &run);) {
     /* Deltas of one site may overlap, so all deltas of one range of rows are one thread's, in order. */
     const uint32_t num_deltas = run.site[SITE_NUM_DELTAS];
+    const uint32_t* deltas = run.site + SITE_WORDS + run.site[SITE_NUM_REPLACEMENTS] * REPLACEMENT_WORDS;
     const uint32_t panels = panels_of(op[OPERATION_N]);
     const uint32_t chunk = run.site[SITE_EXPAND_PANELS] * PANEL_ROWS;
     const uint32_t items = (panels + run.site[SITE_EXPAND_PANELS] - 1) / run.site[SITE_EXPAND_PANELS];
     for (; item < first + items; item = claim(step, PHASE_EXPAND, 1)) {
       const uint32_t out_begin = (item - first) * chunk, out_end = out_begin + chunk;
+      replace(step, op, &run, out_begin, out_end);
       for (uint32_t d = 0; d < num_deltas; d++) {
-        const uint32_t* delta = run.site + SITE_WORDS + d * DELTA_WORDS;
+        const uint32_t* delta = deltas + d * DELTA_WORDS;
         const uint32_t offset = delta[DELTA_OUT_OFFSET], width = delta[DELTA_WIDTH], rank = delta[DELTA_RANK];
-        if (offset >= out_end || offset + width <= out_begin) continue;
-        const uint32_t begin = out_begin <= offset ? 0 : panels_of(out_begin - offset);
-        const uint32_t end = min_u32(panels_of(out_end - offset), panels_of(width));
-        if (begin >= end) continue;
+        uint32_t begin, end;
+        if (!panels_within(offset, width, out_begin, out_end, &begin, &end)) continue;
         const float* shrunk = (float*)address(control[CONTROL_SHRUNK]) + (uintptr_t)run.row * stride + delta[DELTA_RANK_OFFSET];
         const linear_t product = {
             .format = run.site[SITE_FORMAT],
@@ -163,6 +134,7 @@ void expand(step_t* step, const uint32_t* op, uint32_t segments) {
         linear_panels(&product, begin, end, kernel_scratch(step));
         if (delta[DELTA_GAIN]) apply_gain(step, op, &run, delta, begin * PANEL_ROWS, min_u32(end * PANEL_ROWS, width));
       }
+      shift(op, &run, out_begin, out_end);
     }
     first += items;
   }

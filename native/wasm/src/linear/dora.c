@@ -24,3 +24,27 @@ EXPORT(dora_gains) void dora_gains(uint32_t format, const void* base, uint32_t n
     gain[r] = (float)(magnitude[r] / __builtin_sqrt(sum));
   }
 }
+
+/*
+ * The same where outputs are columns, as an embedding's are: adds the squares of n rows of the base matrix to sums [k].
+ * They meet columns a_column0 and on of A; b is [k, rank] in floats, scratch holds k + rank floats.
+ */
+EXPORT(dora_column_squares) void dora_column_squares(uint32_t format, const void* base, uint32_t n, uint32_t k, const float* b,
+                                                     uint32_t rank, uint32_t a_format, const void* a, uint32_t a_columns,
+                                                     uint32_t a_column0, float scale, double* sums, float* scratch) {
+  float *row = scratch, *column = scratch + k;
+  for (uint32_t r = 0; r < n; r++) {
+    panel_read_row(format, base, n, k, r, row);
+    panel_read_column(a_format, a, rank, a_columns, a_column0 + r, column);
+    for (uint32_t i = 0; i < k; i++) {
+      float added = 0.0f;
+      for (uint32_t j = 0; j < rank; j++) added += b[i * rank + j] * column[j];
+      const double value = row[i] + scale * added;
+      sums[i] += value * value;
+    }
+  }
+}
+
+EXPORT(dora_column_gains) void dora_column_gains(uint32_t k, const double* sums, const float* magnitude, float* gain) {
+  for (uint32_t i = 0; i < k; i++) gain[i] = (float)(magnitude[i] / __builtin_sqrt(sums[i]));
+}

@@ -98,3 +98,13 @@ EXPORT(panel_read_row) void panel_read_row(uint32_t format, const void* matrix, 
     }
   }
 }
+
+void panel_read_column(uint32_t format, const void* matrix, uint32_t n, uint32_t k, uint32_t column, float* out) {
+  const uint32_t stride = stored_bytes(format, PANEL_ROWS, k);
+  for (uint32_t row = 0; row < n; row++) {
+    const uint32_t lane = row % PANEL_ROWS, width = panel_width(row - lane, n);
+    const uint8_t* panel = (const uint8_t*)matrix + row / PANEL_ROWS * stride;
+    out[row] = format == FORMAT_FLOAT32 ? ((const float*)panel)[column * width + lane]
+                                        : float_from_bits((uint32_t)((const uint16_t*)panel)[column * width + bfloat16_lane(lane)] << 16);
+  }
+}
