@@ -53,7 +53,7 @@ describe("experts", () => {
     await backend.close();
   });
 
-  test.each(["dora", "lora_bias"] as const)("equal float64 arithmetic with %s on experts and router", async (form) => {
+  test.each(["dora", "lora_bias", "modules_to_save"] as const)("equal float64 arithmetic with %s on experts and router", async (form) => {
     const program = build(SHAPES["Qwen, dense and sparse layers"]!);
     const weights = randomWeights(program, 5);
     const adapter = randomAdapter(program, 3, { ranks: [2, 5], form });
@@ -93,6 +93,7 @@ describe("rows that share experts", () => {
     randomAdapter(program, 2, { ranks: [8, 1, 17], coverage: 0.5 }),
     randomAdapter(program, 3, { ranks: [20], dtype: "BF16" }),
     randomAdapter(program, 4, { ranks: [2, 3], form: "dora", coverage: 0.6 }),
+    randomAdapter(program, 5, { ranks: [3], form: "modules_to_save", coverage: 0.3 }),
   ];
   const FORMATS = ["float32", "bfloat16", "int8"] as const;
   const backends = new Map<WeightFormat, Backend>();
@@ -110,7 +111,7 @@ describe("rows that share experts", () => {
 
   test.each(FORMATS)("%s: have bits that do not depend on the batch, the neighbours' adapters or the chunks", async (format) => {
     const backend = backends.get(format)!;
-    const job = fc.record({ length: fc.integer({ min: 1, max: 60 }), slot: fc.integer({ min: -1, max: 3 }), seed: fc.nat(1000) });
+    const job = fc.record({ length: fc.integer({ min: 1, max: 60 }), slot: fc.integer({ min: -1, max: 4 }), seed: fc.nat(1000) });
     await fc.assert(
       fc.asyncProperty(
         fc.array(job, { minLength: 1, maxLength: 9 }),
@@ -134,7 +135,7 @@ describe("rows that share experts", () => {
     { maxRows: 17 },
   ])("have the same bits with %p", async (limits) => {
     const other = await openWith("bfloat16", limits);
-    const jobs = Array.from({ length: 10 }, (_, i) => ({ tokens: tokensOf(20 + i, program.vocabSize, i), slot: i % 5 === 4 ? NO_SLOT : asSlotId(i % 5) }));
+    const jobs = Array.from({ length: 10 }, (_, i) => ({ tokens: tokensOf(20 + i, program.vocabSize, i), slot: i % 6 === 5 ? NO_SLOT : asSlotId(i % 6) }));
     const together = await runJobs(other, jobs, [4, 1, 16, 2], SAMPLING);
     for (const [i, one] of jobs.entries()) expect(together[i]).toEqual((await runJobs(backends.get("bfloat16")!, [one], [64], SAMPLING))[0]!);
     await other.close();
@@ -142,7 +143,7 @@ describe("rows that share experts", () => {
 
   test("grow a single row at a time without a trace of what threads do twice", async () => {
     const backend = backends.get("float32")!;
-    const jobs = [0, 3].map((slot) => ({ tokens: tokensOf(40, program.vocabSize, slot), slot: asSlotId(slot) }));
+    const jobs = [0, 3, 4].map((slot) => ({ tokens: tokensOf(40, program.vocabSize, slot), slot: asSlotId(slot) }));
     for (const one of jobs) {
       const [whole] = await runJobs(backend, [one], [40], SAMPLING);
       for (let i = 0; i < 2; i++) expect((await runJobs(backend, [one], [1], SAMPLING))[0]).toEqual(whole!);

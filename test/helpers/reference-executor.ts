@@ -4,7 +4,7 @@
  * It computes one sequence from its first token, without pages, batches or chunks.
  */
 import type { AdapterMatrix, AdapterWeights, LoraDelta, Replacement } from "../../src/lora/adapter-weights.ts";
-import type { Operation, Program, SiteId, WeightId, WeightSpec } from "../../src/model/program.ts";
+import type { Operation, Program, SiteId, WeightSpec } from "../../src/model/program.ts";
 import type { WeightSource } from "../../src/model/weight-source.ts";
 
 export function decodeNumbers(bytes: Uint8Array, dtype: "F32" | "F16" | "BF16"): Float64Array {
@@ -82,10 +82,10 @@ export class ReferenceExecutor {
   }
 
   /** A weight with the rows that the adapter has of its own; rows one by one are over any others. */
-  #own(id: WeightId, part: Replacement["part"], site: SiteId | null, adapter: AdapterWeights | null): Float64Array {
+  #own(base: Float64Array, part: Replacement["part"], site: SiteId | null, adapter: AdapterWeights | null): Float64Array {
     const own = adapter?.replacements?.filter((each) => each.site === site && each.part === part) ?? [];
-    if (own.length === 0) return this.#weights[id]!;
-    const numbers = this.#weights[id]!.slice();
+    if (own.length === 0) return base;
+    const numbers = base.slice();
     for (const { rows, values } of own.toSorted((one) => (typeof one.rows === "number" ? -1 : 1))) {
       const replaced = matrixNumbers(values);
       for (let i = 0; i < values.rows; i++) {
@@ -109,7 +109,7 @@ export class ReferenceExecutor {
     switch (operation.kind) {
       case "embed": {
         const n = width(operation.out);
-        const own = this.#own(operation.weight, "weight", operation.site, adapter);
+        const own = this.#own(this.#weights[operation.weight]!, "weight", operation.site, adapter);
         tokens.forEach((token, row) => buffers[operation.out]!.set(own.subarray(token * n, (token + 1) * n), row * n));
         for (const delta of adapter?.deltas.filter(({ site }) => site === operation.site) ?? []) addToEmbedding(delta, own, tokens, buffers[operation.out]!);
         return;
@@ -117,7 +117,7 @@ export class ReferenceExecutor {
       case "rmsNorm": {
         const n = width(operation.x);
         const x = buffers[operation.x]!;
-        const own = this.#own(operation.weight, "weight", operation.site, adapter);
+        const own = this.#own(this.#weights[operation.weight]!, "weight", operation.site, adapter);
         for (let at = 0; at < x.length; at += n) {
           buffers[operation.out]!.set(this.#stored(normalised(x.subarray(at, at + n), own, operation.eps)), at);
         }
@@ -125,7 +125,7 @@ export class ReferenceExecutor {
       }
       case "headNorm": {
         const x = buffers[operation.x]!;
-        const own = this.#own(operation.weight, "weight", operation.site, adapter);
+        const own = this.#own(this.#weights[operation.weight]!, "weight", operation.site, adapter);
         for (let row = 0; row < rows; row++) {
           for (let head = 0; head < operation.numHeads; head++) {
             const at = row * width(operation.x) + operation.offset + head * headDim;
@@ -138,8 +138,8 @@ export class ReferenceExecutor {
         const spec = this.#program.weights[operation.weight]!;
         const x = buffers[operation.x]!;
         const out = buffers[operation.out]!;
-        const matrix = this.#own(operation.weight, "weight", operation.site, adapter);
-        const bias = operation.bias === null ? null : this.#own(operation.bias, "bias", operation.site, adapter);
+        const matrix = this.#own(this.#weights[operation.weight]!, "weight", operation.site, adapter);
+        const bias = operation.bias === null ? null : this.#own(this.#weights[operation.bias]!, "bias", operation.site, adapter);
         const deltas = (adapter?.deltas ?? [])
           .filter((delta) => delta.site === operation.site)
           .map((delta) => ({ ...delta, a: this.#stored(matrixNumbers(delta.a)), b: this.#stored(matrixNumbers(delta.b)) }));
@@ -242,7 +242,7 @@ export class ReferenceExecutor {
             const expert = buffers[operation.routes]![row * 2 * topK + j]!;
             const from = (isStep ? row : row * topK + j) * cols;
             const input = buffers[operation.x]!.subarray(from, from + cols);
-            const matrix = this.#weights[operation.weight]!.subarray(expert * n * cols, (expert + 1) * n * cols);
+            const matrix = this.#own(this.#weights[operation.weight]!.subarray(expert * n * cols, (expert + 1) * n * cols), "weight", operation.site + expert, adapter);
             const y = product(matrix, input, n);
             const deltas = (adapter?.deltas ?? []).filter(({ site }) => site === operation.site + expert);
             for (const delta of deltas) {

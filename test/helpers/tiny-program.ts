@@ -129,6 +129,9 @@ export function tinyProgram(shape: TinyShape): Program {
   };
 }
 
+/** Routers are decided, so that rounding elsewhere does not choose other experts. */
+const scaleOf = (kind: WeightSpec["kind"], cols: number): number => ({ vector: 0.3, matrix: 1.7 / Math.sqrt(cols), exact: 6 / Math.sqrt(cols) })[kind];
+
 /** Random tensors for every weight of a program; vectors are near one, matrices keep activations of order one. */
 export function randomWeights(program: Program, seed: number): WeightSource {
   const random = numbers(seed);
@@ -136,8 +139,7 @@ export function randomWeights(program: Program, seed: number): WeightSource {
     program.weights.flatMap(({ kind, cols, name, parts }) =>
       parts.map(({ tensor, rows }) => {
         const data = new Float32Array(rows * cols);
-        // Routers are decided, so that rounding elsewhere does not choose other experts.
-        const scale = { vector: 0.3, matrix: 1.7 / Math.sqrt(cols), exact: 6 / Math.sqrt(cols) }[kind];
+        const scale = scaleOf(kind, cols);
         const centre = kind === "vector" && !name.endsWith("bias") ? 1 : 0;
         for (let i = 0; i < data.length; i++) data[i] = centre + random() * scale;
         return [tensor, { data, rows, cols }] as const;
@@ -231,11 +233,12 @@ function randomReplacements(program: Program, form: AdapterForm | undefined, dty
   if (form !== "modules_to_save" && form !== "trainable_tokens" && form !== "base_bias") return [];
   const column = (rows: number, centre: number): AdapterMatrix => ({ dtype: "F32", rows, cols: 1, bytes: new Uint8Array(vector(rows, centre, random).buffer) });
   const found = program.operations.flatMap((operation): Replacement[] => {
-    if (!("site" in operation) || operation.site === null || operation.kind === "expertLinear") return [];
+    if (!("site" in operation) || operation.site === null) return [];
+    const { rows: numRows, cols, numExperts = 1, kind: weightKind } = program.weights[operation.weight]!;
+    const matrix = (rows: number): AdapterMatrix => randomMatrix(rows, cols, scaleOf(weightKind, cols), dtype, random);
     const { site } = operation;
+    if (numExperts > 1) return form === "modules_to_save" ? Array.from({ length: numExperts }, (_, i) => runsOf(program, site + i, form, matrix)).flat() : [];
     const { kind, modules } = program.sites[site]!;
-    const { rows: numRows, cols } = program.weights[operation.weight]!;
-    const matrix = (rows: number): AdapterMatrix => randomMatrix(rows, cols, 1.7 / Math.sqrt(cols), dtype, random);
     if (form === "trainable_tokens") {
       if (kind !== "embedding" && kind !== "head") return [];
       const rows = Array.from({ length: numRows }, (_, i) => i).filter(() => random() < 0.2);
@@ -247,7 +250,10 @@ function randomReplacements(program: Program, form: AdapterForm | undefined, dty
     }
     if (kind === "norm") return [{ site, part: "weight", form, rows: 0, values: column(numRows, 1) }];
     if (kind === "embedding") return [{ site, part: "weight", form, rows: 0, values: matrix(numRows) }];
-    return modules.map(({ offset, width }) => ({ site, part: "weight", form, rows: offset, values: matrix(width) }));
+    return runsOf(program, site, form, matrix);
   });
   return found.filter(() => form === "trainable_tokens" || random() < 0.2);
 }
+
+const runsOf = (program: Program, site: number, form: Replacement["form"], matrix: (rows: number) => AdapterMatrix): Replacement[] =>
+  program.sites[site]!.modules.filter(({ own }) => own).map(({ offset, width }) => ({ site, part: "weight", form, rows: offset, values: matrix(width) }));
