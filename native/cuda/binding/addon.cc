@@ -69,7 +69,11 @@ EngineOptions options_of(const Napi::Object& from) {
     const Napi::Object weight = object_at(weights, i);
     to.weights.push_back({int_of(weight, "rows"), int_of(weight, "cols"), weight.Get("isMatrix").ToBoolean()});
   }
-  for (uint32_t i = 0; i < sites.Length(); i++) to.sites.push_back({int_of(object_at(sites, i), "inWidth"), int_of(object_at(sites, i), "outWidth")});
+  for (uint32_t i = 0; i < sites.Length(); i++) {
+    const Napi::Object site = object_at(sites, i);
+    const Napi::Int32Array borders = site.Get("borders").As<Napi::Int32Array>();
+    to.sites.push_back({int_of(site, "inWidth"), {borders.Data(), borders.Data() + borders.ElementLength()}});
+  }
   const Napi::Int32Array launches = from.Get("launches").As<Napi::Int32Array>();
   for (size_t at = 0; at + LAUNCH_WORDS <= launches.ElementLength(); at += LAUNCH_WORDS) {
     LaunchSpec launch = {};
@@ -111,7 +115,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     const Napi::Env env = info.Env();
     try {
       const EngineOptions options = options_of(info[0].As<Napi::Object>());
-      for (const SiteSpec& site : options.sites) site_in_widths_.push_back(site.in_width);
+      sites_ = options.sites;
       engine_ = std::make_unique<Engine>(options);
     } catch (const Error& error) {
       throw to_js(env, error.code, error.what());
@@ -304,7 +308,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     return promise(
         info.Env(), *copies_,
         [this, deltas]() -> std::function<Napi::Value(Napi::Env)> {
-          auto image = std::make_shared<AdapterImage>(*deltas, site_in_widths_);
+          auto image = std::make_shared<AdapterImage>(*deltas, sites_);
           return [image](Napi::Env env) -> Napi::Value {
             const Napi::Object result = Napi::Object::New(env);
             const int64_t bytes = static_cast<int64_t>(image->bytes());
@@ -370,7 +374,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   }
 
   std::unique_ptr<Engine> engine_;
-  std::vector<int> site_in_widths_;
+  std::vector<SiteSpec> sites_;
   Napi::ThreadSafeFunction finished_;
   std::unique_ptr<TaskThread> steps_, copies_;
   int pending_ = 0; /* JavaScript thread only */

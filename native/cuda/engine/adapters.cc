@@ -74,8 +74,8 @@ template <int AT_ONCE, typename Place> void convert(const SourceMatrix& matrix, 
 
 }  // namespace
 
-AdapterLayout::AdapterLayout(const std::vector<SourceDelta>& deltas, const std::vector<int>& site_in_widths)
-    : num_sites_(static_cast<int>(site_in_widths.size())) {
+AdapterLayout::AdapterLayout(const std::vector<SourceDelta>& deltas, const std::vector<SiteSpec>& sites)
+    : num_sites_(static_cast<int>(sites.size())) {
   const auto place = [this](size_t bytes) {
     const size_t at = bytes_;
     bytes_ += round_up(bytes, ALIGNMENT);
@@ -84,9 +84,12 @@ AdapterLayout::AdapterLayout(const std::vector<SourceDelta>& deltas, const std::
   for (size_t first = 0; first < deltas.size();) {
     const int site = deltas[first].site;
     size_t last = first;
-    Placed placed = {site, 0, a_steps(site_in_widths[site]), {}, {}};
+    Placed placed = {site, 0, a_steps(sites[site].in_width), {}, {}};
     for (; last < deltas.size() && deltas[last].site == site; last++) {
       const SourceDelta& delta = deltas[last];
+      const std::vector<int>& borders = sites[site].borders;
+      for (const int border : {delta.offset, delta.offset + delta.width})
+        if (std::find(borders.begin(), borders.end(), border) == borders.end()) throw Error("adapter_invalid", "the adapter changes a part of one of the model's modules");
       const int i = placed.record.num_deltas++;
       for (int other = 0; other < std::min(i, MAX_DELTAS); other++) {
         const DeltaRecord& before = placed.record.deltas[other];
@@ -114,7 +117,7 @@ void AdapterLayout::write(const std::vector<SourceDelta>& deltas, uint8_t* out) 
     for (int i = 0; i < placed.record.num_deltas; i++, next++) {
       const DeltaRecord& record = placed.record.deltas[i];
       convert<8>(deltas[next].a, reinterpret_cast<uint16_t*>(out + placed.a_at), [&](int rank, int column) { return a_index(record.rank_offset + rank, column, placed.steps); });
-      convert<2>(deltas[next].b, reinterpret_cast<uint16_t*>(out + placed.b_at[i]), [&](int output, int rank) { return b_index(output, rank, record.rank); });
+      convert<2>(deltas[next].b, reinterpret_cast<uint16_t*>(out + placed.b_at[i]), [&](int output, int rank) { return b_index(output, rank, record.rank, record.width); });
     }
   }
 }

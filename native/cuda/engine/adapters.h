@@ -7,6 +7,7 @@
 #include "../kernels/adapter_layout.h"
 #include "../kernels/kernels.h"
 #include "device.h"
+#include "program.h"
 
 namespace lorikeet {
 
@@ -34,9 +35,10 @@ class AdapterLayout {
  public:
   /**
    * @param deltas ordered by site
-   * @throws Error `adapter_invalid` for more than MAX_DELTAS deltas at a site, or two that change the same output
+   * @throws Error `adapter_invalid` for more than MAX_DELTAS deltas at a site, two that change the same output, or one that
+   *   begins or ends within a module
    */
-  AdapterLayout(const std::vector<SourceDelta>& deltas, const std::vector<int>& site_in_widths);
+  AdapterLayout(const std::vector<SourceDelta>& deltas, const std::vector<SiteSpec>& sites);
 
   size_t bytes() const { return bytes_; }
   int max_total_rank() const { return max_total_rank_; }
@@ -67,8 +69,8 @@ class AdapterLayout {
 class AdapterImage {
  public:
   /** @throws Error `adapter_invalid` as AdapterLayout, or `out_of_memory` */
-  AdapterImage(const std::vector<SourceDelta>& deltas, const std::vector<int>& site_in_widths)
-      : layout_(deltas, site_in_widths), memory_(layout_.bytes()) {
+  AdapterImage(const std::vector<SourceDelta>& deltas, const std::vector<SiteSpec>& sites)
+      : layout_(deltas, sites), memory_(layout_.bytes()) {
     layout_.write(deltas, memory_.as<uint8_t>());
   }
 

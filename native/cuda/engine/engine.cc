@@ -50,9 +50,16 @@ DeviceInfo find_device(int index) {
   throw Error("no_device", probe.devices.empty() ? probe.reason : "there is no NVIDIA device " + std::to_string(index));
 }
 
+/** Whether products can read the adapters of every site along with the weights: tiny heads of test models are not whole octets. */
+bool streams(const std::vector<SiteSpec>& sites) {
+  return std::all_of(sites.begin(), sites.end(), [](const SiteSpec& site) {
+    return site.borders.size() <= MAX_PARTS + 1 && std::all_of(site.borders.begin(), site.borders.end(), [](int border) { return border % B_OCTET == 0; });
+  });
+}
+
 PlanLimits limits_of(const EngineOptions& o, const DeviceInfo& device) {
   check(cudaSetDevice(o.device), "choosing the device");
-  const int streamed_rows = linear_stream_works() ? MAX_SMALL_ROWS : 0;
+  const int streamed_rows = linear_stream_works() && streams(o.sites) ? MAX_SMALL_ROWS : 0;
   return {o.max_rows, o.max_sequences, o.num_pages, o.num_slots, o.num_heads, o.num_kv_heads, device.num_multiprocessors, o.vocabulary, o.longest_window, SMALL_ROWS, streamed_rows, LARGE_TILE_ROWS};
 }
 
@@ -204,11 +211,28 @@ void Engine::reserve_rank(int total_rank) {
   }
   shrunk_ = DeviceMemory();
   shrunk_ = DeviceMemory(shrunk_rows_ * stride * sizeof(float), "adapters' work areas");
+  told_ = DeviceMemory();
+  told_ = DeviceMemory(static_cast<size_t>(MAX_SMALL_ROWS) * stride / 2 * sizeof(uint64_t), "adapters' work areas");
+  forget_told();
   shrunk_stride_ = stride;
   if (stride > MAX_RANK_LARGE_TILES) {
     limits_.large_tile_rows = SMALL_TILE_ROWS;
     plan_.set_large_tile_rows(SMALL_TILE_ROWS);
   }
+}
+
+/** No tag is 0. */
+void Engine::forget_told() { check(cudaMemsetAsync(told_.as<void>(), 0, told_.bytes(), *main_), "clearing adapters' work areas"); }
+
+uint32_t Engine::take_tags() {
+  const uint32_t count = static_cast<uint32_t>(options_.sites.size());
+  if (next_tag_ > UINT32_MAX - count) {
+    forget_told();
+    next_tag_ = 1;
+  }
+  const uint32_t first = next_tag_;
+  next_tag_ += count;
+  return first;
 }
 
 void Engine::attach(int slot, size_t offset, const AdapterImage& image) {
@@ -311,6 +335,9 @@ std::vector<LaunchTime> Engine::profile(const int32_t* block, size_t num_words) 
       const cudaGraphExec_t exec = captured(launch_kind);
       std::vector<float> samples;
       for (int replay = 0; replay < REPLAYS; replay++) {
+        uint32_t* first_tag = host_block_.as<uint32_t>() + run.layout.first_tag_at;
+        *first_tag = take_tags();
+        check(cudaMemcpyAsync(block_at<uint32_t>(run.layout.first_tag_at), first_tag, sizeof *first_tag, cudaMemcpyHostToDevice, *main_), "timing");
         check(cudaEventRecord(begin, *main_), "timing");
         check(cudaGraphLaunch(exec, *main_), "timing");
         check(cudaEventRecord(end, *main_), "timing");
@@ -436,7 +463,7 @@ Engine::Run Engine::send(const int32_t* block, size_t num_words) {
   if (words * sizeof(int32_t) > host_block_.bytes()) throw Error("step_invalid", "a step lists more pages than the engine holds");
   const size_t adjustment_bytes = static_cast<size_t>(shape.adjustments) * ADJUSTMENT_WORDS * sizeof(int32_t);
   if (adjustment_bytes > adjustments_.bytes()) throw Error("step_invalid", "a step lists more penalties than the engine holds");
-  plan_.write(run.layout, host_block_.as<int32_t>());
+  plan_.write(run.layout, run.has_adapters ? take_tags() : 0, host_block_.as<int32_t>());
   check(cudaMemcpyAsync(block_.as<void>(), host_block_.as<void>(), words * sizeof(int32_t), cudaMemcpyHostToDevice, *main_), "sending a step");
   if (adjustment_bytes > 0) check(cudaMemcpyAsync(adjustments_.as<void>(), plan_.adjustments(), adjustment_bytes, cudaMemcpyHostToDevice, *main_), "sending penalties");
   return run;
@@ -479,18 +506,6 @@ Pending Engine::pending_of(const Run& run, const LaunchSpec& launch) const {
   };
 }
 
-template <typename Args>
-void Engine::launch_reader(const Run& run, const LaunchSpec& launch, const Args& args, bool (*works)(const Args&), void (*adapted)(const Args&, const LoraArgs&, Queue),
-                           void (*plain)(const Args&, Queue)) {
-  const int site = launch[LAUNCH_PENDING_SITE], x = launch[LAUNCH_X];
-  if (site >= 0 && run.has_adapters && is_streamed(run)) {
-    const LoraArgs lora = lora_args(run, site);
-    if (works(args)) return adapted(args, lora, main_queue());
-    lora_expand(lora, ExpandMode::delta, deltas_[x].as<bf16>(), stride_of(x), options_.buffers[x].width, main_queue());
-  }
-  plain(args, queue_behind(run, launch));
-}
-
 void Engine::launch_norm(const Run& run, const LaunchSpec& launch) {
   const bool sampled = launch[LAUNCH_SAMPLED_ROWS] == 1;
   const NormArgs args = {
@@ -505,7 +520,7 @@ void Engine::launch_norm(const Run& run, const LaunchSpec& launch) {
       .rows = sampled ? run.sampled : run.rows,
       .pending = pending_of(run, launch),
   };
-  launch_reader(run, launch, args, adapted_norm_works, adapted_norm, rms_norm);
+  rms_norm(args, queue_behind(run, launch));
 }
 
 void Engine::launch_rope(const Run& run, const LaunchSpec& launch) {
@@ -528,7 +543,7 @@ void Engine::launch_rope(const Run& run, const LaunchSpec& launch) {
       .page_stride = page_stride(),
       .pending = pending_of(run, launch),
   };
-  launch_reader(run, launch, args, adapted_rope_works, adapted_rope, rope_kv_write);
+  rope_kv_write(args, queue_behind(run, launch));
 }
 
 void Engine::launch_attention(const Run& run, const LaunchSpec& launch) {
@@ -562,13 +577,13 @@ void Engine::launch_silu(const Run& run, const LaunchSpec& launch) {
       .rows = run.rows,
       .pending = pending_of(run, launch),
   };
-  launch_reader(run, launch, args, adapted_silu_works, adapted_silu, silu_mul);
+  silu_mul(args, queue_behind(run, launch));
 }
 
 LoraArgs Engine::lora_args(const Run& run, int site) const {
   /* Partial sums of all splits lie side by side in one area. */
   const int tiles = std::max(1, run.layout.tiles);
-  const int wanted = is_streamed(run) ? 1 : is_small(run) ? MAX_SPLITS : std::max(1, LARGE_BLOCKS_PER_MULTIPROCESSOR * device_.num_multiprocessors / tiles);
+  const int wanted = is_small(run) ? MAX_SPLITS : std::max(1, LARGE_BLOCKS_PER_MULTIPROCESSOR * device_.num_multiprocessors / tiles);
   return {
       .tiles = block_at<RowTile>(run.layout.tiles_at),
       .num_tiles = run.layout.tiles,
@@ -585,13 +600,32 @@ LoraArgs Engine::lora_args(const Run& run, int site) const {
   };
 }
 
+StreamedLora Engine::streamed_lora(const Run& run, int site) const {
+  StreamedLora lora = {
+      .tiles = block_at<RowTile>(run.layout.tiles_at),
+      .num_tiles = run.layout.tiles,
+      .row_slot = block_at<int32_t>(run.layout.row_slots_at),
+      .sites = sites_.as<SiteRecord>(),
+      .num_sites = static_cast<int>(options_.sites.size()),
+      .site = site,
+      .parts = {},
+      .shrunk = told_.as<uint64_t>(),
+      .shrunk_stride = shrunk_stride_,
+      .first_tag = block_at<uint32_t>(run.layout.first_tag_at),
+  };
+  const std::vector<int>& borders = options_.sites[site].borders;
+  lora.parts.count = static_cast<int>(borders.size()) - 1;
+  std::copy(borders.begin(), borders.end(), lora.parts.begins);
+  return lora;
+}
+
 /**
  * The base product and, for rows with an adapter, its delta.
  *
- * Up to 64 rows: the product reads A along with the weights, and the kernel that reads the output expands. Up to 256, or on
- * older devices: the adapter works beside the base product and leaves a delta, which the kernel that reads the output adds.
- * Many rows: the adapter's part is written first and the base product added onto it, whose epilogue hides the read; the
- * residual stream, float32 and read by a norm anyway, takes a delta here too.
+ * Up to 64 rows: the product reads A and B along with the weights. Up to 256, or on older devices: the adapter works beside the
+ * base product and leaves a delta, which the kernel that reads the output adds. Many rows: the adapter's part is written first
+ * and the base product added onto it, whose epilogue hides the read; the residual stream, float32 and read by a norm anyway,
+ * takes a delta here too.
  */
 void Engine::launch_linear(const Run& run, const LaunchSpec& launch) {
   const bool sampled = launch[LAUNCH_SAMPLED_ROWS] == 1;
@@ -599,11 +633,13 @@ void Engine::launch_linear(const Run& run, const LaunchSpec& launch) {
   const int site = launch[LAUNCH_SITE];
   if (site < 0 || !run.has_adapters) return matmul_->run(args, false, main_queue());
 
+  if (is_streamed(run)) {
+    const StreamedLora lora = streamed_lora(run, site);
+    return linear_stream(args, &lora, device_.num_multiprocessors, main_queue());
+  }
   const LoraArgs lora = lora_args(run, site);
   const int out_width = options_.buffers[launch[LAUNCH_OUT]].width;
-  if (is_streamed(run)) {
-    linear_stream(args, &lora, device_.num_multiprocessors, main_queue());
-  } else if (is_small(run)) {
+  if (is_small(run)) {
     check(cudaEventRecord(*forked_, *main_), "forking");
     check(cudaStreamWaitEvent(*side_, *forked_, 0), "forking");
     if (parts_ & PART_SHRINK) lora_shrink(lora, args.x, args.x_stride, {*side_, false});

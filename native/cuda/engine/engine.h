@@ -126,6 +126,9 @@ class Engine {
   BlockLayout decode_layout(int bucket, int tiles) const;
   LinearArgs linear_args(const LaunchSpec& launch, int padded_rows) const;
 
+  /** First of the tags that a step's launches sign with; one for each site. */
+  uint32_t take_tags();
+  void forget_told();
   /** Reads a block, says how it runs, and sends it to the device. */
   Run send(const int32_t* block, size_t num_words);
   void launch_all(const Run& run);
@@ -138,22 +141,19 @@ class Engine {
   size_t receive(const int32_t* block);
   template <typename Launches> cudaGraphExec_t captured(Launches launches);
   void launch_linear(const Run& run, const LaunchSpec& launch);
-  /** A kernel that reads what a linear operation wrote, with whatever that left to be added. */
-  template <typename Args>
-  void launch_reader(const Run& run, const LaunchSpec& launch, const Args& args, bool (*works)(const Args&), void (*adapted)(const Args&, const LoraArgs&, Queue),
-                     void (*plain)(const Args&, Queue));
   void launch_norm(const Run& run, const LaunchSpec& launch);
   void launch_rope(const Run& run, const LaunchSpec& launch);
   void launch_attention(const Run& run, const LaunchSpec& launch);
   void launch_silu(const Run& run, const LaunchSpec& launch);
   LoraArgs lora_args(const Run& run, int site) const;
+  StreamedLora streamed_lora(const Run& run, int site) const;
   Pending pending_of(const Run& run, const LaunchSpec& launch) const;
 
   /** Whether products read adapters along with the weights. */
   bool is_streamed(const Run& run) const { return run.padded_rows <= limits_.streamed_rows; }
   bool is_small(const Run& run) const { return run.rows <= limits_.small_rows; }
   /** Whether adapters' part of this output waits in a delta for the kernel that reads the output. */
-  bool leaves_delta(const Run& run, int buffer) const { return is_small(run) || options_.buffers[buffer].is_float; }
+  bool leaves_delta(const Run& run, int buffer) const { return !is_streamed(run) && (is_small(run) || options_.buffers[buffer].is_float); }
   bool overlaps() const { return device_.major >= 9; }
   Queue main_queue() const { return {*main_, overlaps()}; }
   /** Of a kernel that reads what a linear operation and perhaps an adapter on the other stream wrote. */
@@ -174,12 +174,13 @@ class Engine {
   int row_capacity_ = 0, sampled_capacity_ = 0, decode_item_capacity_ = 0;
   int shrunk_stride_ = 0;
   size_t shrunk_rows_ = 0; /* rows times splits */
+  uint32_t next_tag_ = 1;
 
   std::optional<Stream> main_, side_, copy_;
   std::optional<Event> forked_, joined_, copied_;
   std::unique_ptr<Matmul> matmul_;
   std::vector<DeviceMemory> weights_, buffers_, deltas_; /* deltas_ by output buffer */
-  DeviceMemory kv_, adapters_, sites_, rope_table_, shrunk_, partial_, arrived_, block_, adjustments_, results_, bad_row_;
+  DeviceMemory kv_, adapters_, sites_, rope_table_, shrunk_, told_, partial_, arrived_, block_, adjustments_, results_, bad_row_;
   DeviceMemory landing_; /* weights as stored, on their way; none once there are all */
   PinnedMemory host_block_, host_results_;
   std::map<std::pair<int, int>, Graph> graphs_; /* by rows and tiles, 0 tiles without adapters */

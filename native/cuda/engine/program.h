@@ -21,7 +21,9 @@ struct WeightSpec {
 };
 
 struct SiteSpec {
-  int in_width, out_width;
+  int in_width;
+  /** Where outputs of its modules begin and end, ascending: 0, ..., all outputs. */
+  std::vector<int> borders;
 };
 
 /** LAUNCH record: see ../layout.h. */

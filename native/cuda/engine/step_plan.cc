@@ -33,11 +33,11 @@ int blocks_per_stretch(const PlanLimits& limits) {
   return limits.num_kv_heads * divide_up(limits.num_heads / limits.num_kv_heads, 16);
 }
 
-/** Large steps overwrite whole outputs, and streamed ones read them tile by tile: base rows', too. */
-bool covers_all_rows(const PlanLimits& limits, int rows) { return rows <= limits.streamed_rows || rows > limits.small_rows; }
+/** Large steps overwrite whole outputs: base rows', too. */
+bool covers_all_rows(const PlanLimits& limits, int rows) { return rows > limits.small_rows; }
 
 int tile_rows_of(const PlanLimits& limits, int rows) {
-  return rows <= limits.streamed_rows ? STREAMED_TILE_ROWS : rows <= limits.small_rows ? SMALL_TILE_ROWS : limits.large_tile_rows;
+  return rows <= limits.streamed_rows ? limits.streamed_rows : rows <= limits.small_rows ? SMALL_TILE_ROWS : limits.large_tile_rows;
 }
 
 void require(bool condition, const char* rule) {
@@ -86,6 +86,7 @@ BlockLayout BlockLayout::of(int rows, int sampled, int decode_items, int prefill
   layout.decode_items_at = place(decode_items * static_cast<int>(sizeof(DecodeItem) / 4));
   layout.prefill_items_at = place(prefill_items * static_cast<int>(sizeof(PrefillItem) / 4));
   layout.tiles_at = place(tiles * static_cast<int>(sizeof(RowTile) / 4));
+  layout.first_tag_at = place(1);
   layout.pages_at = end;
   return layout;
 }
@@ -222,7 +223,7 @@ void StepPlan::tile_rows() {
   if (covers_all) add(-1, next, shape_.rows);
 }
 
-void StepPlan::write(const BlockLayout& layout, int32_t* out) const {
+void StepPlan::write(const BlockLayout& layout, uint32_t first_tag, int32_t* out) const {
   const int32_t* positions = block_ + block_[STEP_HEADER_POSITIONS_AT];
   const int32_t* sequence_of_row = block_ + block_[STEP_HEADER_SEQUENCE_OF_ROW_AT];
   const int32_t* pages = block_ + block_[STEP_HEADER_PAGES_AT];
@@ -268,6 +269,7 @@ void StepPlan::write(const BlockLayout& layout, int32_t* out) const {
     if (i < shape_.tiles) tile = {tiles_[i].slot, tiles_[i].row, tiles_[i].num_rows, 0};
     std::memcpy(out + layout.tiles_at + i * (sizeof tile / 4), &tile, sizeof tile);
   }
+  std::memcpy(out + layout.first_tag_at, &first_tag, sizeof first_tag);
   std::memcpy(out + layout.pages_at, pages, shape_.pages * sizeof(int32_t));
 }
 

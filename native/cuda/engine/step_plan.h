@@ -15,7 +15,7 @@ namespace lorikeet {
 /** Capacities of one layout and the word offsets that follow from them. */
 struct BlockLayout {
   int rows, sampled, decode_items, prefill_items, tiles;
-  int tokens_at, positions_at, kv_slots_at, row_slots_at, sampled_rows_at, samples_at, decode_items_at, prefill_items_at, tiles_at, pages_at;
+  int tokens_at, positions_at, kv_slots_at, row_slots_at, sampled_rows_at, samples_at, decode_items_at, prefill_items_at, tiles_at, first_tag_at, pages_at;
 
   static BlockLayout of(int rows, int sampled, int decode_items, int prefill_items, int tiles);
 };
@@ -26,7 +26,7 @@ struct PlanLimits {
   int longest_window;
   /** Up to this many rows adapters work in small tiles, above it in large ones before the base products. */
   int small_rows;
-  /** Up to this many rows products read adapters along with the weights, and tiles cover rows without an adapter, too. */
+  /** Up to this many rows products read adapters along with the weights, and all rows of a slot are one tile. */
   int streamed_rows;
   int large_tile_rows;
 };
@@ -63,8 +63,8 @@ class StepPlan {
   /** Of the step that was read last. */
   const StepShape& shape() const { return shape_; }
 
-  /** Writes the step that was read; `out` holds `words_of(layout)` words. */
-  void write(const BlockLayout& layout, int32_t* out) const;
+  /** Writes the step that was read; `out` holds `words_of(layout)` words. `first_tag` as StreamedLora wants it. */
+  void write(const BlockLayout& layout, uint32_t first_tag, int32_t* out) const;
   size_t words_of(const BlockLayout& layout) const { return static_cast<size_t>(layout.pages_at) + shape_.pages; }
   /** ADJUSTMENT records of the step. */
   const int32_t* adjustments() const { return adjustments_; }

@@ -144,7 +144,7 @@ struct LinearArgs {
   OutType out_type;
   int out_stride;
   int m, n, k;
-  bool accumulate;
+  bool accumulate; /* where the products with `linear_stream` and `linear_small` are, float32 alone */
 };
 void linear_plain(const LinearArgs& args, Queue queue);
 
@@ -159,12 +159,19 @@ void linear_small(const LinearArgs& args, int blocks, float* partial, uint32_t* 
 size_t linear_small_partial_bytes(int blocks);
 size_t linear_small_counter_bytes(int n);
 
-struct LoraArgs;
+/** Neighbouring outputs, each of one module, or of none: an adapter changes all outputs of a part or no one. */
+constexpr int MAX_PARTS = 8;
+struct OutputParts {
+  int count;
+  int32_t begins[MAX_PARTS + 1]; /* multiples of 8; the last one is the end */
+};
+
+struct StreamedLora;
 /**
- * The same for up to MAX_SMALL_ROWS rows where `linear_stream_works()`, and with `lora` also shrunk = A · x of every tile's
- * rows (one split), as more rows of the weight.
+ * The same for up to MAX_SMALL_ROWS rows where `linear_stream_works()`. With `lora` also the deltas of rows with an adapter,
+ * added before the sums are rounded.
  */
-void linear_stream(const LinearArgs& args, const LoraArgs* lora, int num_multiprocessors, Queue queue);
+void linear_stream(const LinearArgs& args, const StreamedLora* lora, int num_multiprocessors, Queue queue);
 /** Whether the current device and its driver can; Hopper's tensor copies and products are needed. */
 bool linear_stream_works();
 
@@ -193,7 +200,7 @@ struct RowTile {
   int32_t slot, row, num_rows; /* num_rows 0: nothing to do; slot below 0: rows without an adapter */
   int32_t unused;
 };
-constexpr int STREAMED_TILE_ROWS = 8, SMALL_TILE_ROWS = 16, LARGE_TILE_ROWS = 64;
+constexpr int SMALL_TILE_ROWS = 16, LARGE_TILE_ROWS = 64;
 /** Ranks of all deltas at one site that shared memory holds, for tiles of either size. */
 constexpr int MAX_RANK_SMALL_TILES = 4992, MAX_RANK_LARGE_TILES = 1216;
 
@@ -221,16 +228,22 @@ enum class ExpandMode : int {
 };
 void lora_expand(const LoraArgs& args, ExpandMode mode, bf16* out, int out_stride, int out_width, Queue queue);
 
-/**
- * The kernels that read what a linear operation of `lora.site` wrote, with its delta expanded on the way from `shrunk` (one
- * split), for tiles of up to STREAMED_TILE_ROWS rows that cover every row; `args.pending.delta` is not read. From sm_90 on, for shapes that fit.
- */
-bool adapted_norm_works(const NormArgs& args);
-void adapted_norm(const NormArgs& args, const LoraArgs& lora, Queue queue);
-bool adapted_rope_works(const RopeArgs& args);
-void adapted_rope(const RopeArgs& args, const LoraArgs& lora, Queue queue);
-bool adapted_silu_works(const SiluArgs& args);
-void adapted_silu(const SiluArgs& args, const LoraArgs& lora, Queue queue);
+/** Adapters of a product whose kernel takes them along; see `linear_stream`. */
+struct StreamedLora {
+  const RowTile* tiles; /* one for each slot of the step, of up to MAX_SMALL_ROWS rows */
+  int num_tiles;
+  const int32_t* row_slot; /* [rows]; below 0 for a row without an adapter */
+  const SiteRecord* sites; /* [slots, num_sites] */
+  int num_sites, site;
+  OutputParts parts;
+  /**
+   * Through which blocks tell each other A · x, [MAX_SMALL_ROWS, shrunk_stride / 2]: two bfloat16 numbers, already scaled, and
+   * the tag of the launch that wrote them in one word. No launch finds its own tag there.
+   */
+  uint64_t* shrunk;
+  int shrunk_stride; /* no site of any slot has more ranks; even */
+  const uint32_t* first_tag; /* of the step; its launches have this and the next num_sites - 1 */
+};
 
 /* ---- sampling -------------------------------------------------------------------------------------------------- */
 

@@ -1,8 +1,9 @@
 /**
  * Adapters: shrink = A · x, expand = B · shrink, for runs of rows that share a slot.
  *
- * Both read their matrices straight into the registers of the tensor-core product. Each thread reads 16 neighbouring bytes at a time:
- * for shrink the product's inner index is permuted, for expand B lies so. Ranks are true ranks, rounded up to eight. A row's sums do not depend on its tile.
+ * Each thread reads 16 neighbouring bytes of a matrix at a time. For shrink they go straight into the registers of the tensor-core
+ * product, whose inner index is permuted; for expand a warp exchanges them through shared memory. Ranks are true ranks, rounded up to
+ * eight. A row's sums do not depend on its tile.
  */
 #include "adapter_layout.h"
 #include "device.cuh"
@@ -203,6 +204,8 @@ __device__ __forceinline__ int stepped(int rank) { return (rank + 15) / 16 * 16;
 template <int M_TILES, ExpandMode MODE>
 __global__ void __launch_bounds__(THREADS, M_TILES == 1 ? 3 : 2) expand_kernel(LoraArgs args, bf16* out, int out_stride, int out_width, int stride) {
   extern __shared__ __align__(16) bf16 reduced[]; /* [M_TILES * 16][stride] */
+  constexpr int B_RUN = OUT_GROUP * RANK_GROUP;
+  __shared__ __align__(16) bf16 exchange[WARPS][2 * B_RUN];
   const RowTile tile = args.tiles[blockIdx.x];
   if (tile.num_rows == 0) return;
   if (MODE != ExpandMode::replace && tile.slot < 0) return;
@@ -257,28 +260,32 @@ __global__ void __launch_bounds__(THREADS, M_TILES == 1 ? 3 : 2) expand_kernel(L
       at += stepped(rank);
       if (offset >= first + OUT_GROUP || offset + width <= first) continue;
       const bf16* b = delta.b;
-      /* Modules begin on a run of outputs, but in models with tiny heads. */
-      const bool aligned = (first - offset) % B_RUN == 0;
-      const auto load = [&](uint32_t (&right)[4], int k) {
+      const int groups = grouped(rank) / RANK_GROUP;
+      /* Of an output, eight ranks are 16 bytes. */
+      const int output = first + lane - offset;
+      const auto ask = [&](int group) {
+        uint4 ranks = make_uint4(0, 0, 0, 0);
+        if (group < groups && output >= 0 && output < width) ranks = __ldg(reinterpret_cast<const uint4*>(b + b_index(output, group * RANK_GROUP, rank, width)));
+        return ranks;
+      };
+      /* Rows of four matrices, the outputs that are a lane's own: those of an octet lie so that matrices meet all banks. */
+      const auto spread = [](int octet, int row) { return (octet * B_OCTET + (row + octet * 2) % B_OCTET) * RANK_GROUP; };
+      const int matrix = lane / 8, row = lane % 8;
+      bf16* const to = exchange[warp] + spread(lane / B_OCTET, lane % B_OCTET);
+      const bf16* const from = exchange[warp] + spread(row / 2, matrix * 2 + row % 2);
+      const auto exchanged = [&](uint32_t (&right)[2][4], const uint4 (&asked)[2]) {
+        __syncwarp();
 #pragma unroll
-        for (int j = 0; j < 4; j++) right[j] = 0;
-        if (k >= grouped(rank)) return;
-        if (aligned && first >= offset) {
-          const uint4 all = __ldg(reinterpret_cast<const uint4*>(b + b_index(first - offset, k, rank)) + lane);
-          right[0] = all.x, right[1] = all.y, right[2] = all.z, right[3] = all.w;
-          return;
-        }
+        for (int i = 0; i < 2; i++) *reinterpret_cast<uint4*>(to + i * B_RUN) = asked[i];
+        __syncwarp();
 #pragma unroll
-        for (int j = 0; j < 4; j++) {
-          const int row = first + g / 2 * 8 + j * 2 + g % 2 - offset;
-          if (row >= 0 && row < width) right[j] = __ldg(reinterpret_cast<const uint32_t*>(b + b_index(row, k + t * 2, rank)));
-        }
+        for (int i = 0; i < 2; i++) load_matrices(right[i], from + i * B_RUN);
       };
 #pragma unroll 2
       for (int k0 = 0; k0 < rank; k0 += 16) {
-        uint32_t near[4], far[4];
-        load(near, k0);
-        load(far, k0 + RANK_GROUP);
+        const uint4 asked[2] = {ask(k0 / RANK_GROUP), ask(k0 / RANK_GROUP + 1)};
+        uint32_t right[2][4];
+        exchanged(right, asked);
 #pragma unroll
         for (int m = 0; m < M_TILES; m++) {
           const bf16* low = reduced + (m * 16 + g) * stride + place + k0 + t * 2;
@@ -286,7 +293,7 @@ __global__ void __launch_bounds__(THREADS, M_TILES == 1 ? 3 : 2) expand_kernel(L
           const uint32_t a[4] = {*reinterpret_cast<const uint32_t*>(low), *reinterpret_cast<const uint32_t*>(high), *reinterpret_cast<const uint32_t*>(low + 8),
                                  *reinterpret_cast<const uint32_t*>(high + 8)};
 #pragma unroll
-          for (int j = 0; j < 4; j++) multiply_add(sums[m][j], a[0], a[1], a[2], a[3], near[j], far[j]);
+          for (int j = 0; j < 4; j++) multiply_add(sums[m][j], a[0], a[1], a[2], a[3], right[0][j], right[1][j]);
         }
       }
     }
@@ -311,7 +318,7 @@ __global__ void __launch_bounds__(THREADS, M_TILES == 1 ? 3 : 2) expand_kernel(L
 
 template <int M_TILES, ExpandMode MODE>
 void expand_tiles(const LoraArgs& args, bf16* out, int out_stride, int out_width, Queue queue) {
-  constexpr size_t MOST_SHARED_BYTES = 220 << 10;
+  constexpr size_t MOST_SHARED_BYTES = 212 << 10;
   static_assert(SMALL_TILE_ROWS * (MAX_RANK_SMALL_TILES + 16 * MAX_DELTAS + 8) * sizeof(bf16) <= MOST_SHARED_BYTES);
   static_assert(LARGE_TILE_ROWS * (MAX_RANK_LARGE_TILES + 16 * MAX_DELTAS + 8) * sizeof(bf16) <= MOST_SHARED_BYTES);
   static const bool allowed = (allow_shared_bytes(expand_kernel<M_TILES, MODE>, MOST_SHARED_BYTES), true);

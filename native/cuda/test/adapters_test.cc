@@ -47,12 +47,21 @@ template <typename T> SourceMatrix matrix(Dtype dtype, int rows, int cols, const
   return {dtype, rows, cols, data.data()};
 }
 
+/** Sites where a module may begin and end at any output. */
+std::vector<SiteSpec> sites_of(const std::vector<int>& in_widths) {
+  SiteSpec site = {};
+  for (int border = 0; border <= 2000; border++) site.borders.push_back(border);
+  std::vector<SiteSpec> sites(in_widths.size(), site);
+  for (size_t i = 0; i < sites.size(); i++) sites[i].in_width = in_widths[i];
+  return sites;
+}
+
 /** `values` as the A of a delta of rank 1 at the one site; its B is a one. @returns A as written */
 template <typename T> std::vector<uint16_t> converted(Dtype dtype, const std::vector<T>& values) {
   static const std::vector<uint16_t> one = {0x3f80};
   const int width = static_cast<int>(values.size());
   const std::vector<SourceDelta> deltas = {{0, 0, 1, 1, 1.0f, matrix(dtype, 1, width, values), matrix(Dtype::bf16, 1, 1, one)}};
-  const AdapterLayout layout(deltas, {width});
+  const AdapterLayout layout(deltas, sites_of({width}));
   std::vector<uint8_t> bytes(layout.bytes());
   layout.write(deltas, bytes.data());
   std::vector<uint16_t> out(width);
@@ -125,7 +134,7 @@ TEST_CASE("matrices read from any byte of a file") {
   std::memcpy(file.data() + 1, values, sizeof values);
   const std::vector<uint16_t> one = {0x3f80};
   const std::vector<SourceDelta> deltas = {{0, 0, 1, 1, 1.0f, {Dtype::f32, 1, 3, file.data() + 1}, matrix(Dtype::bf16, 1, 1, one)}};
-  const AdapterLayout layout(deltas, {3});
+  const AdapterLayout layout(deltas, sites_of({3}));
   std::vector<uint8_t> bytes(layout.bytes());
   layout.write(deltas, bytes.data());
   const uint16_t expected[3] = {0x3fc0, 0xc000, 0x3e80};
@@ -157,7 +166,7 @@ TEST_CASE("deltas are stacked per site, aligned, apart, with zeros between, and 
       one.source.b = matrix(Dtype::bf16, one.source.width, one.source.rank, one.b);
       deltas.push_back(one.source);
     }
-    const AdapterLayout layout(deltas, widths);
+    const AdapterLayout layout(deltas, sites_of(widths));
     /* What was there before must not show through. */
     std::vector<uint8_t> bytes(layout.bytes(), 0xff);
     layout.write(deltas, bytes.data());
@@ -198,7 +207,7 @@ TEST_CASE("deltas are stacked per site, aligned, apart, with zeros between, and 
         const size_t b_count = static_cast<size_t>(b_width(from.width)) * grouped(from.rank), b_at = region(delta.b, b_count);
         std::vector<uint16_t> expected_b(b_count, 0);
         for (int n = 0; n < from.width; n++)
-          for (int r = 0; r < from.rank; r++) expected_b[b_index(n, r, from.rank)] = made[next].b[n * from.rank + r];
+          for (int r = 0; r < from.rank; r++) expected_b[b_index(n, r, from.rank, from.width)] = made[next].b[n * from.rank + r];
         REQUIRE(std::equal(expected_b.begin(), expected_b.end(), numbers + b_at));
         rank_offset += grouped(from.rank);
       }
@@ -220,18 +229,18 @@ TEST_CASE("as many deltas at a site as kernels take, and no more") {
   const std::vector<uint16_t> one = {0x3f80};
   std::vector<SourceDelta> deltas;
   for (int i = 0; i < MAX_DELTAS; i++) deltas.push_back({0, i, 1, 1, 1.0f, matrix(Dtype::bf16, 1, 1, one), matrix(Dtype::bf16, 1, 1, one)});
-  CHECK(AdapterLayout(deltas, {1}).max_total_rank() == MAX_DELTAS * RANK_GROUP);
+  CHECK(AdapterLayout(deltas, sites_of({1})).max_total_rank() == MAX_DELTAS * RANK_GROUP);
   deltas.push_back(deltas[0]);
   deltas.back().offset = MAX_DELTAS;
-  CHECK_THROWS_WITH_AS(AdapterLayout(deltas, {1}), "the adapter changes one output of the model more than 8 times", Error);
+  CHECK_THROWS_WITH_AS(AdapterLayout(deltas, sites_of({1})), "the adapter changes one output of the model more than 8 times", Error);
 }
 
 TEST_CASE("no output is changed twice") {
   const std::vector<uint16_t> ones(10, 0x3f80);
   const auto delta = [&](int offset) { return SourceDelta{0, offset, 10, 1, 1.0f, {Dtype::bf16, 1, 1, ones.data()}, {Dtype::bf16, 10, 1, ones.data()}}; };
-  CHECK(AdapterLayout({delta(0), delta(10)}, {1}).max_total_rank() == 2 * RANK_GROUP);
-  for (const int offset : {0, 1, 9}) CHECK_THROWS_WITH_AS(AdapterLayout({delta(0), delta(offset)}, {1}), "the adapter changes an output of the model twice", Error);
-  CHECK_THROWS_WITH_AS(AdapterLayout({delta(9), delta(0)}, {1}), "the adapter changes an output of the model twice", Error);
+  CHECK(AdapterLayout({delta(0), delta(10)}, sites_of({1})).max_total_rank() == 2 * RANK_GROUP);
+  for (const int offset : {0, 1, 9}) CHECK_THROWS_WITH_AS(AdapterLayout({delta(0), delta(offset)}, sites_of({1})), "the adapter changes an output of the model twice", Error);
+  CHECK_THROWS_WITH_AS(AdapterLayout({delta(9), delta(0)}, sites_of({1})), "the adapter changes an output of the model twice", Error);
 }
 
 TEST_CASE("A lies as the tensor cores want it: eight ranks of 128 bytes, chunks exchanged by the rank") {
@@ -254,24 +263,41 @@ TEST_CASE("A lies as the tensor cores want it: eight ranks of 128 bytes, chunks 
   }
 }
 
-TEST_CASE("B lies as a warp's lanes want it") {
-  const int ranks = 24, width = 70;
-  std::vector<int> times(b_width(width) * ranks, 0);
-  for (int output = 0; output < b_width(width); output++)
-    for (int rank = 0; rank < ranks; rank++) times.at(b_index(output, rank, ranks))++;
-  for (const int each : times) CHECK(each == 1);
-  /* Lane 4 g + t holds, for product j, ranks 2 t and 2 t + 1 of column g; four products leave it columns 8 t to 8 t + 7. */
-  for (int lane = 0; lane < 32; lane++)
-    for (int j = 0; j < 4; j++)
-      for (int e = 0; e < 2; e++) {
-        const int g = lane / 4, t = lane % 4, column_of_product = g;
-        const int output = column_of_product / 2 * 8 + j * 2 + column_of_product % 2;
-        CHECK(b_index(32 + output, 8 + 2 * t + e, ranks) == (1 * 3 + 1) * 256 + lane * 8 + j * 2 + e);
+TEST_CASE("B lies as the tensor cores want it: octets of outputs in chunks of 64 ranks, neighbours of a chunk side by side") {
+  for (const int ranks : {1, 8, 24, 64, 65, 130}) {
+    const int width = 70, groups = grouped(ranks) / 8;
+    std::vector<int> times(b_width(width) * grouped(ranks), 0);
+    for (int output = 0; output < b_width(width); output++)
+      for (int rank = 0; rank < grouped(ranks); rank++) {
+        const int64_t at = b_index(output, rank, ranks, width);
+        times.at(at)++;
+        /* Which of its eight by eight numbers, and that a chunk's octets follow one another with as many groups as it has. */
+        CHECK(at % 64 == output % 8 * 8 + rank % 8);
+        const int chunk = rank / 64, chunk_groups = std::min(8, groups - chunk * 8);
+        CHECK((at - int64_t{chunk} * 72 * 64) / 64 == output / 8 * chunk_groups + rank % 64 / 8);
+        CHECK(b_octet(output / 8, chunk, groups, width) == b_index(output / 8 * 8, chunk * 64, ranks, width));
       }
+    for (const int each : times) REQUIRE(each == 1);
+  }
+}
+
+TEST_CASE("a delta begins and ends where modules do") {
+  const std::vector<uint16_t> ones(24, 0x3f80);
+  const auto refusal_of = [&](int offset, int width) -> std::string {
+    const SourceDelta delta = {0, offset, width, 1, 1.0f, {Dtype::bf16, 1, 1, ones.data()}, {Dtype::bf16, width, 1, ones.data()}};
+    try {
+      AdapterLayout({delta}, {{1, {0, 8, 24}}});
+      return "accepted";
+    } catch (const Error& error) {
+      return error.code;
+    }
+  };
+  for (const auto& [offset, width] : {std::pair(0, 8), {8, 16}, {0, 24}}) CHECK(refusal_of(offset, width) == "accepted");
+  for (const auto& [offset, width] : {std::pair(0, 7), {1, 7}, {8, 8}, {16, 8}, {0, 16}}) CHECK(refusal_of(offset, width) == "adapter_invalid");
 }
 
 TEST_CASE("an adapter that changes nothing takes no bytes") {
-  const AdapterLayout layout({}, {64, 64});
+  const AdapterLayout layout({}, sites_of({64, 64}));
   CHECK(layout.bytes() == 0);
   CHECK(layout.max_total_rank() == 0);
   for (const SiteRecord& record : layout.records_at(nullptr)) CHECK(record.total_rank == 0);

@@ -67,9 +67,11 @@ struct Written {
   std::vector<RowTile> tiles() const { return items<RowTile>(layout.tiles_at, layout.tiles); }
 };
 
+constexpr uint32_t FIRST_TAG = 0x89abcdef;
+
 Written write(const StepPlan& plan, const BlockLayout& layout) {
   Written written = {layout, std::vector<int32_t>(plan.words_of(layout), 0x5a5a5a5a)};
-  plan.write(layout, written.words.data());
+  plan.write(layout, FIRST_TAG, written.words.data());
   return written;
 }
 
@@ -106,7 +108,7 @@ TEST_CASE("sections of a layout lie in order, apart, on 64 bytes, and depend on 
     const BlockLayout layout = BlockLayout::of(rows, sampled, decode, prefill, tiles);
     const std::vector<std::pair<int, int>> sections = {
         {layout.tokens_at, rows}, {layout.positions_at, rows}, {layout.kv_slots_at, rows}, {layout.row_slots_at, rows}, {layout.sampled_rows_at, sampled},
-        {layout.samples_at, sampled * SAMPLE_WORDS}, {layout.decode_items_at, decode * 8}, {layout.prefill_items_at, prefill * 4}, {layout.tiles_at, tiles * 4}};
+        {layout.samples_at, sampled * SAMPLE_WORDS}, {layout.decode_items_at, decode * 8}, {layout.prefill_items_at, prefill * 4}, {layout.tiles_at, tiles * 4}, {layout.first_tag_at, 1}};
     int end = 0;
     for (const auto& [at, words] : sections) {
       REQUIRE(at % 16 == 0);
@@ -205,7 +207,7 @@ TEST_CASE("prompt rows: runs cover every row of longer sequences exactly once, t
   }
 }
 
-TEST_CASE("tiles cover exactly the rows with an adapter, and all rows in large and in streamed steps") {
+TEST_CASE("tiles cover exactly the rows with an adapter, and all rows in large steps") {
   std::mt19937 random(5);
   int num_large = 0, num_streamed = 0, num_small = 0, num_without = 0;
   for (int run = 0; run < 600; run++) {
@@ -230,13 +232,13 @@ TEST_CASE("tiles cover exactly the rows with an adapter, and all rows in large a
     std::vector<int> times(block.rows, 0);
     for (const RowTile& tile : written.tiles()) {
       REQUIRE(tile.num_rows >= 1);
-      REQUIRE(tile.num_rows <= (is_large ? limits.large_tile_rows : is_streamed ? STREAMED_TILE_ROWS : SMALL_TILE_ROWS));
+      REQUIRE(tile.num_rows <= (is_large ? limits.large_tile_rows : is_streamed ? limits.streamed_rows : SMALL_TILE_ROWS));
       for (int row = tile.row; row < tile.row + tile.num_rows; row++) {
         REQUIRE(slots[row] == tile.slot);
         times[row]++;
       }
     }
-    for (int row = 0; row < block.rows; row++) REQUIRE(times[row] == (has_adapters && (slots[row] >= 0 || is_large || is_streamed)));
+    for (int row = 0; row < block.rows; row++) REQUIRE(times[row] == (has_adapters && (slots[row] >= 0 || is_large)));
     const std::vector<int32_t> row_slots = written.ints(written.layout.row_slots_at, block.rows);
     for (int row = 0; row < block.rows; row++) REQUIRE(row_slots[row] == slots[row]);
   }
@@ -359,6 +361,7 @@ TEST_CASE("padding: a step in its bucket's layout does no more than the step, an
     REQUIRE(padded.ints(layout.samples_at, rows * SAMPLE_WORDS) == tight.ints(tight.layout.samples_at, rows * SAMPLE_WORDS));
     REQUIRE(padded.ints(layout.decode_items_at, shape.decode_items * 8) == tight.ints(tight.layout.decode_items_at, shape.decode_items * 8));
     REQUIRE(padded.ints(layout.tiles_at, shape.tiles * 4) == tight.ints(tight.layout.tiles_at, shape.tiles * 4));
+    for (const Written& each : {padded, tight}) REQUIRE(static_cast<uint32_t>(each.words[each.layout.first_tag_at]) == FIRST_TAG);
     REQUIRE(padded.ints(layout.pages_at, shape.pages) == tight.ints(tight.layout.pages_at, shape.pages));
     for (int row = rows; row < bucket; row++) {
       REQUIRE(padded.words[layout.tokens_at + row] == 0);

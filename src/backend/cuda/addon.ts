@@ -43,7 +43,8 @@ export interface EngineOptions {
   readonly scoreScale: number;
   readonly buffers: readonly { readonly width: number; readonly sampled: boolean; readonly isFloat: boolean }[];
   readonly weights: readonly { readonly rows: number; readonly cols: number; readonly isMatrix: boolean }[];
-  readonly sites: readonly { readonly inWidth: number; readonly outWidth: number }[];
+  /** `borders`: where outputs of a site's modules begin and end, ascending. */
+  readonly sites: readonly { readonly inWidth: number; readonly borders: Int32Array }[];
   readonly launches: Int32Array;
 }
 

@@ -12,7 +12,7 @@ import { ropeTable } from "../rope-table.ts";
 import { type BufferValues, type CudaAddon, type CudaEngine, type EngineOptions, type LaunchTime, loadAddon, type SourceMatrix } from "./addon.ts";
 import { PAGE_TOKENS } from "./layout.ts";
 import { DTYPE, loadWeights } from "./load-weights.ts";
-import { lowerProgram } from "./lower-program.ts";
+import { lowerProgram, moduleBorders } from "./lower-program.ts";
 
 /** Adapter memory is handed out in runs of this unit. */
 const ADAPTER_UNIT_BYTES = 64 * 1024;
@@ -89,7 +89,7 @@ function openEngine(addon: CudaAddon, options: CudaOptions, maxContext: number):
     scoreScale: program.attention.scale,
     buffers,
     weights: program.weights.map(({ kind, rows, cols }) => ({ rows, cols, isMatrix: kind === "matrix" })),
-    sites: program.sites.map(({ inWidth, outWidth }) => ({ inWidth, outWidth })),
+    sites: program.sites.map((site) => ({ inWidth: site.inWidth, borders: moduleBorders(site) })),
     launches,
   };
   try {

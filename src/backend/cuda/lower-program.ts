@@ -6,7 +6,7 @@
  * the norm behind it.
  */
 import { InvariantError, invariant, ModelError } from "../../core/errors.ts";
-import type { BufferId, Operation, Program, SiteId, WeightId } from "../../model/program.ts";
+import type { BufferId, LoraSite, Operation, Program, SiteId, WeightId } from "../../model/program.ts";
 import { LAUNCH, LAUNCH_OP, LAUNCH_WORDS } from "./layout.ts";
 
 export interface LoweredBuffer {
@@ -22,6 +22,13 @@ export interface LoweredProgram {
   readonly launches: Int32Array;
   /** Positions that some layer sees at most; 0 where one sees all. */
   readonly longestWindow: number;
+}
+
+/** Where outputs of a site's modules begin and end: 0 and all outputs among them, ascending, each once. Nowhere outside the layers, where no kernel acts. */
+export function moduleBorders({ kind, outWidth, modules }: LoraSite): Int32Array {
+  if (kind !== undefined) return Int32Array.of(0);
+  const borders = new Set([0, outWidth, ...modules.flatMap(({ offset, width }) => [offset, offset + width])]);
+  return Int32Array.from(borders).sort();
 }
 
 type Fields = Partial<Record<keyof typeof LAUNCH, number>>;
