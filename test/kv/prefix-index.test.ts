@@ -6,7 +6,7 @@ import { PrefixIndex, type PrefixNode } from "../../src/kv/prefix-index.ts";
 /** Hangs keys one behind the other, on pages from `first` on. */
 function insert(index: PrefixIndex, scope: string, keys: string, first: number): PrefixNode[] {
   let last: PrefixNode | null = null;
-  return [...keys].map((key, i) => (last = index.insert(scope, last, key, asPageId(first + i))));
+  return Array.from(keys, (key, i) => (last = index.insert(scope, last, key, asPageId(first + i))));
 }
 const pagesOf = (nodes: readonly PrefixNode[]): number[] => nodes.map(({ page }) => page);
 
