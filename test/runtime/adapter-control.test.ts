@@ -6,6 +6,7 @@ import { AdapterError } from "../../src/core/errors.ts";
 import type { LocalRuntimeInput } from "../../src/runtime/local-runtime.ts";
 import { type FakeBackendOptions, nextToken } from "../helpers/fake-backend.ts";
 import { collect, openBench, requestWith, weightsOf } from "../helpers/runtime.ts";
+import { until } from "../helpers/until.ts";
 
 const root = await realpath(await mkdtemp(join(tmpdir(), "lorikeet-control-")));
 for (const name of ["one", "two", "bad", "large"]) await mkdir(join(root, name));
@@ -165,7 +166,7 @@ describe("replacing an adapter", () => {
     ]);
     expect((await collect(await ask("sql"))).ids).toEqual(tokensOf("two"));
     expect((await early).ids).toEqual(tokensOf("one", 200));
-    await Bun.sleep(5);
+    await until(() => runtime.adapters().length === 1);
     // What is counted by name goes on, that of the old content's last requests with it.
     expect(runtime.adapters()).toMatchObject([{ name: "sql", digest: "two", numRequests: 2, promptTokens: 4, generatedTokens: 208, numLoads: 2 }]);
     expect([...backend.attached.values()].map(({ digest }) => digest)).toEqual(["two"]);
@@ -201,8 +202,7 @@ describe("unloading an adapter", () => {
     expect(await codeOf(runtime.resolveAdapter({ name: "sql" }))).toBe("adapter_not_found");
     expect(await codeOf(runtime.unloadAdapter({ name: "sql" }))).toBe("adapter_not_found");
     expect((await running).ids).toEqual(tokensOf("one", 100));
-    await Bun.sleep(5);
-    expect(runtime.adapters()).toEqual([]);
+    await until(() => runtime.adapters().length === 0);
     expect([backend.attached.size, runtime.stats().usedSlots, runtime.stats().hostCacheBytes]).toEqual([0, 0, 0]);
     await runtime.loadAdapter({ name: "sql", path: "two" });
     expect((await collect(await ask("sql"))).ids).toEqual(tokensOf("two"));
@@ -234,7 +234,7 @@ describe("a pinned adapter", () => {
     expect(stateOf("pinned")).toBe("device");
     expect(reads.filter((content) => content === "one")).toHaveLength(1);
     await runtime.unloadAdapter({ name: "pinned" });
-    await Bun.sleep(5);
+    await until(() => runtime.adapters().length === 4);
     expect(runtime.adapters().map(({ name }) => name)).toEqual(["a", "b", "c", "d"]);
     await runtime.close();
   });
