@@ -6,12 +6,12 @@
 import { Glob } from "bun";
 import { existsSync, readFileSync } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
+import { ADAPTER_FORMS as CUDA_FORMS } from "../src/backend/cuda/cuda-backend.ts";
 import { lowerProgram } from "../src/backend/cuda/lower-program.ts";
 import { ADAPTER_FORMS } from "../src/backend/wasm/wasm-backend.ts";
 import { LorikeetError } from "../src/core/errors.ts";
 import { isJsonObject, type JsonObject } from "../src/formats/json.ts";
 import { checkForms } from "../src/lora/adapter-forms.ts";
-import type { AdapterForm } from "../src/lora/adapter-weights.ts";
 import { inspectAdapter, type Inspection } from "../src/lora/inspect-adapter.ts";
 import { readAdapter } from "../src/lora/read-adapter.ts";
 import { buildDecoderProgram } from "../src/model/decoder-program.ts";
@@ -29,7 +29,7 @@ export interface Row {
 }
 
 const DEMO = "models/demo";
-const BACKENDS = { wasm: ADAPTER_FORMS, cuda: [] as readonly AdapterForm[] } as const;
+const BACKENDS = { wasm: ADAPTER_FORMS, cuda: CUDA_FORMS } as const;
 
 /** Directories of PEFT's and NeMo's archives, relative to the repository. */
 async function adapters(): Promise<string[]> {

@@ -5,7 +5,7 @@ import type { DeviceNumbers } from "../lora/adapter-report.ts";
 import type { AdapterForm } from "../lora/adapter-weights.ts";
 import type { Backend, BackendInfo, BackendOptions, WeightFormat } from "./backend.ts";
 import { type CudaAddon, type CudaDevice, loadAddon } from "./cuda/addon.ts";
-import { activationBytes, ADAPTER_NUMBERS, cudaPageBytes, openCudaBackend } from "./cuda/cuda-backend.ts";
+import { activationBytes, ADAPTER_FORMS as CUDA_FORMS, ADAPTER_NUMBERS, cudaPageBytes, openCudaBackend } from "./cuda/cuda-backend.ts";
 import { PAGE_TOKENS as CUDA_PAGE_TOKENS } from "./cuda/layout.ts";
 import { checkProgram, unservedPart } from "./cuda/lower-program.ts";
 import { PAGE_TOKENS as WASM_PAGE_TOKENS } from "./wasm/layout.ts";
@@ -133,7 +133,7 @@ function cuda(addon: CudaAddon, device: CudaDevice, isAsked: boolean): ChosenBac
 const onDevice = (addon: CudaAddon, device: CudaDevice): Omit<ChosenBackend, "reason" | "forProgram"> => ({
   name: "cuda",
   adapterNumbers: ADAPTER_NUMBERS,
-  adapterForms: [],
+  adapterForms: CUDA_FORMS,
   device: {
     pageTokens: CUDA_PAGE_TOKENS,
     pageBytes: cudaPageBytes,

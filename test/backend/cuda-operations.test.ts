@@ -94,11 +94,14 @@ describe.skipIf(noCudaReason !== null)("cuda: one operation", () => {
   // Matrices are bfloat16 in both.
   const exact = new ReferenceExecutor(program, roundedMatrices(program, weights));
   const rounded = new ReferenceExecutor(program, weights, "bfloat16");
-  const adapter = randomAdapter(program, 1, { ranks: [16, 4, 9], dtype: "BF16", coverage: 0.8 });
+  const adapters = ([undefined, "dora", "lora_bias"] as const).map((adapterForm) =>
+    randomAdapter(program, 1, { ranks: [16, 4, 9], dtype: "BF16", coverage: 0.8, ...(adapterForm === undefined ? {} : { form: adapterForm }) }),
+  );
+  const adapter = adapters[0]!;
   let backend: CudaBackend;
   beforeAll(async () => {
     backend = (await openCuda({ ...ROOM, program, weights, format: "bfloat16" })) as CudaBackend;
-    await backend.attach(asSlotId(0), await backend.stage(adapter));
+    for (const [slot, each] of adapters.entries()) await backend.attach(asSlotId(slot), await backend.stage(each));
   });
   afterAll(() => backend?.close());
 
@@ -126,7 +129,7 @@ describe.skipIf(noCudaReason !== null)("cuda: one operation", () => {
   /** Runs a part on the device and in the reference, from the same numbers in `inputs`, and compares `output`. */
   async function compare(part: Part, form: (typeof FORMS)[number], rows: number, inputs: readonly string[], output: string, changed: AdapterWeights | null = null): Promise<void> {
     const tokens = tokensOf(rows, program.vocabSize, rows);
-    const step = stepOf(form, tokens, changed === null ? NO_SLOT : asSlotId(0));
+    const step = stepOf(form, tokens, changed === null ? NO_SLOT : asSlotId(adapters.indexOf(changed)));
     const buffers = randomBuffers(rows, form === "decode" ? rows : 1, rows + 1);
     const given = inputs.map((name) => ({ buffer: named(name), values: Float32Array.from(buffers[named(name)]!) }));
     const { buffers: got } = await backend.runLaunches(step, part.first, part.count, given, [named(output)]);
@@ -159,6 +162,10 @@ describe.skipIf(noCudaReason !== null)("cuda: one operation", () => {
         test("linear with an adapter, bias, activation", () => compare(partOf(program, 2, "linear", "siluMul"), form, rows, ["normed"], "activated", adapter));
         test("linear with an adapter onto the residual stream, bias, norm", () =>
           compare(partOf(program, 1, "linear", "rmsNorm"), form, rows, ["attended", "residual"], "normed", adapter));
+        test.each([1, 2])("both with the forms of adapter %d", async (which) => {
+          await compare(partOf(program, 2, "linear", "siluMul"), form, rows, ["normed"], "activated", adapters[which]!);
+          await compare(partOf(program, 1, "linear", "rmsNorm"), form, rows, ["attended", "residual"], "normed", adapters[which]!);
+        });
       });
     }
   }

@@ -12,7 +12,7 @@ import { readModelConfig } from "../../src/model/model-config.ts";
 import { openCheckpoint } from "../../src/model/weights.ts";
 import { type Reference, referenceOf } from "../helpers/bfloat16-noise.ts";
 import { noCudaReason, openCuda } from "../helpers/cuda.ts";
-import { type FixtureCase, NUM_PLAIN_CASES, PLAIN_CASES } from "../helpers/fixture-cases.ts";
+import { type FixtureCase, NUM_DENSE_CASES, DENSE_CASES } from "../helpers/fixture-cases.ts";
 import { growGreedily } from "../helpers/greedy-driver.ts";
 import { samplingWith } from "../helpers/sampling.ts";
 
@@ -29,10 +29,10 @@ const decided = ({ steps, bound }: Reference): number => steps.filter(({ margin 
 
 describe("the bound of bfloat16", () => {
   test("leaves many tokens to check, and the float64 executor picks them all as transformers and PEFT did", async () => {
-    expect(PLAIN_CASES.length).toBe(NUM_PLAIN_CASES);
+    expect(DENSE_CASES.length).toBe(NUM_DENSE_CASES);
     let total = 0;
     let checked = 0;
-    for (const one of PLAIN_CASES) {
+    for (const one of DENSE_CASES) {
       const { reference } = await readCase(one);
       expect(reference.steps.map(({ best }) => best)).toEqual([...one.greedy]);
       expect(reference.bound).toBeGreaterThan(0);
@@ -46,7 +46,7 @@ describe("the bound of bfloat16", () => {
 });
 
 describe.skipIf(noCudaReason !== null)("bfloat16 on the CUDA backend", () => {
-  test.each(PLAIN_CASES.map((one) => [one.name, one] as const))("%s: log-probabilities and decided tokens within bfloat16", async (_, one) => {
+  test.each(DENSE_CASES.map((one) => [one.name, one] as const))("%s: log-probabilities and decided tokens within bfloat16", async (_, one) => {
     const { program, weights, adapter, reference } = await readCase(one);
     const backend = await openCuda({
       program,

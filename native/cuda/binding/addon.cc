@@ -91,6 +91,15 @@ SourceMatrix matrix_of(const Napi::Object& from) {
   return matrix;
 }
 
+/** Null where there are none. */
+const float* floats_of(const Napi::Object& from, const char* name, int count) {
+  const Napi::Value value = from.Get(name);
+  if (value.IsUndefined()) return nullptr;
+  const Napi::Float32Array floats = value.As<Napi::Float32Array>();
+  if (floats.ElementLength() != static_cast<size_t>(count)) throw to_js(from.Env(), "argument_invalid", std::string(name) + " has other numbers than its delta has rows");
+  return floats.Data();
+}
+
 class EngineObject : public Napi::ObjectWrap<EngineObject> {
  public:
   static Napi::Function define(Napi::Env env) {
@@ -303,7 +312,8 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     for (uint32_t i = 0; i < from.Length(); i++) {
       const Napi::Object delta = object_at(from, i);
       deltas->push_back({int_of(delta, "site"), int_of(delta, "offset"), int_of(delta, "width"), int_of(delta, "rank"), delta.Get("scale").As<Napi::Number>().FloatValue(),
-                         matrix_of(delta.Get("a").As<Napi::Object>()), matrix_of(delta.Get("b").As<Napi::Object>())});
+                         matrix_of(delta.Get("a").As<Napi::Object>()), matrix_of(delta.Get("b").As<Napi::Object>()), floats_of(delta, "bias", int_of(delta, "width")),
+                         floats_of(delta, "magnitude", int_of(delta, "width"))});
     }
     return promise(
         info.Env(), *copies_,
@@ -335,10 +345,10 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
       engine_->attach(slot, offset, *image);
       return nullptr;
     };
-    if (engine_ != nullptr && engine_->has_room_for_rank(image->max_total_rank())) return promise(info.Env(), *copies_, copy);
-    /* More ranks than any adapter before: work areas grow between steps. */
+    if (engine_ != nullptr && engine_->has_room_for(*image)) return promise(info.Env(), *copies_, copy);
+    /* More ranks than any adapter before, or the first forms: work areas grow between steps. */
     return promise(info.Env(), *steps_, [this, image, copy] {
-      engine_->reserve_rank(image->max_total_rank());
+      engine_->reserve(*image);
       return copy();
     });
   }

@@ -108,7 +108,30 @@ AdapterLayout::AdapterLayout(const std::vector<SourceDelta>& deltas, const std::
     sites_.push_back(std::move(placed));
     first = last;
   }
+  forms_at_ = bytes_;
+  for (const SiteSpec& site : sites) out_widths_.push_back(site.borders.back());
+  size_t next = 0;
+  for (Placed& placed : sites_) {
+    bool has_gain = false, has_bias = false;
+    for (int i = 0; i < placed.record.num_deltas; i++, next++) {
+      has_bias |= deltas[next].bias != nullptr;
+      has_gain |= deltas[next].magnitude != nullptr;
+      if (deltas[next].magnitude != nullptr) gained_.emplace_back(placed.site, i);
+    }
+    const size_t bytes = out_widths_[placed.site] * sizeof(float);
+    if (has_gain) placed.gain_at = place(bytes);
+    if (has_bias) placed.bias_at = place(bytes);
+  }
 }
+
+namespace {
+
+void require_finite(const float* values, int count, const char* what) {
+  for (int i = 0; i < count; i++)
+    if (!std::isfinite(values[i])) throw Error("adapter_invalid", std::string("the adapter has a ") + what + " that is not finite in row " + std::to_string(i));
+}
+
+}  // namespace
 
 void AdapterLayout::write(const std::vector<SourceDelta>& deltas, uint8_t* out) const {
   std::fill_n(out, bytes_, uint8_t{0});
@@ -118,6 +141,18 @@ void AdapterLayout::write(const std::vector<SourceDelta>& deltas, uint8_t* out) 
       const DeltaRecord& record = placed.record.deltas[i];
       convert<8>(deltas[next].a, reinterpret_cast<uint16_t*>(out + placed.a_at), [&](int rank, int column) { return a_index(record.rank_offset + rank, column, placed.steps); });
       convert<2>(deltas[next].b, reinterpret_cast<uint16_t*>(out + placed.b_at[i]), [&](int output, int rank) { return b_index(output, rank, record.rank, record.width); });
+      const SourceDelta& delta = deltas[next];
+      float* gain = reinterpret_cast<float*>(out + placed.gain_at);
+      float* bias = reinterpret_cast<float*>(out + placed.bias_at);
+      if (i == 0 && placed.gain_at != 0) std::fill_n(gain, out_widths_[placed.site], 1.0f);
+      if (delta.magnitude != nullptr) {
+        require_finite(delta.magnitude, delta.width, "magnitude");
+        std::copy_n(delta.magnitude, delta.width, gain + delta.offset);
+      }
+      if (delta.bias != nullptr) {
+        require_finite(delta.bias, delta.width, "bias");
+        std::transform(delta.bias, delta.bias + delta.width, bias + delta.offset, [&](float value) { return delta.scale * value; });
+      }
     }
   }
 }
@@ -130,6 +165,15 @@ std::vector<SiteRecord> AdapterLayout::records_at(const uint8_t* device) const {
     for (int i = 0; i < record.num_deltas; i++) record.deltas[i].b = reinterpret_cast<const bf16*>(device + placed.b_at[i]);
   }
   return records;
+}
+
+std::vector<FormRecord> AdapterLayout::forms_at(uint8_t* device) const {
+  std::vector<FormRecord> forms(num_sites_, FormRecord{});
+  for (const Placed& placed : sites_) {
+    if (placed.gain_at != 0) forms[placed.site].gain = reinterpret_cast<const float*>(device + placed.gain_at);
+    if (placed.bias_at != 0) forms[placed.site].bias = reinterpret_cast<const float*>(device + placed.bias_at);
+  }
+  return forms;
 }
 
 }  // namespace lorikeet

@@ -114,6 +114,11 @@ void Engine::allocate() {
   kv_ = DeviceMemory(static_cast<size_t>(o.num_pages) * page_stride() * sizeof(uint16_t), "KV pages");
   stats_.kv_bytes = kv_.bytes();
   adapters_ = DeviceMemory(o.adapter_bytes, "adapters");
+  site_weights_.resize(o.sites.size());
+  for (const LaunchSpec& launch : o.launches)
+    if (launch[LAUNCH_OP] == LAUNCH_OP_LINEAR && launch[LAUNCH_SITE] >= 0) site_weights_[launch[LAUNCH_SITE]] = launch[LAUNCH_WEIGHT];
+  slots_with_forms_.resize(o.num_slots);
+  forms_ = DeviceMemory(static_cast<size_t>(std::max(1, o.num_slots)) * std::max<size_t>(1, o.sites.size()) * sizeof(FormRecord), "the table of forms");
   sites_ = DeviceMemory(static_cast<size_t>(std::max(1, o.num_slots)) * std::max<size_t>(1, o.sites.size()) * sizeof(SiteRecord), "the table of adapters");
   rope_table_ = DeviceMemory(static_cast<size_t>(o.max_context) * o.rotary_dim * sizeof(float), "rotation tables");
   shrunk_rows_ = std::max(MAX_SPLITS * SMALL_ROWS, LARGE_BLOCKS_PER_MULTIPROCESSOR * row_capacity_);
@@ -202,7 +207,7 @@ void Engine::reserve_rank(int total_rank) {
   check(cudaDeviceSynchronize(), "making room for an adapter");
   /* Captured graphs hold the old address. */
   for (auto graph = graphs_.begin(); graph != graphs_.end();) {
-    if (graph->first.second == 0) {
+    if (std::get<1>(graph->first) == 0) {
       ++graph;
       continue;
     }
@@ -235,16 +240,60 @@ uint32_t Engine::take_tags() {
   return first;
 }
 
-void Engine::attach(int slot, size_t offset, const AdapterImage& image) {
+void Engine::reserve(const AdapterImage& image) {
+  reserve_rank(image.max_total_rank());
+  if (!image.has_forms() || product_.bytes() > 0) return;
+  size_t widest = 0;
+  for (const LaunchSpec& launch : options_.launches)
+    if (launch[LAUNCH_OP] == LAUNCH_OP_LINEAR && launch[LAUNCH_SITE] >= 0 && launch[LAUNCH_ACCUMULATE] == 1) widest = std::max<size_t>(widest, stride_of(launch[LAUNCH_OUT]));
+  product_ = DeviceMemory(std::max<size_t>(1, row_capacity_ * widest * sizeof(float)), "products beside the residual stream");
+}
+
+void Engine::attach(int slot, size_t offset, AdapterImage& image) {
   if (slot < 0 || slot >= options_.num_slots || offset + image.bytes() > adapters_.bytes()) throw Error("step_invalid", "an adapter does not fit its slot");
   check(cudaSetDevice(options_.device), "choosing the device");
   uint8_t* to = adapters_.as<uint8_t>() + offset;
+  /* Names of equal content share an image, and two threads may attach. */
+  std::unique_lock gains(gains_mutex_, std::defer_lock);
+  if (!image.gained().empty()) gains.lock();
   check(cudaMemcpyAsync(to, image.data(), image.bytes(), cudaMemcpyHostToDevice, *copy_), "copying an adapter");
+  if (!image.gained().empty() && !image.knows_gains) find_gains(image, to);
   const std::vector<SiteRecord> records = image.records_at(to);
   SiteRecord* row = sites_.as<SiteRecord>() + static_cast<size_t>(slot) * options_.sites.size();
   check(cudaMemcpyAsync(row, records.data(), records.size() * sizeof(SiteRecord), cudaMemcpyHostToDevice, *copy_), "pointing at an adapter");
+  const std::vector<FormRecord> forms = image.forms_at(to);
+  FormRecord* form_row = forms_.as<FormRecord>() + static_cast<size_t>(slot) * options_.sites.size();
+  check(cudaMemcpyAsync(form_row, forms.data(), forms.size() * sizeof(FormRecord), cudaMemcpyHostToDevice, *copy_), "pointing at an adapter");
   check(cudaEventRecord(*copied_, *copy_), "copying an adapter");
   check(cudaEventSynchronize(*copied_), "copying an adapter");
+  slots_with_forms_[slot] = image.has_forms();
+}
+
+void Engine::find_gains(AdapterImage& image, uint8_t* device) {
+  const std::vector<SiteRecord> records = image.records_at(device);
+  const std::vector<FormRecord> forms = image.forms_at(device);
+  for (const auto& [site, index] : image.gained()) {
+    check(cudaMemsetAsync(bad_row_.as<void>(), 0xff, sizeof(uint32_t), *copy_), "finding gains");
+    const WeightSpec& weight = options_.weights[site_weights_[site]];
+    form_gains({.weight = weights_[site_weights_[site]].as<bf16>(),
+                .weight_stride = aligned_width(weight.cols),
+                .a = records[site].a,
+                .a_steps = a_steps(options_.sites[site].in_width),
+                .delta = records[site].deltas[index],
+                .gain = const_cast<float*>(forms[site].gain),
+                .bias = const_cast<float*>(forms[site].bias),
+                .bad_output = bad_row_.as<uint32_t>()},
+               *copy_);
+    check(cudaGetLastError(), "finding gains");
+    uint32_t bad = 0;
+    check(cudaMemcpyAsync(&bad, bad_row_.as<void>(), sizeof bad, cudaMemcpyDeviceToHost, *copy_), "finding gains");
+    check(cudaStreamSynchronize(*copy_), "finding gains");
+    if (bad != ~0u)
+      throw Error("adapter_invalid", "the adapter's changed weights of site " + std::to_string(site) + " have length 0 in row " + std::to_string(bad) + ", which no magnitude can divide");
+  }
+  check(cudaMemcpyAsync(image.forms(), device + image.forms_at(), image.bytes() - image.forms_at(), cudaMemcpyDeviceToHost, *copy_), "finding gains");
+  check(cudaStreamSynchronize(*copy_), "finding gains");
+  image.knows_gains = true;
 }
 
 /* ---- warm-up --------------------------------------------------------------------------------------------------- */
@@ -304,9 +353,10 @@ template <typename Launches> cudaGraphExec_t Engine::captured(Launches launches)
   return exec;
 }
 
-void Engine::capture(int bucket, int tiles) {
-  const Run run = {decode_layout(bucket, tiles), bucket, bucket, bucket, bucket, tiles > 0, bucket};
-  graphs_[{bucket, tiles}].exec = captured([&] { launch_all(run); });
+void Engine::capture(const GraphKey& key) {
+  const auto [bucket, tiles, has_forms] = key;
+  const Run run = {decode_layout(bucket, tiles), bucket, bucket, bucket, bucket, tiles > 0, has_forms, bucket};
+  graphs_[key].exec = captured([&] { launch_all(run); });
   stats_.num_graphs = static_cast<int64_t>(graphs_.size());
 }
 
@@ -361,10 +411,10 @@ void Engine::warm_up() {
   tune_products();
   for (auto bucket = DECODE_BUCKETS.rbegin(); bucket != DECODE_BUCKETS.rend(); ++bucket) {
     if (*bucket > sampled_capacity_) continue;
-    capture(*bucket, 0);
+    capture({*bucket, 0, false});
     if (options_.num_slots == 0) continue;
     const int most = max_tiles(limits_, *bucket);
-    for (int tiles = tile_bucket(1, most); capture(*bucket, tiles), tiles < most;) tiles = tile_bucket(tiles + 1, most);
+    for (int tiles = tile_bucket(1, most); capture({*bucket, tiles, false}), tiles < most;) tiles = tile_bucket(tiles + 1, most);
   }
   check(cudaStreamSynchronize(*main_), "warming up");
 }
@@ -374,15 +424,17 @@ void Engine::warm_up() {
 const int32_t* Engine::run(const int32_t* block, size_t num_words, size_t& result_words) {
   const auto started = std::chrono::steady_clock::now();
   const Run run = send(block, num_words);
-  if (run.bucket != 0) {
-    const std::pair<int, int> key = {run.bucket, run.layout.tiles};
-    if (graphs_.find(key) == graphs_.end()) capture(key.first, key.second);
-    check(cudaGraphLaunch(graphs_[key].exec, *main_), "launching a graph");
+  const GraphKey key = {run.bucket, run.layout.tiles, run.has_forms};
+  const auto graph = run.bucket == 0 ? graphs_.end() : graphs_.find(key);
+  if (graph != graphs_.end()) {
+    check(cudaGraphLaunch(graph->second.exec, *main_), "launching a graph");
     stats_.graph_steps++;
   } else {
     launch_all(run);
     check(cudaGetLastError(), "launching a step");
     stats_.eager_steps++;
+    /* Only now: products make what they need at their first call, which no capture may see. */
+    if (run.bucket != 0) capture(key);
   }
   result_words = receive(block);
   int32_t* results = host_results_.as<int32_t>();
@@ -452,7 +504,9 @@ std::vector<float> Engine::read_buffer(int buffer, int rows) {
 Engine::Run Engine::send(const int32_t* block, size_t num_words) {
   const StepShape& shape = plan_.read(block, num_words);
   const int bucket = shape.is_decode ? bucket_of(shape.rows) : 0;
-  Run run = {{}, shape.rows, padded(shape.rows), shape.sampled, padded(shape.sampled), shape.has_adapters, bucket};
+  Run run = {{}, shape.rows, padded(shape.rows), shape.sampled, padded(shape.sampled), shape.has_adapters, false, bucket};
+  for (int i = 0; i < block[STEP_HEADER_NUM_SEGMENTS]; i++)
+    run.has_forms |= slots_with_forms_[block[block[STEP_HEADER_SEGMENTS_AT] + i * SEGMENT_WORDS + SEGMENT_SLOT]] != 0;
   if (bucket != 0) {
     run.layout = decode_layout(bucket, shape.has_adapters ? tile_bucket(shape.tiles, max_tiles(limits_, bucket)) : 0);
     run.rows = run.sampled = bucket;
@@ -498,7 +552,7 @@ void Engine::launch_one(const Run& run, const LaunchSpec& launch) {
 
 Pending Engine::pending_of(const Run& run, const LaunchSpec& launch) const {
   const int bias = launch[LAUNCH_PENDING_BIAS];
-  const bool has_delta = launch[LAUNCH_PENDING_SITE] >= 0 && run.has_adapters && leaves_delta(run, launch[LAUNCH_X]);
+  const bool has_delta = launch[LAUNCH_PENDING_SITE] >= 0 && run.has_adapters && !run.has_forms && leaves_delta(run, launch[LAUNCH_X]);
   return {
       .bias = bias < 0 ? nullptr : weights_[bias].as<float>(),
       .delta = has_delta ? deltas_[launch[LAUNCH_X]].as<bf16>() : nullptr,
@@ -632,7 +686,32 @@ void Engine::launch_linear(const Run& run, const LaunchSpec& launch) {
   LinearArgs args = linear_args(launch, sampled ? run.padded_sampled : run.padded_rows);
   const int site = launch[LAUNCH_SITE];
   if (site < 0 || !run.has_adapters) return matmul_->run(args, false, main_queue());
+  if (!run.has_forms) return launch_adapted(run, launch, args);
 
+  /* A gain is of what base and adapter add, so that goes aside where it would be lost in the residual stream. */
+  const bool aside = args.accumulate;
+  const bool delta = leaves_delta(run, launch[LAUNCH_OUT]);
+  void* out = args.out;
+  if (aside) args.out = product_.as<float>(), args.accumulate = false;
+  launch_adapted(run, launch, args);
+  const FormArgs forms = {
+      .forms = forms_.as<FormRecord>(),
+      .num_sites = static_cast<int>(options_.sites.size()),
+      .site = site,
+      .row_slot = block_at<int32_t>(run.layout.row_slots_at),
+      .product = aside ? product_.as<float>() : nullptr,
+      .delta = delta ? deltas_[launch[LAUNCH_OUT]].as<bf16>() : nullptr,
+      .out = out,
+      .stride = args.out_stride,
+      .width = args.n,
+      .rows = run.rows,
+  };
+  apply_forms(forms, {*main_, overlaps() && !(is_small(run) && !is_streamed(run))});
+}
+
+/** The product of a step with adapters: see above. */
+void Engine::launch_adapted(const Run& run, const LaunchSpec& launch, LinearArgs args) {
+  const int site = launch[LAUNCH_SITE];
   if (is_streamed(run)) {
     const StreamedLora lora = streamed_lora(run, site);
     return linear_stream(args, &lora, device_.num_multiprocessors, main_queue());

@@ -11,7 +11,9 @@
 #pragma once
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "adapters.h"
@@ -100,10 +102,10 @@ class Engine {
    * Copies an image to byte `offset` of the adapter memory and points a slot at it. Returns when it is there. No step
    * may name the slot meanwhile.
    */
-  void attach(int slot, size_t offset, const AdapterImage& image);
-  /** Makes room for adapters with so many ranks at one site; steps must not run meanwhile. */
-  void reserve_rank(int total_rank);
-  bool has_room_for_rank(int total_rank) const { return total_rank <= shrunk_stride_; }
+  void attach(int slot, size_t offset, AdapterImage& image);
+  /** Makes room for an adapter with more ranks at one site than any before, or with the first forms; steps must not run meanwhile. */
+  void reserve(const AdapterImage& image);
+  bool has_room_for(const AdapterImage& image) const { return image.max_total_rank() <= shrunk_stride_ && (!image.has_forms() || product_.bytes() > 0); }
 
   EngineStats stats() const { return stats_; }
   std::string description() const;
@@ -114,15 +116,21 @@ class Engine {
     BlockLayout layout;
     int rows, padded_rows, sampled, padded_sampled;
     bool has_adapters;
+    bool has_forms; /* of adapters, beyond plain LoRA */
     int bucket; /* of the graph that runs it, or 0 */
   };
   struct Graph {
     cudaGraphExec_t exec = nullptr;
   };
+  /** Rows, tiles (0 without adapters), and whether there are forms. */
+  using GraphKey = std::tuple<int, int, bool>;
 
   void allocate();
+  void reserve_rank(int total_rank);
+  /** Lengths of an adapter's rows become gains, on the device and, for the next time, in the image. */
+  void find_gains(AdapterImage& image, uint8_t* device);
   void tune_products();
-  void capture(int bucket, int tiles);
+  void capture(const GraphKey& key);
   BlockLayout decode_layout(int bucket, int tiles) const;
   LinearArgs linear_args(const LaunchSpec& launch, int padded_rows) const;
 
@@ -141,6 +149,7 @@ class Engine {
   size_t receive(const int32_t* block);
   template <typename Launches> cudaGraphExec_t captured(Launches launches);
   void launch_linear(const Run& run, const LaunchSpec& launch);
+  void launch_adapted(const Run& run, const LaunchSpec& launch, LinearArgs args);
   void launch_norm(const Run& run, const LaunchSpec& launch);
   void launch_rope(const Run& run, const LaunchSpec& launch);
   void launch_attention(const Run& run, const LaunchSpec& launch);
@@ -180,10 +189,15 @@ class Engine {
   std::optional<Event> forked_, joined_, copied_;
   std::unique_ptr<Matmul> matmul_;
   std::vector<DeviceMemory> weights_, buffers_, deltas_; /* deltas_ by output buffer */
+  std::vector<int> site_weights_; /* the base matrix of each site */
+  std::vector<uint8_t> slots_with_forms_;
+  std::mutex gains_mutex_; /* held while gains are found, or copied to or from an image */
+  DeviceMemory forms_;   /* FormRecord of every slot and site */
+  DeviceMemory product_; /* [rows, stride] float32: what is not yet part of the residual stream; none before an adapter with forms */
   DeviceMemory kv_, adapters_, sites_, rope_table_, shrunk_, told_, partial_, arrived_, block_, adjustments_, results_, bad_row_;
   DeviceMemory landing_; /* weights as stored, on their way; none once there are all */
   PinnedMemory host_block_, host_results_;
-  std::map<std::pair<int, int>, Graph> graphs_; /* by rows and tiles, 0 tiles without adapters */
+  std::map<GraphKey, Graph> graphs_;
 };
 
 }  // namespace lorikeet

@@ -245,6 +245,37 @@ struct StreamedLora {
   const uint32_t* first_tag; /* of the step; its launches have this and the next num_sites - 1 */
 };
 
+/** What an adapter does to a site's outputs beside its deltas: out = gain · (product + delta) + bias, the base's own bias aside. */
+struct FormRecord {
+  const float* gain; /* [outputs], or null for ones */
+  const float* bias; /* [outputs], gain already in it, or null for zeros */
+};
+
+/** Rows with an adapter get its forms; where products went aside, every row's is added onto `out`. */
+struct FormArgs {
+  const FormRecord* forms; /* [slots, num_sites] */
+  int num_sites, site;
+  const int32_t* row_slot; /* [rows]; below 0 for a row without an adapter */
+  const float* product; /* [rows, stride], and `out` is float32; or null, and `out` is bfloat16 and holds the products */
+  const bf16* delta; /* [rows, stride], or null where the products have it already */
+  void* out;
+  int stride, width, rows;
+};
+void apply_forms(const FormArgs& args, Queue queue);
+
+/** One delta whose rows are brought to given lengths: gain = length / |W + scale · B · A|. */
+struct GainArgs {
+  const bf16* weight; /* the site's, [outputs, weight_stride] */
+  int weight_stride;
+  const bf16* a; /* the site's; see adapter_layout.h */
+  int a_steps;
+  DeltaRecord delta;
+  float* gain; /* the site's, [outputs]; in the delta's part lengths become gains */
+  float* bias; /* the site's, multiplied by the gain, or null */
+  uint32_t* bad_output; /* becomes the least output whose row has no length */
+};
+void form_gains(const GainArgs& args, cudaStream_t stream);
+
 /* ---- sampling -------------------------------------------------------------------------------------------------- */
 
 struct SampleArgs {

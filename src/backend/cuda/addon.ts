@@ -63,6 +63,9 @@ export interface SourceDelta {
   readonly scale: number;
   readonly a: SourceMatrix;
   readonly b: SourceMatrix;
+  /** `[width]`; left out for none. */
+  readonly bias?: Float32Array;
+  readonly magnitude?: Float32Array;
 }
 
 export interface StagedImage {

@@ -4,7 +4,7 @@ import type { SlotId } from "../../core/ids.ts";
 import { decodeResult, encodeStep, StepBlock } from "../../core/step-block.ts";
 import type { Step, StepResult } from "../../core/step.ts";
 import type { DeviceNumbers } from "../../lora/adapter-report.ts";
-import type { AdapterMatrix, AdapterWeights } from "../../lora/adapter-weights.ts";
+import type { AdapterForm, AdapterMatrix, AdapterWeights } from "../../lora/adapter-weights.ts";
 import { RunAllocator } from "../../lora/run-allocator.ts";
 import type { Program } from "../../model/program.ts";
 import type { AdapterImage, Backend, BackendInfo, BackendOptions } from "../backend.ts";
@@ -33,6 +33,9 @@ export function activationBytes(program: Program, maxRows: number, maxSequences:
 
 /** Matrices of adapters are bfloat16, as the base's are. */
 export const ADAPTER_NUMBERS: DeviceNumbers = { keeps: ["BF16"], roundsTo: "bfloat16" };
+
+/** Forms of adapters served beyond plain LoRA. */
+export const ADAPTER_FORMS: readonly AdapterForm[] = ["dora", "lora_bias"];
 
 export interface CudaOptions extends BackendOptions {
   readonly device?: number;
@@ -120,6 +123,7 @@ export class CudaBackend implements Backend {
     this.info = {
       name: "cuda",
       adapterNumbers: ADAPTER_NUMBERS,
+      adapterForms: ADAPTER_FORMS,
       description: `CUDA, ${description}, ${options.format} weights`,
       pageTokens: PAGE_TOKENS,
       numPages: options.numPages,
@@ -176,7 +180,7 @@ export class CudaBackend implements Backend {
   async stage(adapter: AdapterWeights): Promise<AdapterImage> {
     try {
       const { image, numBytes } = await this.#engine.stage(
-        adapter.deltas.toSorted((one, other) => one.site - other.site).map(({ site, offset, width, rank, scale, a, b }) => ({ site, offset, width, rank, scale, a: source(a), b: source(b) })),
+        adapter.deltas.toSorted((one, other) => one.site - other.site).map(({ a, b, ...delta }) => ({ ...delta, a: source(a), b: source(b) })),
       );
       const staged: CudaAdapterImage = { digest: adapter.digest, numBytes, image };
       return staged;
