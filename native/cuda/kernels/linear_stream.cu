@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(THREADS_OF<ADAPTERS>) linear_stream_kernel(con
   if (threadIdx.x == 0) {
     for (int i = 0; i < op.stages; i++) barrier_init(&ring.full[i], ADAPTERS ? 3 : 2), barrier_init(&ring.empty[i], MULTIPLIERS);
     if constexpr (ADAPTERS)
-      for (int i = 0; i == 0 || i < num_tiles; i++) barrier_init(&counted[i], 1);
+      for (int i = 0; i == 0 || i < num_tiles; i++) barrier_init(&counted[i], 32);
     barrier_init_fence();
   }
   __syncthreads();
@@ -232,7 +232,8 @@ __global__ void __launch_bounds__(THREADS_OF<ADAPTERS>) linear_stream_kernel(con
             known = true;
             pieces.find(lora, tile.column);
             const int stages = has_tile ? pieces.for_each_stage(ROOM, [](const Piece&, const RowTile&, int, int, int, int) {}) : 0;
-            if (lane == 0) b_stages[i] = stages, num_groups = mine, barrier_arrive(&counted[i]);
+            if (lane == 0) b_stages[i] = stages, num_groups = mine;
+            barrier_arrive(&counted[i]); /* every lane: each has dealt groups */
           }
           if (left == 0 && i == 0) first += count, count = min(ALONE, mine - first), left = count > 0 ? steps : 0;
         }
@@ -285,7 +286,7 @@ __global__ void __launch_bounds__(THREADS_OF<ADAPTERS>) linear_stream_kernel(con
   if (ADAPTERS && num_tiles > 0) find_own(jobs.tile(0).column);
   wait_for_previous_kernels();
 
-  /* All columns of x with what lies in the stages, `columns` from their beginning. */
+  /* All of x with the first N_TILES octets of the stages. */
   Place place;
   const auto multiply = [&]<int N_TILES>(float (&sums)[N_TILES][4]) {
     int last = 0;
