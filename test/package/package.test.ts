@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, realpathSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, delimiter, join } from "node:path";
 import packageJson from "../../package.json" with { type: "json" };
 import { platformPackages } from "../../scripts/bun.mjs";
 import { ADDON } from "../../scripts/build-cuda.mjs";
@@ -111,7 +111,9 @@ describe("types", () => {
 });
 
 describe("the lorikeet command", () => {
-  const node = Bun.which("node");
+  // `bun run` puts itself on the path as `node`.
+  const isBun = (folder: string): boolean => basename(folder).startsWith("bun-node");
+  const node = Bun.which("node", { PATH: process.env["PATH"]!.split(delimiter).filter((folder) => !isBun(folder)).join(delimiter) });
   const command = join(project, "node_modules/.bin/lorikeet");
   /** A folder to be the search path, with these programs and the shell's. */
   const path = (name: string, programs: Readonly<Record<string, string>>) => {
