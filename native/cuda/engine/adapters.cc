@@ -8,13 +8,13 @@
 #include <cstring>
 #include <string>
 
+#include "round_up.h"
+
 namespace lorikeet {
 namespace {
 
 /** Of a block of A as the device copies it. */
 constexpr size_t ALIGNMENT = 1024;
-
-size_t round_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
 float value_at(const SourceMatrix& matrix, size_t i) {
   switch (matrix.dtype) {
@@ -44,6 +44,11 @@ uint16_t bfloat16_bits(float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
   return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+void require_finite(const float* values, int count, const char* what) {
+  for (int i = 0; i < count; i++)
+    if (!std::isfinite(values[i])) throw Error("adapter_invalid", std::string("the adapter has a ") + what + " that is not finite in row " + std::to_string(i));
 }
 
 /**
@@ -123,15 +128,6 @@ AdapterLayout::AdapterLayout(const std::vector<SourceDelta>& deltas, const std::
     if (has_bias) placed.bias_at = place(bytes);
   }
 }
-
-namespace {
-
-void require_finite(const float* values, int count, const char* what) {
-  for (int i = 0; i < count; i++)
-    if (!std::isfinite(values[i])) throw Error("adapter_invalid", std::string("the adapter has a ") + what + " that is not finite in row " + std::to_string(i));
-}
-
-}  // namespace
 
 void AdapterLayout::write(const std::vector<SourceDelta>& deltas, uint8_t* out) const {
   std::fill_n(out, bytes_, uint8_t{0});

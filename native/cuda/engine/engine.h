@@ -7,8 +7,12 @@
  *
  * Not thread-safe: one thread calls it, but for `attach`, which another may call while steps run, and `load_rows`, which it may call
  * before the first.
+ *
+ * Files of this class: engine.cc opens it and runs a step, engine_launch.cc turns launches into kernels, engine_graphs.cc warms up,
+ * engine_load.cc takes weights, engine_adapters.cc adapters, and engine_inspect.cc serves benches and tests.
  */
 #pragma once
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -125,6 +129,9 @@ class Engine {
   /** Rows, tiles (0 without adapters), and whether there are forms. */
   using GraphKey = std::tuple<int, int, bool>;
 
+  /** Blocks of an adapter's kernel for many rows that one multiprocessor holds. */
+  static constexpr int LARGE_BLOCKS_PER_MULTIPROCESSOR = 3;
+
   void allocate();
   void reserve_rank(int total_rank);
   /** Lengths of an adapter's rows become gains, on the device and, for the next time, in the image. */
@@ -147,7 +154,7 @@ class Engine {
   std::vector<float> read_buffer(int buffer, int rows);
   /** Copies what was sampled to the host and waits for it. @returns words of the record */
   size_t receive(const int32_t* block);
-  template <typename Launches> cudaGraphExec_t captured(Launches launches);
+  cudaGraphExec_t captured(const std::function<void()>& launches);
   void launch_linear(const Run& run, const LaunchSpec& launch);
   void launch_adapted(const Run& run, const LaunchSpec& launch, LinearArgs args);
   void launch_norm(const Run& run, const LaunchSpec& launch);

@@ -7,6 +7,7 @@
 #include "../../step_layout.h"
 #include "../kernels/kernels.h"
 #include "error.h"
+#include "round_up.h"
 
 namespace lorikeet {
 
@@ -15,6 +16,18 @@ const std::vector<int> DECODE_BUCKETS = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128
 int bucket_of(int rows) {
   const auto found = std::lower_bound(DECODE_BUCKETS.begin(), DECODE_BUCKETS.end(), rows);
   return found == DECODE_BUCKETS.end() ? 0 : *found;
+}
+
+int padded(int rows) {
+  constexpr int LARGE_ROW_UNIT = 64;
+  const int bucket = bucket_of(rows);
+  return bucket != 0 ? bucket : round_up(rows, LARGE_ROW_UNIT);
+}
+
+int tile_bucket(int tiles, int most) {
+  int bucket = 2;
+  while (bucket < tiles) bucket *= 4;
+  return std::min(bucket, most);
 }
 
 namespace {

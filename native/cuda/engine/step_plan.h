@@ -43,6 +43,10 @@ struct StepShape {
 extern const std::vector<int> DECODE_BUCKETS;
 /** The least bucket that holds `rows`, or 0. */
 int bucket_of(int rows);
+/** Rows that a step of `rows` computes: a bucket, or above the largest one a multiple that keeps the shapes of products few. */
+int padded(int rows);
+/** Graphs with adapters exist for 2, 8, 32, ... tiles: blocks without a tile end at once, but thousands of them take time. */
+int tile_bucket(int tiles, int most);
 
 /** Most stretches that decode rows can be cut into. */
 int max_decode_items(const PlanLimits& limits, int rows);

@@ -1,0 +1,257 @@
+#include "engine.h"
+
+#include <cuda_bf16.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "../../step_layout.h"
+
+namespace lorikeet {
+
+namespace {
+
+float float_of(int32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+}  // namespace
+
+void Engine::launch_all(const Run& run) {
+  for (const LaunchSpec& launch : options_.launches)
+    if (run.sampled > 0 || launch[LAUNCH_SAMPLED_ROWS] != 1) launch_one(run, launch);
+}
+
+void Engine::launch_one(const Run& run, const LaunchSpec& launch) {
+  switch (launch[LAUNCH_OP]) {
+    case LAUNCH_OP_EMBED: {
+      const WeightSpec& weight = options_.weights[launch[LAUNCH_WEIGHT]];
+      embed({weights_[launch[LAUNCH_WEIGHT]].as<bf16>(), aligned_width(weight.cols), block_at<int32_t>(run.layout.tokens_at), buffers_[launch[LAUNCH_OUT]].as<float>(),
+             stride_of(launch[LAUNCH_OUT]), weight.cols, run.rows},
+            main_queue());
+      break;
+    }
+    case LAUNCH_OP_RMS_NORM: launch_norm(run, launch); break;
+    case LAUNCH_OP_LINEAR: launch_linear(run, launch); break;
+    case LAUNCH_OP_ROPE_KV_WRITE: launch_rope(run, launch); break;
+    case LAUNCH_OP_ATTENTION: launch_attention(run, launch); break;
+    case LAUNCH_OP_SILU_MUL: launch_silu(run, launch); break;
+    case LAUNCH_OP_SAMPLE:
+      sample({buffers_[launch[LAUNCH_X]].as<float>(), stride_of(launch[LAUNCH_X]), options_.vocabulary, run.sampled, block_at<int32_t>(run.layout.samples_at),
+              adjustments_.as<int32_t>(), results_.as<int32_t>() + RESULT_HEADER_WORDS},
+             main_queue());
+      break;
+  }
+}
+
+LinearArgs Engine::linear_args(const LaunchSpec& launch, int padded_rows) const {
+  const WeightSpec& weight = options_.weights[launch[LAUNCH_WEIGHT]];
+  const int stride = aligned_width(weight.cols);
+  return {
+      .x = buffers_[launch[LAUNCH_X]].as<bf16>(),
+      .x_stride = stride_of(launch[LAUNCH_X]),
+      .weight = weights_[launch[LAUNCH_WEIGHT]].as<bf16>(),
+      .weight_stride = stride,
+      .out = buffers_[launch[LAUNCH_OUT]].as<void>(),
+      .out_type = options_.buffers[launch[LAUNCH_OUT]].is_float ? OutType::f32 : OutType::bf16,
+      .out_stride = stride_of(launch[LAUNCH_OUT]),
+      .m = padded_rows,
+      .n = weight.rows,
+      .k = stride,
+      .accumulate = launch[LAUNCH_ACCUMULATE] == 1,
+  };
+}
+
+bf16* Engine::kv_of_layer(int layer) const {
+  return kv_.as<bf16>() + static_cast<int64_t>(layer) * 2 * options_.num_kv_heads * PAGE_TOKENS * options_.head_dim;
+}
+
+Pending Engine::pending_of(const Run& run, const LaunchSpec& launch) const {
+  const int bias = launch[LAUNCH_PENDING_BIAS];
+  const bool has_delta = launch[LAUNCH_PENDING_SITE] >= 0 && run.has_adapters && !run.has_forms && leaves_delta(run, launch[LAUNCH_X]);
+  return {
+      .bias = bias < 0 ? nullptr : weights_[bias].as<float>(),
+      .delta = has_delta ? deltas_[launch[LAUNCH_X]].as<bf16>() : nullptr,
+      .row_slot = block_at<int32_t>(run.layout.row_slots_at),
+  };
+}
+
+void Engine::launch_norm(const Run& run, const LaunchSpec& launch) {
+  const bool sampled = launch[LAUNCH_SAMPLED_ROWS] == 1;
+  const NormArgs args = {
+      .hidden = buffers_[launch[LAUNCH_X]].as<float>(),
+      .hidden_stride = stride_of(launch[LAUNCH_X]),
+      .row_index = sampled ? block_at<int32_t>(run.layout.sampled_rows_at) : nullptr,
+      .weight = weights_[launch[LAUNCH_WEIGHT]].as<float>(),
+      .eps = float_of(launch[LAUNCH_EPS]),
+      .out = buffers_[launch[LAUNCH_OUT]].as<bf16>(),
+      .out_stride = stride_of(launch[LAUNCH_OUT]),
+      .width = options_.buffers[launch[LAUNCH_X]].width,
+      .rows = sampled ? run.sampled : run.rows,
+      .pending = pending_of(run, launch),
+  };
+  rms_norm(args, queue_behind(run, launch));
+}
+
+void Engine::launch_rope(const Run& run, const LaunchSpec& launch) {
+  const auto norm = [&](int weight) { return weight < 0 ? nullptr : weights_[weight].as<float>(); };
+  const RopeArgs args = {
+      .qkv = buffers_[launch[LAUNCH_X]].as<bf16>(),
+      .qkv_stride = stride_of(launch[LAUNCH_X]),
+      .num_heads = options_.num_heads,
+      .num_kv_heads = options_.num_kv_heads,
+      .head_dim = options_.head_dim,
+      .rotary_dim = options_.rotary_dim,
+      .rows = run.rows,
+      .positions = block_at<int32_t>(run.layout.positions_at),
+      .kv_slots = block_at<int32_t>(run.layout.kv_slots_at),
+      .table = rope_table_.as<float>(),
+      .q_norm = norm(launch[LAUNCH_Q_NORM]),
+      .k_norm = norm(launch[LAUNCH_K_NORM]),
+      .eps = float_of(launch[LAUNCH_EPS]),
+      .layer_kv = kv_of_layer(launch[LAUNCH_LAYER]),
+      .page_stride = page_stride(),
+      .pending = pending_of(run, launch),
+  };
+  rope_kv_write(args, queue_behind(run, launch));
+}
+
+void Engine::launch_attention(const Run& run, const LaunchSpec& launch) {
+  const AttentionArgs args = {
+      .qkv = buffers_[launch[LAUNCH_X]].as<bf16>(),
+      .qkv_stride = stride_of(launch[LAUNCH_X]),
+      .num_heads = options_.num_heads,
+      .num_kv_heads = options_.num_kv_heads,
+      .head_dim = options_.head_dim,
+      .scale = options_.score_scale,
+      .window = launch[LAUNCH_WINDOW],
+      .layer_kv = kv_of_layer(launch[LAUNCH_LAYER]),
+      .page_stride = page_stride(),
+      .pages = block_at<int32_t>(run.layout.pages_at),
+      .out = buffers_[launch[LAUNCH_OUT]].as<bf16>(),
+      .out_stride = stride_of(launch[LAUNCH_OUT]),
+      .partial = partial_.as<float>(),
+      .arrived = arrived_.as<uint32_t>(),
+  };
+  if (run.layout.prefill_items > 0) prefill_attention(args, block_at<PrefillItem>(run.layout.prefill_items_at), run.layout.prefill_items, main_queue());
+  if (run.layout.decode_items > 0) decode_attention(args, block_at<DecodeItem>(run.layout.decode_items_at), run.layout.decode_items, main_queue());
+}
+
+void Engine::launch_silu(const Run& run, const LaunchSpec& launch) {
+  const SiluArgs args = {
+      .gate_up = buffers_[launch[LAUNCH_X]].as<bf16>(),
+      .gate_up_stride = stride_of(launch[LAUNCH_X]),
+      .out = buffers_[launch[LAUNCH_OUT]].as<bf16>(),
+      .out_stride = stride_of(launch[LAUNCH_OUT]),
+      .width = options_.buffers[launch[LAUNCH_OUT]].width,
+      .rows = run.rows,
+      .pending = pending_of(run, launch),
+  };
+  silu_mul(args, queue_behind(run, launch));
+}
+
+LoraArgs Engine::lora_args(const Run& run, int site) const {
+  /* Partial sums of all splits lie side by side in one area. */
+  const int tiles = std::max(1, run.layout.tiles);
+  const int wanted = is_small(run) ? MAX_SPLITS : std::max(1, LARGE_BLOCKS_PER_MULTIPROCESSOR * device_.num_multiprocessors / tiles);
+  return {
+      .tiles = block_at<RowTile>(run.layout.tiles_at),
+      .num_tiles = run.layout.tiles,
+      .large = !is_small(run) && limits_.large_tile_rows == LARGE_TILE_ROWS,
+      .row_slot = block_at<int32_t>(run.layout.row_slots_at),
+      .sites = sites_.as<SiteRecord>(),
+      .num_sites = static_cast<int>(options_.sites.size()),
+      .site = site,
+      .shrunk = shrunk_.as<float>(),
+      .shrunk_rows = run.padded_rows,
+      .shrunk_stride = shrunk_stride_,
+      .splits = std::min({wanted, MAX_SPLITS, static_cast<int>(shrunk_rows_ / run.padded_rows)}),
+      .max_rank = shrunk_stride_,
+  };
+}
+
+StreamedLora Engine::streamed_lora(const Run& run, int site) const {
+  StreamedLora lora = {
+      .tiles = block_at<RowTile>(run.layout.tiles_at),
+      .num_tiles = run.layout.tiles,
+      .row_slot = block_at<int32_t>(run.layout.row_slots_at),
+      .sites = sites_.as<SiteRecord>(),
+      .num_sites = static_cast<int>(options_.sites.size()),
+      .site = site,
+      .parts = {},
+      .shrunk = told_.as<uint64_t>(),
+      .shrunk_stride = shrunk_stride_,
+      .first_tag = block_at<uint32_t>(run.layout.first_tag_at),
+  };
+  const std::vector<int>& borders = options_.sites[site].borders;
+  lora.parts.count = static_cast<int>(borders.size()) - 1;
+  std::copy(borders.begin(), borders.end(), lora.parts.begins);
+  return lora;
+}
+
+/**
+ * The base product and, for rows with an adapter, its delta.
+ *
+ * Up to 64 rows: the product reads A and B along with the weights. Up to 256, or on older devices: the adapter works beside the
+ * base product and leaves a delta, which the kernel that reads the output adds. Many rows: the adapter's part is written first
+ * and the base product added onto it, whose epilogue hides the read; the residual stream, float32 and read by a norm anyway,
+ * takes a delta here too.
+ */
+void Engine::launch_linear(const Run& run, const LaunchSpec& launch) {
+  const bool sampled = launch[LAUNCH_SAMPLED_ROWS] == 1;
+  LinearArgs args = linear_args(launch, sampled ? run.padded_sampled : run.padded_rows);
+  const int site = launch[LAUNCH_SITE];
+  if (site < 0 || !run.has_adapters) return matmul_->run(args, false, main_queue());
+  if (!run.has_forms) return launch_adapted(run, launch, args);
+
+  /* A gain is of what base and adapter add, so that goes aside where it would be lost in the residual stream. */
+  const bool aside = args.accumulate;
+  const bool delta = leaves_delta(run, launch[LAUNCH_OUT]);
+  void* out = args.out;
+  if (aside) args.out = product_.as<float>(), args.accumulate = false;
+  launch_adapted(run, launch, args);
+  const FormArgs forms = {
+      .forms = forms_.as<FormRecord>(),
+      .num_sites = static_cast<int>(options_.sites.size()),
+      .site = site,
+      .row_slot = block_at<int32_t>(run.layout.row_slots_at),
+      .product = aside ? product_.as<float>() : nullptr,
+      .delta = delta ? deltas_[launch[LAUNCH_OUT]].as<bf16>() : nullptr,
+      .out = out,
+      .stride = args.out_stride,
+      .width = args.n,
+      .rows = run.rows,
+  };
+  apply_forms(forms, {*main_, overlaps() && !(is_small(run) && !is_streamed(run))});
+}
+
+/** The product of a step with adapters: see above. */
+void Engine::launch_adapted(const Run& run, const LaunchSpec& launch, LinearArgs args) {
+  const int site = launch[LAUNCH_SITE];
+  if (is_streamed(run)) {
+    const StreamedLora lora = streamed_lora(run, site);
+    return linear_stream(args, &lora, device_.num_multiprocessors, main_queue());
+  }
+  const LoraArgs lora = lora_args(run, site);
+  const int out_width = options_.buffers[launch[LAUNCH_OUT]].width;
+  if (is_small(run)) {
+    check(cudaEventRecord(*forked_, *main_), "forking");
+    check(cudaStreamWaitEvent(*side_, *forked_, 0), "forking");
+    if (parts_ & PART_SHRINK) lora_shrink(lora, args.x, args.x_stride, {*side_, false});
+    if (parts_ & PART_EXPAND) lora_expand(lora, ExpandMode::delta, deltas_[launch[LAUNCH_OUT]].as<bf16>(), args.out_stride, out_width, {*side_, overlaps()});
+    check(cudaEventRecord(*joined_, *side_), "joining");
+    if (parts_ & PART_BASE) matmul_->run(args, true, main_queue());
+    check(cudaStreamWaitEvent(*main_, *joined_, 0), "joining");
+  } else {
+    const bool delta = leaves_delta(run, launch[LAUNCH_OUT]);
+    bf16* out = delta ? deltas_[launch[LAUNCH_OUT]].as<bf16>() : static_cast<bf16*>(args.out);
+    if (parts_ & PART_SHRINK) lora_shrink(lora, args.x, args.x_stride, main_queue());
+    if (parts_ & PART_EXPAND) lora_expand(lora, delta ? ExpandMode::delta : ExpandMode::replace, out, args.out_stride, out_width, main_queue());
+    args.accumulate = args.accumulate || !delta;
+    if (parts_ & PART_BASE) matmul_->run(args, false, main_queue());
+  }
+}
+
+}  // namespace lorikeet
