@@ -15,6 +15,7 @@ import { asSlotId, NO_SLOT, type SlotId } from "../../src/core/ids.ts";
 import type { Step } from "../../src/core/step.ts";
 import { openRig, randomAdapter, slotsOf } from "../lib/cuda-rig.ts";
 import { printTable, writeRecord } from "../lib/record.ts";
+import { attach } from "../../test/helpers/attach.ts";
 
 const { values: flags } = parseArgs({
   options: {
@@ -25,7 +26,7 @@ const { values: flags } = parseArgs({
 });
 const context = Number(flags.context);
 const { program, backend, decode, prefill } = await openRig({ model: flags.model, maxRows: 8192, maxSequences: 256, context, numSlots: 40, adapterBytes: 8 * 2 ** 30 });
-for (let slot = 0; slot < 32; slot++) await backend.attach(asSlotId(slot), await backend.stage(randomAdapter(program, slot, () => 16)));
+for (let slot = 0; slot < 32; slot++) await attach(backend, asSlotId(slot), await backend.stage(randomAdapter(program, slot, () => 16)));
 
 const { launches } = lowerProgram(program);
 const opName = (op: number): string => Object.entries(LAUNCH_OP).find(([, value]) => value === op)?.[0] ?? "?";

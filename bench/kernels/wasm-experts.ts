@@ -92,7 +92,7 @@ function weightsOf(program: Program): WeightSource {
 }
 
 const open = (program: Program): Promise<Backend> =>
-  openWasmBackend({ program, weights: weightsOf(program), format, numThreads, maxRows: 256, maxSequences: 8, numPages: 32, numSlots: 1, adapterBytes: 1 << 16 });
+  openWasmBackend({ program, weights: weightsOf(program), format, numThreads, maxRows: 256, maxSequences: 8, numExtents: 32, numPages: 32, numSlots: 1 });
 const [grouped, plain] = [await open(programOf("expertLinear")), await open(programOf("linear"))];
 
 const run = (backend: Backend, tokens: readonly number[]) =>

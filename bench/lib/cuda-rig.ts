@@ -1,5 +1,5 @@
 /** A model of random weights on the device, random adapters, and steps over a filled KV cache. */
-import { openCudaBackend } from "../../src/backend/cuda/cuda-backend.ts";
+import { cudaPageBytes, openCudaBackend } from "../../src/backend/cuda/cuda-backend.ts";
 import { asPageId, asSlotId, type SlotId } from "../../src/core/ids.ts";
 import type { Step, StepSequence } from "../../src/core/step.ts";
 import type { AdapterMatrix, AdapterWeights, LoraDelta } from "../../src/lora/adapter-weights.ts";
@@ -43,9 +43,9 @@ export async function openRig(options: RigOptions) {
     numThreads: 1,
     maxRows: options.maxRows,
     maxSequences: options.maxSequences,
+    numExtents: options.maxSequences * pagesPerSequence + Math.ceil(options.adapterBytes / cudaPageBytes(program)),
     numPages: options.maxSequences * pagesPerSequence,
     numSlots: options.numSlots,
-    adapterBytes: options.adapterBytes,
     randomSeed: 7,
   });
   const random = randomSource(3);

@@ -19,7 +19,7 @@ export function pacedBackend({ stepMs, idles, vocabSize, onStep, ...sizes }: Pac
   let steps = 0;
   let dueMs = 0;
   return {
-    info: { name: "wasm", description: `a stand-in device of ${stepMs} ms a step`, pageTokens: PACED_PAGE_TOKENS, adapterBytes: sizes.numSlots, weightBytes: 0, kvBytes: 0, ...sizes },
+    info: { name: "wasm", description: `a stand-in device of ${stepMs} ms a step`, pageTokens: PACED_PAGE_TOKENS, numExtents: sizes.numPages + sizes.numSlots, extentBytes: 1, weightBytes: 0, ...sizes },
     async run({ sequences }) {
       dueMs = idles ? Math.max(dueMs, nowMs()) + stepMs : Math.max(dueMs + stepMs, nowMs());
       await Bun.sleep(Math.max(0, dueMs - nowMs()));
@@ -28,7 +28,6 @@ export function pacedBackend({ stepMs, idles, vocabSize, onStep, ...sizes }: Pac
       return { sampled: sequences.flatMap(({ sample }) => (sample === null ? [] : [token])), computeMs: stepMs };
     },
     stage: ({ digest }) => Promise.resolve({ digest, numBytes: 1 }),
-    deviceBytes: ({ numBytes }) => numBytes,
     attach: () => Promise.resolve(),
     detach: () => undefined,
     close: () => Promise.resolve(),

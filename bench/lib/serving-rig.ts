@@ -1,10 +1,10 @@
 /** Models and devices that a serving bench runs over: weights and tokenizer made up, the real ones, or a device that only takes time. */
 import { join } from "node:path";
 import type { Backend, BackendOptions } from "../../src/backend/backend.ts";
-import { openCudaBackend } from "../../src/backend/cuda/cuda-backend.ts";
+import { cudaPageBytes, openCudaBackend } from "../../src/backend/cuda/cuda-backend.ts";
 import { PAGE_TOKENS as CUDA_PAGE_TOKENS } from "../../src/backend/cuda/layout.ts";
 import { PAGE_TOKENS as WASM_PAGE_TOKENS } from "../../src/backend/wasm/layout.ts";
-import { openWasmBackend } from "../../src/backend/wasm/wasm-backend.ts";
+import { kvPageBytes, openWasmBackend } from "../../src/backend/wasm/wasm-backend.ts";
 import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
 import { type LoadedModel, loadModel } from "../../src/model/load-model.ts";
 import { readModelConfig } from "../../src/model/model-config.ts";
@@ -56,12 +56,16 @@ export function openBackend(device: Device, model: LoadedModel, contextTokens: n
   const { program } = model;
   const numbers = layerSites(program).reduce((sum, { inWidth, outWidth, modules }) => sum + rank * (inWidth * modules.filter(({ own }) => own).length + outWidth), 0);
   const pagesOf = (pageTokens: number): number => numStreams * Math.ceil(contextTokens / pageTokens);
-  const options: Omit<BackendOptions, "numPages"> = {
+  const options: Omit<BackendOptions, "numExtents" | "numPages"> = {
     program, weights: model.weights, format: "bfloat16", numThreads: navigator.hardwareConcurrency, maxRows: device === "wasm" ? 512 : 8192, maxSequences: numStreams, numSlots: numAdapters,
-    // True ranks up to the next eight, and some room for the records of each.
-    adapterBytes: Math.max(1, numAdapters) * (4 * numbers + (1 << 20)),
   };
-  if (device === "cuda") return openCudaBackend({ ...options, numPages: pagesOf(CUDA_PAGE_TOKENS), randomSeed: 7 });
-  if (device === "wasm") return openWasmBackend({ ...options, numPages: pagesOf(WASM_PAGE_TOKENS) });
+  // True ranks up to the next eight, and some room for the records of each.
+  const adapterBytes = 4 * numbers + (1 << 20);
+  const sizes = (pageTokens: number, pageBytes: number): Pick<BackendOptions, "numExtents" | "numPages"> => ({
+    numPages: pagesOf(pageTokens),
+    numExtents: pagesOf(pageTokens) + numAdapters * Math.ceil(adapterBytes / pageBytes),
+  });
+  if (device === "cuda") return openCudaBackend({ ...options, ...sizes(CUDA_PAGE_TOKENS, cudaPageBytes(program)), randomSeed: 7 });
+  if (device === "wasm") return openWasmBackend({ ...options, ...sizes(WASM_PAGE_TOKENS, kvPageBytes(program)) });
   return Promise.resolve(pacedBackend({ ...options, numPages: pagesOf(PACED_PAGE_TOKENS), stepMs, idles: true, vocabSize: program.vocabSize }));
 }

@@ -25,13 +25,13 @@ class EmptyBackend implements Backend {
     name: "wasm",
     description: "nothing",
     pageTokens: 16,
+    numExtents: 100_100,
+    extentBytes: 10,
     numPages: 100_000,
     numSlots: 8,
-    adapterBytes: 1000,
     maxRows: 512,
     maxSequences: 256,
     weightBytes: 0,
-    kvBytes: 0,
   } as const;
   readonly #token: SampledToken = { id: 7, logprob: -1, rank: 1, top: [] };
   readonly #block = new StepBlock();
@@ -49,7 +49,6 @@ class EmptyBackend implements Backend {
   }
 
   stage = () => Promise.resolve({ digest: "none", numBytes: 10 });
-  deviceBytes = () => 10;
   attach = () => Promise.resolve();
   detach = () => {};
   close = () => Promise.resolve();

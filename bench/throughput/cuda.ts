@@ -14,6 +14,7 @@ import { asSlotId, NO_SLOT, type SlotId } from "../../src/core/ids.ts";
 import type { Step } from "../../src/core/step.ts";
 import { adapterBytes, openRig, randomAdapter, slotsOf } from "../lib/cuda-rig.ts";
 import { printTable, type Spread, spreadOf, writeRecord } from "../lib/record.ts";
+import { attach, detach } from "../../test/helpers/attach.ts";
 
 const { values: flags } = parseArgs({
   options: {
@@ -119,9 +120,9 @@ show("decode, no adapter on the device", decodeBase, before);
 
 const rank16 = Array.from({ length: RANK16_SLOTS }, (_, i) => randomAdapter(program, 100 + i, () => 16));
 const mixedRanks = [8, 16, 64, 128].map((rank, i) => randomAdapter(program, 200 + i, () => rank));
-for (const [slot, adapter] of [...rank16, ...mixedRanks].entries()) await backend.attach(asSlotId(slot), await backend.stage(adapter));
+for (const [slot, adapter] of [...rank16, ...mixedRanks].entries()) await attach(backend, asSlotId(slot), await backend.stage(adapter));
 const small = randomAdapter(program, 300, () => 2);
-for (let slot = rank16.length + mixedRanks.length; slot < NUM_SLOTS; slot++) await backend.attach(asSlotId(slot), await backend.stage(small));
+for (let slot = rank16.length + mixedRanks.length; slot < NUM_SLOTS; slot++) await attach(backend, asSlotId(slot), await backend.stage(small));
 say(`${NUM_SLOTS} adapters attached`);
 
 const mixedSlots = slotsOf(4, 8, RANK16_SLOTS);
@@ -188,9 +189,9 @@ for (let i = 0; i < 40; i++) {
 let isAttaching = true;
 const attaching = (async () => {
   for (let i = 0; i < 10; i++) {
-    backend.detach(asSlotId(NUM_SLOTS - 1));
+    detach(backend, asSlotId(NUM_SLOTS - 1));
     const at = performance.now();
-    await backend.attach(asSlotId(NUM_SLOTS - 1), staged);
+    await attach(backend, asSlotId(NUM_SLOTS - 1), staged);
     attaches.push(performance.now() - at);
     await Bun.sleep(5);
   }

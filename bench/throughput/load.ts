@@ -84,7 +84,7 @@ async function windowsOf(count: number): Promise<number> {
 async function onDevice(): Promise<number> {
   const told: (WeightProgress & { readonly atMs: number })[] = [];
   const backend = await openCudaBackend({
-    program, weights, format: "bfloat16", numThreads: 1, maxRows: 64, maxSequences: 1, numPages: 4, numSlots: 0, adapterBytes: 0,
+    program, weights, format: "bfloat16", numThreads: 1, maxRows: 64, maxSequences: 1, numExtents: 4, numPages: 4, numSlots: 0,
     onWeights: (progress) => told.push({ ...progress, atMs: performance.now() }),
   });
   await backend.close();

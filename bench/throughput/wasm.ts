@@ -9,13 +9,14 @@
  */
 import { join } from "node:path";
 import type { Backend, WeightFormat } from "../../src/backend/backend.ts";
-import { openWasmBackend } from "../../src/backend/wasm/wasm-backend.ts";
+import { kvPageBytes, openWasmBackend } from "../../src/backend/wasm/wasm-backend.ts";
 import { asPageId, asSlotId, NO_SLOT, type SlotId } from "../../src/core/ids.ts";
 import type { Step, StepSequence } from "../../src/core/step.ts";
 import { readAdapter } from "../../src/lora/read-adapter.ts";
 import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
 import { readModelConfig } from "../../src/model/model-config.ts";
 import { openCheckpoint } from "../../src/model/weights.ts";
+import { attach } from "../../test/helpers/attach.ts";
 import { samplingWith } from "../../test/helpers/sampling.ts";
 import { integerIn, oneOf, parseFlags } from "../lib/flags.ts";
 import { ReadLoop } from "../../src/backend/wasm/read-loop.ts";
@@ -50,13 +51,13 @@ const backend = await openWasmBackend({
   numThreads,
   maxRows: 512,
   maxSequences: 32,
+  numExtents: 32 * pagesPerSequence + Math.ceil((512 << 20) / kvPageBytes(program)),
   numPages: 32 * pagesPerSequence,
   numSlots: NUM_ADAPTERS,
-  adapterBytes: 512 << 20,
 });
 for (let i = 0; i < NUM_ADAPTERS; i++) {
   const adapter = await readAdapter(await randomAdapter(shape, RANK, i, root), program);
-  await backend.attach(asSlotId(i), await backend.stage(adapter));
+  await attach(backend, asSlotId(i), await backend.stage(adapter));
 }
 
 const random = randomSource(3);

@@ -1,7 +1,7 @@
 /* Written by scripts/generate-abi.ts from src/backend/cuda/layout.ts; do not edit. */
 #pragma once
 
-enum { ADDON_VERSION = 5 };
+enum { ADDON_VERSION = 6 };
 
 enum {
   LAUNCH_OP = 0,

@@ -40,7 +40,7 @@ export interface Timers {
 }
 
 export interface TiersInput {
-  readonly backend: Pick<Backend, "attach" | "detach" | "deviceBytes">;
+  readonly backend: Pick<Backend, "attach" | "detach">;
   readonly pool: SlotPool;
   readonly lru: HostLru<StagedAdapter>;
   /** Reads, checks and stages one adapter. */
@@ -139,6 +139,11 @@ export function startTiers(input: TiersInput, toScheduler: Wires<SlotAllocatorFa
     id: "slotAllocator",
     input: { backend, pool, maxImages: input.maxImages },
   });
+  pool.onReclaim = ({ adapterId, slot }) => {
+    backend.detach(slot);
+    slots.send({ type: "slot.reclaim", adapterId, slot });
+  };
+  pool.onRoom = () => slots.send({ type: "slot.room" });
   const cache = createActor(hostCacheMachine, { ...options, id: "hostCache", input: { lru } });
   const loader = createActor(adapterLoaderMachine, {
     ...options,

@@ -2,7 +2,7 @@
  * What a device does for the rest of the program. Two implementations: `wasm/` and, on NVIDIA GPUs, `cuda/`.
  *
  * A backend is opened with a forward program and its weights, then takes steps one at a time. It owns
- * all device memory; callers name pages and slots by number.
+ * all device memory; callers say what lies where in its pool of extents, and name pages and slots by number.
  */
 import type { SlotId } from "../core/ids.ts";
 import type { Step, StepResult } from "../core/step.ts";
@@ -24,12 +24,12 @@ export interface BackendOptions {
   readonly maxRows: number;
   /** Most sequences in one step; also the most rows sampled. */
   readonly maxSequences: number;
-  /** Pages of KV memory, each `pageTokens` positions of every layer. */
+  /** Memory for KV pages and adapters, in extents of one page (`pageTokens` positions of every layer) each. */
+  readonly numExtents: number;
+  /** Most of them that are KV pages at once. */
   readonly numPages: number;
   /** Adapters attached at once. */
   readonly numSlots: number;
-  /** Device bytes for attached adapters. */
-  readonly adapterBytes: number;
   /** Hears how much of the weights was read. */
   readonly onWeights?: ((progress: WeightProgress) => void) | undefined;
 }
@@ -39,13 +39,13 @@ export interface BackendInfo {
   /** One line for people: "WebAssembly SIMD, 2 threads, bfloat16 weights". */
   readonly description: string;
   readonly pageTokens: number;
+  readonly numExtents: number;
+  readonly extentBytes: number;
   readonly numPages: number;
   readonly numSlots: number;
-  readonly adapterBytes: number;
   readonly maxRows: number;
   readonly maxSequences: number;
   readonly weightBytes: number;
-  readonly kvBytes: number;
   /** How matrices of adapters are held; left out where nothing is rounded. */
   readonly adapterNumbers?: DeviceNumbers;
   /** Forms of adapters served beyond plain LoRA; left out for none. */
@@ -57,7 +57,7 @@ export interface BackendInfo {
 /** An adapter in the backend's own layout, ready to be copied to the device. Immutable. */
 export interface AdapterImage {
   readonly digest: string;
-  /** Bytes on the host and, rounded up to the allocation unit, on the device. */
+  /** Bytes on the host and, rounded up to whole extents, on the device. */
   readonly numBytes: number;
 }
 
@@ -76,20 +76,15 @@ export interface Backend {
   /** Lays an adapter out for this device. Does not touch device memory. The adapter uses no form that `info` does not name. */
   stage(adapter: AdapterWeights): Promise<AdapterImage>;
 
-  /** Device bytes that an image takes once attached. */
-  deviceBytes(image: AdapterImage): number;
-
   /**
-   * Copies an image into a free slot. The slot must not be named by a step that has not finished.
+   * Copies an image into as many extents as it takes, from `extent` on, and points a free slot at it. No step that has not finished names the
+   * slot or, as pages, the extents.
    *
-   * @throws {AdapterError} `adapter_too_large` when no run of free device memory holds it
+   * @throws {AdapterError} `adapter_too_large` when there is no memory for the work areas of its rank
    */
-  attach(slot: SlotId, image: AdapterImage): Promise<void>;
+  attach(slot: SlotId, extent: number, image: AdapterImage): Promise<void>;
 
-  /** Where an attached slot's bytes begin in the device memory of adapters; left out where that is not told. */
-  offsetBytes?(slot: SlotId): number | null;
-
-  /** Frees a slot's memory. The slot must not be named by a step that has not finished. */
+  /** Empties a slot, whose extents may become something else. It must not be named by a step that has not finished. */
   detach(slot: SlotId): void;
 
   close(): Promise<void>;

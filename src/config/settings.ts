@@ -57,7 +57,7 @@ export const LORA_SETTINGS = {
 
 export const PEFT_CACHE_SETTINGS = {
   hostCacheSize: integer(GIB, 0, MAX, "bytes of host memory for adapters"),
-  deviceCachePercent: number(null, 0, 1, "part of the free device memory for adapters, 0 to 1; 256 MiB at most by default, on a GPU a sixteenth"),
+  deviceCachePercent: number(null, 0, 1, "most of the free device memory that adapters take, 0 to 1; by default they share the pool with the KV cache and take what it leaves"),
   numHostModuleLayer: integer(0, 0, MAX, "rank-1 modules of one layer in host memory; above 0 it replaces host_cache_size and max_cpu_loras"),
   numDeviceModuleLayer: integer(0, 0, MAX, "the same on the device; above 0 it replaces device_cache_percent, and max_loras as a size"),
   maxAdapterSize: integer(null, 1, 4096, "largest rank in the caches, where that is below max_lora_rank"),
@@ -70,7 +70,7 @@ export const PEFT_CACHE_SETTINGS = {
 } as const;
 
 export const KV_CACHE_SETTINGS = {
-  maxTokens: integer(null, 1, MAX, "positions in the KV cache; as memory allows by default"),
+  maxTokens: integer(null, 1, MAX, "most positions in the KV cache; by default what memory allows and adapters leave"),
   enableBlockReuse: boolean(true, "begin sequences with what others of the same client, adapter and tokens have computed; vLLM calls it enable_prefix_caching"),
 } as const;
 

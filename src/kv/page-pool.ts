@@ -1,54 +1,53 @@
 /**
- * Which pages of the KV memory are free, and how many tables each of the others is in. Contents live on the device; this is
+ * Which extents of the device's memory are KV pages, and how many tables each of them is in. Contents live on the device; this is
  * the ledger.
  *
- * A page that is kept stays as it is once no table has it, and is taken for something else only when no page is free: the one
- * that has been idle longest first.
+ * A page that is kept stays as it is once no table has it, until others need its extent.
  */
 import { invariant } from "../core/errors.ts";
+import type { ExtentPool } from "../core/extent-pool.ts";
 import { asPageId, type PageId } from "../core/ids.ts";
 import { MAX_TABLES_PER_PAGE } from "../core/step-layout.ts";
 
 export class PagePool {
+  /** Most pages at once. */
   readonly numPages: number;
   /** Positions in one page. */
   readonly pageTokens: number;
-  /** The first `#numUnused` entries hold nothing; the last freed is the first taken. */
-  readonly #unused: Int32Array;
+  readonly #extents: ExtentPool;
   /** Tables that a page is in. */
   readonly #numTables: Uint32Array;
   readonly #isKept: Uint8Array;
   /** Kept pages in no table, the longest idle first. */
   readonly #idle = new Set<PageId>();
   readonly #onReclaim: (page: PageId) => readonly PageId[];
-  #numUnused: number;
+  #numHeld = 0;
   #numListed = 0;
 
   /**
-   * @param numPages at least 0
+   * @param numPages most pages at once, at least 0
    * @param pageTokens at least 1
    * @param onReclaim told when an idle page is taken for something else; returns all pages that are kept no longer, it among them
    */
-  constructor(numPages: number, pageTokens: number, onReclaim: (page: PageId) => readonly PageId[] = (page) => [page]) {
+  constructor(extents: ExtentPool, pageTokens: number, numPages = extents.numExtents, onReclaim: (page: PageId) => readonly PageId[] = (page) => [page]) {
     invariant(Number.isSafeInteger(numPages) && numPages >= 0, "numPages is a count");
     invariant(Number.isSafeInteger(pageTokens) && pageTokens >= 1, "a page has a position");
     this.numPages = numPages;
     this.pageTokens = pageTokens;
+    this.#extents = extents;
     this.#onReclaim = onReclaim;
-    this.#unused = Int32Array.from({ length: numPages }, (_, index) => numPages - 1 - index);
-    this.#numTables = new Uint32Array(numPages);
-    this.#isKept = new Uint8Array(numPages);
-    this.#numUnused = numPages;
+    this.#numTables = new Uint32Array(extents.numExtents);
+    this.#isKept = new Uint8Array(extents.numExtents);
   }
 
-  /** Pages that may be allocated, idle ones among them. */
+  /** Pages that may be allocated: what is idle, be it a page or an adapter, makes room. */
   get numFree(): number {
-    return Math.min(this.#numUnused + this.#idle.size, this.numListable);
+    return Math.min(this.numPages - this.#numHeld, this.#extents.numAvailable, this.numListable);
   }
 
   /** Pages in tables, each once. */
   get numHeld(): number {
-    return this.numPages - this.#numUnused - this.#idle.size;
+    return this.#numHeld;
   }
 
   /** Kept pages in no table. */
@@ -70,14 +69,21 @@ export class PagePool {
     return this.#numTables[page]! > 0;
   }
 
+  /** Whether an adapter waits for the place of a page, which is in the way of it. */
+  isInTheWay(page: PageId): boolean {
+    return this.#extents.isClaimed(page);
+  }
+
   /** Appends `count` pages to `table`, or none at all when fewer are free. */
   allocate(count: number, table: PageId[]): boolean {
     if (count > this.numFree) return false;
     for (let i = 0; i < count; i++) {
-      if (this.#numUnused === 0) this.#reclaim();
-      const page = asPageId(this.#unused[--this.#numUnused]!);
-      this.#numTables[page] = 1;
-      table.push(page);
+      if (this.#numHeld + this.#idle.size === this.numPages) this.#reclaimOldest();
+      const extent = this.#extents.takeOne();
+      invariant(extent !== null, "an available extent can be had");
+      this.#numTables[extent] = 1;
+      this.#numHeld++;
+      table.push(asPageId(extent));
     }
     this.#numListed += count;
     return true;
@@ -87,7 +93,10 @@ export class PagePool {
   share(page: PageId, table: PageId[]): void {
     invariant(this.#numTables[page]! > 0 || this.#idle.has(page), `page ${page} holds something`);
     invariant(this.numListable > 0, "tables have room");
-    this.#idle.delete(page);
+    if (this.#idle.delete(page)) {
+      this.#extents.use(page);
+      this.#numHeld++;
+    }
     this.#numTables[page]!++;
     this.#numListed++;
     table.push(page);
@@ -109,18 +118,26 @@ export class PagePool {
       invariant(this.#numTables[page]! > 0, `page ${page} is freed once`);
       this.#numListed--;
       if (--this.#numTables[page]! > 0) continue;
-      if (this.#isKept[page] === 1) this.#idle.add(page);
-      else this.#unused[this.#numUnused++] = page;
+      this.#numHeld--;
+      if (this.#isKept[page] === 1) this.#rest(page);
+      else this.#extents.free(page, 1);
     }
   }
 
-  #reclaim(): void {
-    for (const oldest of this.#idle) {
-      for (const page of this.#onReclaim(oldest)) {
-        this.#isKept[page] = 0;
-        if (this.#idle.delete(page)) this.#unused[this.#numUnused++] = page;
-      }
-      return;
+  #rest(page: PageId): void {
+    this.#idle.add(page);
+    this.#extents.setIdle(page, 1, () => this.#reclaim(page));
+  }
+
+  #reclaim(oldest: PageId): void {
+    for (const page of this.#onReclaim(oldest)) {
+      this.#isKept[page] = 0;
+      if (this.#idle.delete(page)) this.#extents.free(page, 1);
     }
+  }
+
+  #reclaimOldest(): void {
+    const [oldest] = this.#idle;
+    if (oldest !== undefined) this.#reclaim(oldest);
   }
 }

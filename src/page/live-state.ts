@@ -41,16 +41,24 @@ export interface Latency {
 
 export interface MemoryState {
   readonly weightBytes: number;
-  readonly kv: {
+  /** What KV pages and adapters share, in extents of one page each. */
+  readonly pool: {
     readonly numBytes: number;
+    readonly numExtents: number;
+    /**
+     * In cells of some extents each: who holds most of each, as an index into `kv.held`, the one after the last for idle pages, those behind it into
+     * `device.held`; `null` where all are free.
+     */
+    readonly cells: { readonly extentsPerCell: number; readonly holders: readonly (number | null)[] };
+  };
+  readonly kv: {
+    /** Most pages at once. */
     readonly numPages: number;
     readonly pageTokens: number;
     /** Pages in nobody's use that hold beginnings of sequences for those to come. */
     readonly numIdle: number;
     /** Pages held now, by adapter; `null` for the base model. */
     readonly held: readonly { readonly adapter: string | null; readonly numPages: number }[];
-    /** The pool in cells of some pages each: who holds most of each, as an index into `held`, the one after the last for idle pages; `null` where all are free. */
-    readonly cells: { readonly pagesPerCell: number; readonly holders: readonly (number | null)[] };
   };
   readonly device: Tier;
   readonly host: Tier;
@@ -65,8 +73,6 @@ export interface Tier {
 export interface Extent {
   readonly adapter: string;
   readonly numBytes: number;
-  /** Where it begins; `null` where it has no fixed place. */
-  readonly offsetBytes: number | null;
   /** Whether requests keep it there now; on the host, whether it is on the device as well. */
   readonly isUsed: boolean;
 }

@@ -4,14 +4,13 @@ import type { JSX } from "preact";
 import { hueOf } from "./color.ts";
 import { formatBytes, formatPercent, plural } from "./format.ts";
 import type { MemoryState, Tier } from "./live-state.ts";
-import { PageGrid } from "./page-grid.tsx";
+import { PoolGrid } from "./pool-grid.tsx";
 
 interface Region {
   readonly key: string;
   readonly name: string;
-  /** Of the bar, 0 to 1: how much of it, and from where on; in order where it has no fixed place. */
+  /** How much of the bar, 0 to 1. */
   readonly part: number;
-  readonly from: number | null;
   readonly hue: number | null;
   readonly isUsed: boolean;
   readonly told: string;
@@ -26,16 +25,16 @@ interface BarProps {
 }
 
 export function MemoryFigure({ memory }: { readonly memory: MemoryState }): JSX.Element {
-  const { kv, device, host, weightBytes } = memory;
+  const { pool, kv, device, host, weightBytes } = memory;
   const usedPages = kv.held.reduce((sum, { numPages }) => sum + numPages, 0);
   return (
     <section aria-labelledby="memory-title" class="memory">
       <h2 id="memory-title">Memory</h2>
       <Bar
         title="KV pages"
-        note={`${usedPages} of ${plural(kv.numPages, "page")} of ${kv.pageTokens} tokens, ${formatBytes(kv.numBytes)} in all`}
+        note={`${usedPages} of up to ${plural(kv.numPages, "page")} of ${kv.pageTokens} tokens; pages (squares) and adapters (discs) share ${formatBytes(pool.numBytes)}`}
         regions={pageRegions(kv)}
-        picture={<PageGrid {...kv} />}
+        picture={<PoolGrid {...memory} />}
       />
       <Bar title="Adapters on the device" note={noteOf(device)} regions={regionsOf(device)} />
       <Bar title="Adapters on the host" note={noteOf(host)} regions={regionsOf(host)} />
@@ -72,14 +71,13 @@ function Bar({ title, note, regions, picture }: BarProps): JSX.Element {
 function Track({ regions }: Pick<BarProps, "regions">): JSX.Element {
   return (
     <div class="track" aria-hidden="true">
-      {regions.map(({ key, name, part, from, hue, isUsed, told }) => (
+      {regions.map(({ key, name, part, hue, isUsed, told }) => (
         <span
           key={key}
           class={isUsed ? "region" : "region idle"}
           title={`${name}: ${told}`}
           style={{
             width: `${part * 100}%`,
-            ...(from === null ? {} : { position: "absolute", left: `${from * 100}%` }),
             ...(hue === null ? {} : { "--hue": String(hue) }),
           }}
           data-base={hue === null ? "" : undefined}
@@ -94,7 +92,7 @@ const MAX_NAMED = 12;
 /** Those of sequences, then what is kept of earlier ones. */
 function pageRegions({ held, numIdle, numPages }: MemoryState["kv"]): Region[] {
   const region = (key: string, name: string, count: number, hue: number | null, isUsed: boolean): Region => ({
-    key, name, part: count / numPages, from: null, hue, isUsed, told: plural(count, "page"),
+    key, name, part: count / numPages, hue, isUsed, told: plural(count, "page"),
   });
   const regions = held.map(({ adapter, numPages: count }, i) => region(`${adapter ?? ""}-${i}`, adapter ?? "base", count, adapter === null ? null : hueOf(adapter), true));
   return numIdle === 0 ? regions : [...regions, region("(kept)", "kept prefixes", numIdle, null, false)];
@@ -107,11 +105,10 @@ const noteOf = (tier: Tier): string => `${plural(tier.held.length, "adapter")}, 
 /** The latest used first, which is the last to go. */
 const regionsOf = ({ held, maxBytes }: Tier): Region[] =>
   held
-    .map(({ adapter, numBytes, offsetBytes, isUsed }, i) => ({
+    .map(({ adapter, numBytes, isUsed }, i) => ({
       key: `${adapter}-${i}`,
       name: adapter,
       part: maxBytes === 0 ? 0 : numBytes / maxBytes,
-      from: offsetBytes === null ? null : offsetBytes / maxBytes,
       hue: hueOf(adapter),
       isUsed,
       told: formatBytes(numBytes),

@@ -5,7 +5,6 @@
  * without an answer. What a name meant before goes when its last request has ended.
  */
 import type { ActorSystem, SystemFact } from "../actors/system.ts";
-import type { AdapterImage } from "../backend/backend.ts";
 import type { Clock } from "../core/clock.ts";
 import { AdapterError, CapacityError, RequestError, type LorikeetError } from "../core/errors.ts";
 import type { AdapterId } from "../core/ids.ts";
@@ -26,7 +25,6 @@ export interface AdapterControlInput {
   readonly adapterRoots: readonly string[];
   /** Brings an adapter from a source that requests of the admin key may name; `null` for anything else. */
   readonly fetchAdapter: (source: string) => Promise<string | null>;
-  readonly deviceBytes: (image: AdapterImage) => number;
   readonly onLoad: (load: AdapterLoad) => void;
   readonly clock: Clock;
   readonly yieldTurn: () => Promise<void>;
@@ -66,7 +64,11 @@ export class AdapterControl {
       system.load(record.id);
       const staged = await reading.promise;
       this.#checkFree(name, replace);
-      if (pin) this.#checkPinnedBytes(record, staged);
+      if (pin) {
+        // Another may have been pinned meanwhile.
+        this.#checkPins(name);
+        this.#checkPinnedBytes(record, staged);
+      }
       if (intId !== undefined) registry.claimIntId(intId, record);
       const earlier = registry.commit(record);
       if (pin) this.#pin(record);
@@ -131,7 +133,7 @@ export class AdapterControl {
 
   /** Keeps the records true to what the actors tell. */
   note(fact: SystemFact): void {
-    const { registry, deviceBytes, onLoad } = this.#input;
+    const { registry, pool, onLoad } = this.#input;
     const record = "adapterId" in fact && fact.adapterId !== null ? registry.byId(fact.adapterId) : undefined;
     if (record === undefined) return;
     switch (fact.type) {
@@ -142,7 +144,7 @@ export class AdapterControl {
         const { image, report } = fact.staged;
         record.noteLoaded(fact.staged);
         this.#pending.get(record.id)?.resolve(fact.staged);
-        return onLoad({ name: record.name, digest: image.digest, report, deviceBytes: deviceBytes(image), error: null });
+        return onLoad({ name: record.name, digest: image.digest, report, deviceBytes: pool.roundUp(image.numBytes), error: null });
       }
       case "adapter.failed":
         record.noteFailed(fact.error);
@@ -226,14 +228,14 @@ export class AdapterControl {
   }
 
   #checkPinnedBytes(record: AdapterRecord, staged: StagedAdapter): void {
-    const { lru, pool, deviceBytes } = this.#input;
+    const { lru, pool } = this.#input;
     let hostBytes = staged.image.numBytes;
-    let onDevice = deviceBytes(staged.image);
+    let onDevice = pool.roundUp(staged.image.numBytes);
     for (const { id } of this.#pinnedBeside(record.name)) {
       const other = lru.peek(id);
       if (other === undefined) continue;
       hostBytes += other.image.numBytes;
-      onDevice += deviceBytes(other.image);
+      onDevice += pool.roundUp(other.image.numBytes);
     }
     const tooLarge = (bytes: number, where: string, maxBytes: number): AdapterError =>
       new AdapterError(

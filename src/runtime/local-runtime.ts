@@ -17,6 +17,7 @@ import { checkRequest } from "./check-request.ts";
 import { InFlight } from "./in-flight.ts";
 import { modelGrammars, type ModelGrammars } from "./model-grammars.ts";
 import { defaultRuntimeOptions, type RuntimeOptions } from "./runtime-options.ts";
+import { deviceBudgets } from "./device-budgets.ts";
 import { type AdapterLoad, collectStats, createParts, listAdapters, listingOf, mapMemory, type RuntimeParts } from "./runtime-parts.ts";
 import { AdapterStager, type ReadAdapter } from "./stage-adapter.ts";
 import { Transitions, type TransitionListener } from "./transitions.ts";
@@ -105,11 +106,11 @@ class InProcess implements LocalRuntime {
     this.model = input.model;
     const { name, description, weightBytes, maxSequences, maxRows } = info;
     this.backend = { name, description, weightBytes, maxSequences, maxRows };
-    const numPositions = info.numPages * info.pageTokens;
     const configured = this.#options.maxContext ?? Infinity;
-    this.maxContext = Math.min(configured, program.maxContext, numPositions);
+    const budgets = deviceBudgets(info, Math.min(configured, program.maxContext), this.#options.adapterBytes);
+    this.maxContext = budgets.maxContext;
     const run: Backend["run"] = (step) => this.#inFlight.track(input.backend.run(step));
-    this.#parts = createParts({ info, run }, { ...this.#options, maxContext: this.maxContext }, this.#clock);
+    this.#parts = createParts({ info, run }, { ...this.#options, ...budgets }, this.#clock);
     this.#grammars = modelGrammars(input.model, input.backend);
     this.#transitions = new Transitions({
       clock: this.#clock,
@@ -124,7 +125,6 @@ class InProcess implements LocalRuntime {
       clock: this.#clock,
       adapterRoots: this.#options.adapterRoots,
       fetchAdapter: input.fetchAdapter ?? (() => Promise.resolve(null)),
-      deviceBytes: (image) => input.backend.deviceBytes(image),
       yieldTurn: input.yieldTurn ?? nextTurn,
       onLoad: input.onAdapterLoad ?? (() => undefined),
     });
@@ -180,7 +180,7 @@ class InProcess implements LocalRuntime {
   }
 
   memory(): MemoryMap {
-    return mapMemory(this.#parts, this.#input.backend);
+    return mapMemory(this.#parts, this.#input.backend.info);
   }
 
   watch(listener: TransitionListener): () => void {
@@ -236,7 +236,7 @@ class InProcess implements LocalRuntime {
   #startSystem(): ActorSystem {
     const { backend, timers, yieldTurn } = this.#input;
     const { table, engine, pool, lru, counters, registry } = this.#parts;
-    const stager = new AdapterStager(this.#input.readAdapter, backend);
+    const stager = new AdapterStager(this.#input.readAdapter, backend, pool);
     return startSystem({
       ...this.#options,
       table,
@@ -244,12 +244,11 @@ class InProcess implements LocalRuntime {
       pool,
       lru,
       backend: {
-        attach: (slot, image) => {
+        attach: (slot, extent, image) => {
           this.#transitions.attaching(slot);
-          return this.#inFlight.track(backend.attach(slot, image));
+          return this.#inFlight.track(backend.attach(slot, extent, image));
         },
         detach: (slot) => backend.detach(slot),
-        deviceBytes: (image) => backend.deviceBytes(image),
       },
       readAdapter: async (adapterId) => this.#inFlight.track(stager.stage(registry.get(adapterId))),
       clock: this.#clock,

@@ -1,14 +1,22 @@
 /** Who holds which part of the memory now. */
-import type { Backend } from "../backend/backend.ts";
+import type { BackendInfo } from "../backend/backend.ts";
 import type { AdapterId, PageId } from "../core/ids.ts";
-import { type PageCells, pageCells } from "./page-cells.ts";
+import { type PoolCells, poolCells } from "./pool-cells.ts";
 import type { RuntimeParts } from "./runtime-parts.ts";
 
 export interface MemoryMap {
   /** The base model. */
   readonly weightBytes: number;
-  readonly kv: {
+  /** What pages and adapters share. */
+  readonly pool: {
     readonly numBytes: number;
+    /** Each as large as a page. */
+    readonly numExtents: number;
+    /** Who is where: a holder is an index into `kv.held`, the one after the last stands for idle pages, and those behind it for `device.held`. */
+    readonly cells: PoolCells;
+  };
+  readonly kv: {
+    /** Most pages at once. */
     readonly numPages: number;
     /** Positions in one page. */
     readonly pageTokens: number;
@@ -16,8 +24,6 @@ export interface MemoryMap {
     readonly numIdle: number;
     /** Pages held by sequences, by adapter, each once; `null` for the base model. */
     readonly held: readonly { readonly adapter: string | null; readonly numPages: number }[];
-    /** Where in the pool they are; a holder is an index into `held`, the one after the last stands for idle pages. */
-    readonly cells: PageCells;
   };
   readonly device: TierMap;
   readonly host: TierMap;
@@ -32,14 +38,12 @@ export interface TierMap {
 export interface Extent {
   readonly adapter: string;
   readonly numBytes: number;
-  /** Where it begins in its tier; `null` where it has no fixed place, or the backend does not tell. */
-  readonly offsetBytes: number | null;
   /** Whether requests keep it there now; on the host, whether it is on the device as well. */
   readonly isUsed: boolean;
 }
 
-export function mapMemory({ table, pool, lru, registry }: RuntimeParts, backend: Pick<Backend, "info" | "offsetBytes">): MemoryMap {
-  const { info } = backend;
+export function mapMemory({ table, pool, lru, registry }: RuntimeParts, info: BackendInfo): MemoryMap {
+  const { numExtents, extentBytes } = info;
   const nameOf = (adapterId: AdapterId): string => registry.byId(adapterId)?.name ?? `#${adapterId}`;
   const pages = new Map<AdapterId | null, PageId[]>();
   const counted = new Set<PageId>();
@@ -49,31 +53,30 @@ export function mapMemory({ table, pool, lru, registry }: RuntimeParts, backend:
     for (const page of own) counted.add(page);
     if (own.length > 0) pages.getOrInsertComputed(adapter, () => []).push(...own);
   }
+  const seated = pool.seated();
+  const runs = seated.map(({ extent, numBytes }) => Array.from({ length: numBytes / extentBytes }, (_, i) => extent + i));
   return {
     weightBytes: info.weightBytes,
+    pool: {
+      numBytes: numExtents * extentBytes,
+      numExtents,
+      cells: poolCells(numExtents, [...pages.values(), table.pool.idlePages(), ...runs]),
+    },
     kv: {
-      numBytes: info.kvBytes,
       numPages: table.pool.numPages,
       pageTokens: table.pool.pageTokens,
       numIdle: table.pool.numIdle,
       held: Array.from(pages, ([adapter, { length: numPages }]) => ({ adapter: adapter === null ? null : nameOf(adapter), numPages })),
-      cells: pageCells(table.pool.numPages, [...pages.values(), table.pool.idlePages()]),
     },
     device: {
       maxBytes: pool.maxBytes,
-      held: pool.seated().map(({ adapterId, slot, numBytes, isLeased }) => ({
-        adapter: nameOf(adapterId),
-        numBytes,
-        offsetBytes: backend.offsetBytes?.(slot) ?? null,
-        isUsed: isLeased,
-      })),
+      held: seated.map(({ adapterId, numBytes, isLeased }) => ({ adapter: nameOf(adapterId), numBytes, isUsed: isLeased })),
     },
     host: {
       maxBytes: lru.maxBytes,
       held: lru.sizes().map(({ adapterId, numBytes }) => ({
         adapter: nameOf(adapterId),
         numBytes,
-        offsetBytes: null,
         isUsed: pool.slotOf(adapterId) !== null,
       })),
     },

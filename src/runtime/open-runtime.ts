@@ -131,9 +131,9 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     numThreads: options.threads ?? availableParallelism(),
     maxRows,
     maxSequences,
+    numExtents: sizes.numExtents,
     numPages: sizes.numPages,
     numSlots: sizes.numSlots,
-    adapterBytes: sizes.adapterBytes,
     onWeights: options.onWeights,
   });
   const { adapterNumbers } = backend.info;
@@ -156,6 +156,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
       sharesPrefixes: options.kvCacheConfig.enableBlockReuse,
       maxWaitingRequests: options.maxQueue,
       requestTimeoutMs: options.requestTimeoutS * 1000,
+      adapterBytes: sizes.adapterBytes,
       hostCacheBytes: sizes.hostCacheBytes,
       hostCacheAdapters: sizes.hostCacheAdapters,
       maxLoads: options.peftCacheConfig.numPutWorkers,

@@ -41,6 +41,8 @@ export interface RuntimeOptions {
   readonly agingSteps: number;
   /** Steps that running sequences and adapters in slots have at least, before aged adapters take their place. */
   readonly quantumSteps: number;
+  /** Most bytes of adapters on the device; `null` for what one sequence of the longest context leaves. */
+  readonly adapterBytes: number | null;
   /** Bytes of staged adapters kept in host memory. */
   readonly hostCacheBytes: number;
   /** Most of them, whatever their bytes. */
@@ -75,6 +77,7 @@ export const defaultRuntimeOptions: RuntimeOptions = {
   requestTimeoutMs: 600_000,
   agingSteps: 128,
   quantumSteps: 512,
+  adapterBytes: null,
   hostCacheBytes: 2 ** 30,
   hostCacheAdapters: Infinity,
   maxImages: 4,

@@ -2,6 +2,7 @@
 import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.events.ts";
 import type { Backend } from "../backend/backend.ts";
 import type { Clock } from "../core/clock.ts";
+import { ExtentPool } from "../core/extent-pool.ts";
 import { Engine } from "../engine/engine.ts";
 import type { LorikeetError } from "../core/errors.ts";
 import type { AdapterReport } from "../lora/adapter-report.ts";
@@ -10,12 +11,14 @@ import { SlotPool } from "../lora/slot-pool.ts";
 import { contentionOf } from "../schedule/contention.ts";
 import { createQuotas, type Quotas } from "../schedule/quotas.ts";
 import { createScheduleTable, type ScheduleTable } from "../schedule/schedule-table.ts";
+import type { DeviceBudgets } from "./device-budgets.ts";
 import type { AdapterRecord } from "./adapter-record.ts";
 import { AdapterRegistry } from "./adapter-registry.ts";
 import type { RuntimeOptions } from "./runtime-options.ts";
 import type { AdapterListing, AdapterState, AdapterTier, RuntimeStats } from "./runtime.ts";
 
 export interface RuntimeParts {
+  readonly extents: ExtentPool;
   readonly table: ScheduleTable;
   readonly engine: Engine;
   readonly pool: SlotPool;
@@ -25,14 +28,17 @@ export interface RuntimeParts {
   readonly counters: RuntimeCounters;
 }
 
-/** @param limits those of the runtime, the context as the backend allows it */
+/** @param limits those of the runtime, as the backend allows them */
 export const createParts = (
   { info, run }: Pick<Backend, "info" | "run">,
-  limits: RuntimeOptions & { readonly maxContext: number },
+  limits: RuntimeOptions & DeviceBudgets,
   clock: Clock,
 ): RuntimeParts => {
   const registry = new AdapterRegistry(limits.maxAdapters);
+  const { numPages, pageTokens, extentBytes, numSlots } = info;
+  const extents = new ExtentPool(info.numExtents);
   return {
+    extents,
     table: createScheduleTable(
       {
         ...limits,
@@ -41,12 +47,11 @@ export const createParts = (
         sharesPrefixes: limits.sharesPrefixes,
         weights: new Map(limits.tenants.map(({ name, weight }) => [name, weight])),
       },
-      info.numPages,
-      info.pageTokens,
+      { extents, pageTokens, numPages },
       (adapter) => registry.contentOf(adapter),
     ),
     engine: new Engine({ run }, clock),
-    pool: new SlotPool(info.numSlots, info.adapterBytes),
+    pool: new SlotPool({ numSlots, maxBytes: limits.adapterBytes, extents, extentBytes }),
     lru: new HostLru(limits.hostCacheBytes, limits.hostCacheAdapters),
     registry,
     quotas: createQuotas(new Map(limits.tenants.map(({ name, quota }) => [name, quota])), clock.nowMs()),

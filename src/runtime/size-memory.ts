@@ -42,16 +42,22 @@ export interface MemoryWish {
 }
 
 export interface MemorySizes {
+  /** The pool that pages and adapters share, in pages. */
+  readonly numExtents: number;
+  /** Most of it that pages take at once, and most bytes that adapters do. */
   readonly numPages: number;
-  readonly numSlots: number;
   readonly adapterBytes: number;
+  readonly numSlots: number;
   readonly hostCacheBytes: number;
   /** Most adapters in it; `Infinity` for as many as its bytes hold. */
   readonly hostCacheAdapters: number;
 }
 
 /**
- * @throws {ConfigError} `config_invalid` when the context is longer than the model's, or the KV cache than the device
+ * The pool is as large as KV cache and adapters are said to be together. A size that somebody said is a limit; one that nobody
+ * said is none: pages then take what adapters leave, and adapters what one sequence of the longest context leaves.
+ *
+ * @throws {ConfigError} `config_invalid` when the context is longer than the model's, or the pool than the device
  */
 export function sizeMemory(
   program: Program,
@@ -67,18 +73,11 @@ export function sizeMemory(
   const { pageTokens, pageBytes, bytesPerAdapterNumber } = device;
   const largest = largestAdapterBytes(program, wish.maxRank, bytesPerAdapterNumber);
   const leftBytes = Math.max(0, Math.floor(device.totalBytes - device.weightBytes));
-  const adapterBytes = Math.ceil(
-    wish.deviceModuleLayers > 0
-      ? wish.deviceModuleLayers * moduleLayerBytes(program, bytesPerAdapterNumber)
-      : wish.maxLoras !== null
-        ? Math.min(wish.maxLoras * largest, leftBytes / 2)
-        : wish.devicePart === null
-          ? Math.min(device.defaultAdapterBytes, leftBytes / 4)
-          : wish.devicePart * leftBytes,
-  );
-  const useful = wish.maxSequences * Math.ceil(maxContext / pageTokens);
-  const affordable = Math.floor(Math.min(device.defaultKvBytes, (leftBytes - adapterBytes) * device.defaultKvShare) / pageBytes);
-  const numPages = wish.kvTokens === null ? Math.min(useful, affordable) : Math.ceil(wish.kvTokens / pageTokens);
+  const numExtentsLeft = Math.floor(leftBytes / pageBytes);
+  const adapterExtents = Math.ceil(saidAdapterBytes(program, wish, device, leftBytes, largest) / pageBytes);
+  const contextPages = Math.ceil(maxContext / pageTokens);
+  const affordable = Math.floor(Math.min(device.defaultKvBytes / pageBytes, (numExtentsLeft - adapterExtents) * device.defaultKvShare));
+  const numPages = wish.kvTokens === null ? Math.min(wish.maxSequences * contextPages, affordable) : Math.ceil(wish.kvTokens / pageTokens);
   if (numPages < 1) {
     throw new ConfigError(
       "config_invalid",
@@ -87,7 +86,7 @@ export function sizeMemory(
       { field: "model" },
     );
   }
-  if (numPages * pageBytes > leftBytes) {
+  if (numPages > numExtentsLeft) {
     throw new ConfigError(
       "config_invalid",
       `a KV cache of ${numPages * pageTokens} tokens needs ${numPages * pageBytes} bytes, and beside the weights there are ${leftBytes}; ` +
@@ -95,13 +94,32 @@ export function sizeMemory(
       { field: "kv_cache_config.max_tokens" },
     );
   }
+  const isAdaptersSaid = wish.deviceModuleLayers > 0 || wish.maxLoras !== null || wish.devicePart !== null;
+  if (isAdaptersSaid && numPages + adapterExtents > numExtentsLeft) {
+    throw new ConfigError(
+      "config_invalid",
+      `a KV cache of ${numPages * pageTokens} tokens and adapters need ${(numPages + adapterExtents) * pageBytes} bytes together, and beside the weights there are ` +
+        `${leftBytes}; lower kv_cache_config.max_tokens, or what adapters get (max_loras, device_cache_percent, num_device_module_layer)`,
+      { field: "kv_cache_config.max_tokens" },
+    );
+  }
+  const numExtents = Math.min(numPages + adapterExtents, numExtentsLeft);
   return {
-    numPages,
+    numExtents,
+    numPages: wish.kvTokens === null ? numExtents : numPages,
+    adapterBytes: (isAdaptersSaid ? adapterExtents : numExtents - Math.min(numPages, contextPages)) * pageBytes,
     numSlots: wish.maxLoras ?? DEFAULT_SLOTS,
-    adapterBytes,
     hostCacheBytes: hostBytes(program, wish, largest, bytesPerAdapterNumber),
     hostCacheAdapters: wish.hostModuleLayers > 0 ? Infinity : (wish.maxCpuLoras ?? Infinity),
   };
+}
+
+/** What adapters are to have of the device; a default where nobody said. */
+function saidAdapterBytes(program: Program, wish: MemoryWish, device: DeviceSizes, leftBytes: number, largest: number): number {
+  if (wish.deviceModuleLayers > 0) return wish.deviceModuleLayers * moduleLayerBytes(program, device.bytesPerAdapterNumber);
+  // Each takes whole extents.
+  if (wish.maxLoras !== null) return Math.min(wish.maxLoras * Math.ceil(largest / device.pageBytes) * device.pageBytes, leftBytes / 2);
+  return wish.devicePart === null ? Math.min(device.defaultAdapterBytes, leftBytes / 4) : wish.devicePart * leftBytes;
 }
 
 function hostBytes(program: Program, wish: MemoryWish, largest: number, bytesPerNumber: number): number {

@@ -3,6 +3,7 @@ import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.even
 import type { AdapterImage, Backend } from "../backend/backend.ts";
 import { AdapterError } from "../core/errors.ts";
 import type { AdapterWeights } from "../lora/adapter-weights.ts";
+import type { SlotPool } from "../lora/slot-pool.ts";
 import type { AdapterRecord } from "./adapter-record.ts";
 
 /** Reads and checks an adapter's files. */
@@ -13,13 +14,15 @@ export type ReadAdapter = (adapter: AdapterRecord) => Promise<AdapterWeights>;
  */
 export class AdapterStager {
   readonly #read: ReadAdapter;
-  readonly #backend: Pick<Backend, "stage" | "deviceBytes" | "info">;
+  readonly #backend: Pick<Backend, "stage">;
+  readonly #pool: Pick<SlotPool, "maxBytes" | "roundUp">;
   readonly #staging = new Map<string, Promise<AdapterImage>>();
   readonly #images = new Map<string, WeakRef<AdapterImage>>();
 
-  constructor(read: ReadAdapter, backend: Pick<Backend, "stage" | "deviceBytes" | "info">) {
+  constructor(read: ReadAdapter, backend: Pick<Backend, "stage">, pool: Pick<SlotPool, "maxBytes" | "roundUp">) {
     this.#read = read;
     this.#backend = backend;
+    this.#pool = pool;
   }
 
   /** @throws {AdapterError} for bad files; the system's own error for failing I/O */
@@ -28,12 +31,12 @@ export class AdapterStager {
     // Requests under way began with the earlier content, and a name does not change its meaning by itself.
     if (record.digest !== null && record.digest !== weights.digest) throw changedContent(record.name);
     const image = await this.#imageOf(weights);
-    const neededBytes = this.#backend.deviceBytes(image);
-    const { adapterBytes } = this.#backend.info;
-    if (neededBytes > adapterBytes) {
+    const neededBytes = this.#pool.roundUp(image.numBytes);
+    const { maxBytes } = this.#pool;
+    if (neededBytes > maxBytes) {
       throw new AdapterError(
         "adapter_too_large",
-        `adapter ${record.name} needs ${neededBytes} bytes on the device, which has ${adapterBytes} for all ` +
+        `adapter ${record.name} needs ${neededBytes} bytes on the device, which has ${maxBytes} for all ` +
           "adapters; give adapters more memory",
       );
     }

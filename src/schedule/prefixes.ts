@@ -17,7 +17,10 @@ export function findPrefix(table: ScheduleTable, sequence: Sequence): readonly P
   const numTokens = isScoring(sequence) ? sequence.scored : sequence.length - 1;
   const numPages = Math.floor(numTokens / pool.pageTokens);
   if (numPages === 0) return [];
-  return prefixes.find(sequence.cacheScope, keysOf(table, sequence, numPages));
+  const found = prefixes.find(sequence.cacheScope, keysOf(table, sequence, numPages));
+  // Those in the way of an adapter would never go, were newcomers to take them over.
+  const end = found.findIndex(({ page }) => pool.isInTheWay(page));
+  return end === -1 ? found : found.slice(0, end);
 }
 
 /** Starts a sequence with the pages found. */

@@ -4,6 +4,7 @@
  * It is kept outside XState's context on purpose: copying tables of this size per event would cost more
  * than the step they describe.
  */
+import type { ExtentPool } from "../core/extent-pool.ts";
 import { NO_SLOT, type AdapterId, type RequestId, type SlotId } from "../core/ids.ts";
 import type { FinishReason } from "../core/sampling.ts";
 import { PagePool } from "../kv/page-pool.ts";
@@ -113,15 +114,22 @@ export interface ScheduleCounters {
   readonly finished: Record<FinishReason, number>;
 }
 
+export interface PageMemory {
+  readonly extents: ExtentPool;
+  /** Positions in one page. */
+  readonly pageTokens: number;
+  /** Most pages at once. */
+  readonly numPages: number;
+}
+
 export const createScheduleTable = (
   limits: ScheduleLimits,
-  numPages: number,
-  pageTokens: number,
+  pages: PageMemory,
   contentOf: ScheduleTable["contentOf"] = (adapter) => ({ digest: `#${adapter}`, invocation: null }),
   prefixes = limits.sharesPrefixes === true ? new PrefixIndex() : null,
 ): ScheduleTable => ({
   limits,
-  pool: new PagePool(numPages, pageTokens, (page) => prefixes?.drop(page) ?? [page]),
+  pool: new PagePool(pages.extents, pages.pageTokens, pages.numPages, (page) => prefixes?.drop(page) ?? [page]),
   prefixes,
   contentOf,
   sequences: new Map(),

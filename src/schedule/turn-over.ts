@@ -4,7 +4,7 @@
  * Adapters outnumber slots, so leases turn over: for each adapter that has aged without a slot one holder
  * drains, and after its quantum is preempted, unless it still computes a prompt. So an adapter waits for a slot
  * at most `agingSteps + quantumSteps` and a prompt, and `quantumSteps` more for each round of adapters that have
- * waited longer.
+ * waited longer. Sequences whose pages lie where it is to go are preempted as well once they have had their quantum.
  *
  * Places and pages turn over by themselves as sequences end; where they do not for a quantum, one sequence is
  * preempted as well; an adapter that has waited for its slot may find its place taken and wait for one quantum more.
@@ -45,8 +45,11 @@ function freeSlots(table: ScheduleTable): void {
   const { agingSteps, quantumSteps } = table.limits;
   if (table.step - waitsSince(blocked[0]!) < agingSteps + quantumSteps) return;
   for (const group of draining) {
-    const hadQuantum = table.step - group.heldSinceStep >= quantumSteps;
-    if (hadQuantum && allGained(table, group)) preemptGroup(table, group);
+    const heldQuantum = table.step - group.heldSinceStep >= quantumSteps;
+    if (heldQuantum && allGained(table, group)) preemptGroup(table, group);
+  }
+  for (const sequence of table.running.toReversed()) {
+    if (sequence.pages.some((page) => table.pool.isInTheWay(page)) && hadQuantum(table, sequence)) preempt(table, sequence);
   }
 }
 
@@ -118,9 +121,7 @@ function longestWaiting(table: ScheduleTable, isIdle: boolean): Lane | undefined
   return longest;
 }
 
-function latestWithQuantum({ running, step, limits }: ScheduleTable, { name, numRunning }: Tenant): Sequence | undefined {
-  return running.findLast(
-    (sequence) =>
-      (numRunning === 0 || sequence.tenant === name) && step - sequence.startStep >= limits.quantumSteps && hasGained(sequence),
-  );
-}
+const latestWithQuantum = (table: ScheduleTable, { name, numRunning }: Tenant): Sequence | undefined =>
+  table.running.findLast((sequence) => (numRunning === 0 || sequence.tenant === name) && hadQuantum(table, sequence));
+
+const hadQuantum = ({ step, limits }: ScheduleTable, sequence: Sequence): boolean => step - sequence.startStep >= limits.quantumSteps && hasGained(sequence);

@@ -1,10 +1,11 @@
 import { describe, expect, test } from "bun:test";
 import { createActor, fromPromise } from "xstate";
-import { nextPlacement, type Waiter } from "../../src/actors/slot-allocator/placement.ts";
+import { nextMove, type Room, type Waiter } from "../../src/actors/slot-allocator/placement.ts";
 import type { SlotAllocatorFact } from "../../src/actors/slot-allocator/slot-allocator.events.ts";
 import { slotAllocatorMachine } from "../../src/actors/slot-allocator/slot-allocator.machine.ts";
 import type { UploadAdapterInput } from "../../src/actors/slot-allocator/upload-adapter.ts";
 import { AdapterError, NativeError } from "../../src/core/errors.ts";
+import { ExtentPool } from "../../src/core/extent-pool.ts";
 import { asAdapterId } from "../../src/core/ids.ts";
 import { SlotPool } from "../../src/lora/slot-pool.ts";
 
@@ -20,10 +21,12 @@ interface Pending {
 }
 
 /** An allocator whose uploads end when the test says so. */
-function open(numSlots: number, maxImages = 4, maxBytes = 100) {
+function open(numSlots: number, maxImages = 4, maxBytes = 100, numExtents = maxBytes) {
   const uploads: Pending[] = [];
   const facts: string[] = [];
-  const pool = new SlotPool(numSlots, maxBytes);
+  const detached: number[] = [];
+  const extents = new ExtentPool(numExtents);
+  const pool = new SlotPool({ numSlots, maxBytes, extents, extentBytes: 1 });
   const machine = slotAllocatorMachine.provide({
     actors: {
       uploadAdapter: fromPromise<void, UploadAdapterInput>(
@@ -40,8 +43,7 @@ function open(numSlots: number, maxImages = 4, maxBytes = 100) {
       maxImages,
       backend: {
         attach: () => Promise.resolve(),
-        detach: () => {},
-        deviceBytes: ({ numBytes }) => numBytes,
+        detach: (slot) => detached.push(slot),
       },
     },
   });
@@ -55,8 +57,10 @@ function open(numSlots: number, maxImages = 4, maxBytes = 100) {
   let leaseNumber = 1;
   return {
     actor,
+    extents,
     pool,
     uploads,
+    detached,
     lease: (adapterId: typeof A) =>
       actor.send({ type: "slot.lease", adapterId, leaseNumber: leaseNumber++ }),
     release: (adapterId: typeof A) =>
@@ -81,7 +85,7 @@ describe("slot allocator", () => {
     slots.lease(A);
     expect(slots.heard()).toEqual(["image.wanted 1"]);
     slots.deliver(A);
-    expect(slots.uploads[0]?.upload).toMatchObject({ adapterId: A, slot: 0, evicted: [] });
+    expect(slots.uploads[0]?.upload).toMatchObject({ adapterId: A, slot: 0, extent: 90 });
     expect(slots.heard()).toEqual([]);
     await slots.finish();
     expect(slots.heard()).toEqual(["slot.filled 1@0", "slot.granted 1@0"]);
@@ -112,7 +116,8 @@ describe("slot allocator", () => {
     slots.heard();
     slots.deliver(C);
     expect(slots.heard()).toEqual(["slot.evicted 2@1"]);
-    expect(slots.uploads[0]?.upload).toMatchObject({ slot: 1, evicted: [1] });
+    expect(slots.uploads[0]?.upload).toMatchObject({ slot: 1 });
+    expect(slots.detached).toEqual([1]);
   });
 
   test("never takes a leased slot: says that it is blocked, and goes on at a release", async () => {
@@ -178,22 +183,66 @@ describe("slot allocator", () => {
     expect(slots.pool.unleased()).toEqual([]);
   });
 
-  test("waits when the device has no run of memory, and refuses what does not fit alone", async () => {
-    const tooLarge = new AdapterError("adapter_too_large", "no run of free memory");
-    const slots = open(3);
+  test("claims the best run of memory where pages are in the way of every one, and takes it when they have gone", async () => {
+    const slots = open(2, 4, 10, 20);
+    const pages = Array.from({ length: 15 }, () => slots.extents.takeOne()!);
+    slots.lease(A);
+    slots.deliver(A, 8);
+    expect(slots.heard()).toEqual(["image.wanted 1", "slot.blocked 1"]);
+    const inTheWay = pages.filter((page) => slots.extents.isClaimed(page));
+    expect(inTheWay).toEqual([12, 13, 14]);
+    // What comes free elsewhere is a page again, what comes free here is not.
+    slots.extents.free(0, 1);
+    expect(slots.extents.takeOne()).toBe(0);
+    for (const page of inTheWay) {
+      expect(slots.extents.takeOne()).toBeNull();
+      expect(slots.uploads).toEqual([]);
+      slots.extents.free(page, 1);
+    }
+    slots.actor.send({ type: "slot.room" });
+    expect(slots.uploads[0]?.upload).toMatchObject({ adapterId: A, extent: 12 });
+  });
+
+  test("gives the claim up when nobody waits for it any more", () => {
+    const slots = open(2, 4, 10, 20);
+    for (let i = 0; i < 15; i++) slots.extents.takeOne();
+    slots.lease(A);
+    slots.deliver(A, 8);
+    expect(slots.extents.numAvailable).toBe(0);
+    slots.release(A);
+    expect(slots.extents.numAvailable).toBe(5);
+  });
+
+  test("refuses what has no place beside the pinned ones, and nothing else", async () => {
+    const slots = open(3, 4, 100, 100);
+    slots.actor.send({ type: "slot.pin", adapterId: A });
+    slots.lease(A);
+    slots.deliver(A, 30);
+    await slots.finish();
+    slots.release(A);
+    slots.lease(B);
+    slots.lease(C);
+    slots.heard();
+    slots.deliver(B, 71);
+    slots.deliver(C, 70);
+    expect(slots.heard()).toEqual(["slot.refused 2 adapter_too_large"]);
+    await slots.finish();
+    expect(slots.heard()).toEqual(["slot.filled 3@1", "slot.granted 3@1"]);
+  });
+
+  test("tells of an adapter that made room for pages, and has it uploaded again when it is asked for", async () => {
+    const slots = open(1);
     slots.lease(A);
     slots.deliver(A);
     await slots.finish();
-    slots.lease(B);
-    slots.deliver(B);
-    slots.heard();
-    await slots.finish(tooLarge);
-    expect(slots.heard()).toEqual(["slot.blocked 2"]);
     slots.release(A);
+    slots.heard();
+    slots.pool.onReclaim = (gone) => slots.actor.send({ type: "slot.reclaim", ...gone });
+    for (let i = 0; i < 91; i++) slots.extents.takeOne();
     expect(slots.heard()).toEqual(["slot.evicted 1@0"]);
-    await slots.finish(tooLarge);
-    expect(slots.heard()).toEqual(["slot.refused 2 adapter_too_large"]);
-    expect(slots.pool.numUsed).toBe(0);
+    expect(slots.extents.numAvailable).toBe(9);
+    slots.lease(A);
+    expect(slots.heard()).toEqual(["image.wanted 1"]);
   });
 
   test("a failed upload refuses one adapter and frees its slot", async () => {
@@ -223,41 +272,51 @@ describe("slot allocator", () => {
   });
 });
 
-describe("placement", () => {
-  const waiter = (changes: Partial<Waiter>): Waiter => ({
+describe("the next move", () => {
+  const waiter = (changes: Partial<Waiter> = {}): Waiter => ({
     adapterId: A,
     leaseNumber: 1,
     image: image("a", 50),
     isFetching: false,
-    lacksMemory: false,
     isToldBlocked: false,
     ...changes,
   });
-  const bytes = ({ numBytes }: { readonly numBytes: number }) => numBytes;
-  const unleased = [
+  const two = [
     { adapterId: B, numBytes: 20 },
     { adapterId: C, numBytes: 20 },
   ];
+  const room = (changes: Partial<Room>): Room => ({
+    numFree: 1,
+    maxBytes: 90,
+    freeBytes: 50,
+    pinnedBytes: 0,
+    roundUp: (numBytes) => numBytes,
+    hasRoom: () => true,
+    mayHaveRoom: () => true,
+    unleased: () => two,
+    ...changes,
+  });
 
-  test.each([
-    ["room as it is", { numAttached: 2, numPinned: 0, numFreeSlots: 1, freeBytes: 50, unleased }, []],
-    ["a slot too few", { numAttached: 2, numPinned: 0, numFreeSlots: 0, freeBytes: 50, unleased }, [B]],
-    ["bytes too few", { numAttached: 2, numPinned: 0, numFreeSlots: 2, freeBytes: 20, unleased }, [B, C]],
-    ["the device to itself", { numAttached: 0, numPinned: 0, numFreeSlots: 1, freeBytes: 20, unleased: [] }, []],
-    ["nothing to take", { numAttached: 2, numPinned: 0, numFreeSlots: 0, freeBytes: 90, unleased: [] }, null],
-    [
-      "too few bytes in all",
-      { numAttached: 2, numPinned: 0, numFreeSlots: 1, freeBytes: 20, unleased: [] },
-      null,
-    ],
-  ])("with %s", (_, room, evicted) => {
-    expect(nextPlacement([waiter({})], room, bytes)?.evicted ?? null).toEqual(evicted);
+  test.each<[string, Partial<Room>, object]>([
+    ["room as it is", {}, { kind: "place", evicted: [] }],
+    ["a slot too few", { numFree: 0 }, { kind: "place", evicted: [B] }],
+    ["bytes too few", { freeBytes: 20 }, { kind: "place", evicted: [B, C] }],
+    ["bytes too few, all of the unleased included", { freeBytes: 5 }, { kind: "evict", evicted: [B, C] }],
+    ["nothing to take", { numFree: 0, unleased: () => [] }, { kind: "wait", claimedBytes: null }],
+    ["too few bytes in all", { freeBytes: 20, unleased: () => [] }, { kind: "wait", claimedBytes: null }],
+    ["no run of memory", { hasRoom: () => false }, { kind: "wait", claimedBytes: 50 }],
+    ["no run of memory, and a slot too few", { numFree: 0, hasRoom: () => false }, { kind: "evict", evicted: [B] }],
+    ["too much that is pinned", { pinnedBytes: 41 }, { kind: "refuse" }],
+    ["pinned ones in the middle", { mayHaveRoom: () => false }, { kind: "refuse" }],
+  ])("with %s", (_, changes, move) => {
+    expect(nextMove([waiter()], room(changes))).toMatchObject(move);
   });
 
   test("nobody passes the first whose image is there", () => {
     const small = waiter({ adapterId: B, image: image("b", 1) });
-    const room = { numAttached: 1, numPinned: 0, numFreeSlots: 1, freeBytes: 20, unleased: [] };
-    expect(nextPlacement([waiter({}), small], room, bytes)).toBeNull();
-    expect(nextPlacement([waiter({ image: null }), small], room, bytes)?.waiter).toBe(small);
+    const tight = room({ freeBytes: 20, unleased: () => [] });
+    expect(nextMove([waiter(), small], tight)).toMatchObject({ kind: "wait" });
+    expect(nextMove([waiter({ image: null }), small], tight)).toMatchObject({ kind: "place", waiter: small });
+    expect(nextMove([], tight)).toEqual({ kind: "wait", claimedBytes: null });
   });
 });

@@ -4,6 +4,7 @@ import type { StagedAdapter } from "../../src/actors/adapter-loader/adapter-load
 import { startSystem, type SystemFact } from "../../src/actors/system.ts";
 import { AdapterError } from "../../src/core/errors.ts";
 import { asAdapterId, asRequestId, type AdapterId } from "../../src/core/ids.ts";
+import { ExtentPool } from "../../src/core/extent-pool.ts";
 import { Engine } from "../../src/engine/engine.ts";
 import { HostLru } from "../../src/lora/host-lru.ts";
 import { SlotPool } from "../../src/lora/slot-pool.ts";
@@ -27,7 +28,7 @@ function open() {
     table,
     engine: new Engine(backend, clock),
     backend,
-    pool: new SlotPool(1, 1000),
+    pool: new SlotPool({ numSlots: 1, maxBytes: 1000, extents: new ExtentPool(100), extentBytes: 10 }),
     lru: new HostLru(1000),
     readAdapter: (adapterId) => {
       const read = Promise.withResolvers<StagedAdapter>();

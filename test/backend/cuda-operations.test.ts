@@ -12,6 +12,7 @@ import type { Step, StepSequence } from "../../src/core/step.ts";
 import type { AdapterWeights } from "../../src/lora/adapter-weights.ts";
 import type { BufferId, Operation, Program } from "../../src/model/program.ts";
 import type { WeightSource } from "../../src/model/weight-source.ts";
+import { attach } from "../helpers/attach.ts";
 import { noCudaReason, openCuda } from "../helpers/cuda.ts";
 import { BOUND_FACTOR } from "../helpers/bfloat16-noise.ts";
 import { logSoftmax, ReferenceExecutor, readWeight, roundToBfloat16 } from "../helpers/reference-executor.ts";
@@ -21,7 +22,7 @@ import { LIMITS, tokensOf } from "./cases.ts";
 
 /** Of sums in float32. */
 const SUM_ERROR = 2 ** -14;
-const ROOM = { ...LIMITS, maxRows: 512, maxSequences: 256, numPages: 320, adapterBytes: 64 << 20 };
+const ROOM = { ...LIMITS, maxRows: 512, maxSequences: 256, numExtents: 320 + 8192, numPages: 320 };
 const SHAPE: TinyShape = { hidden: 256, layers: 2, heads: 8, kvHeads: 2, headDim: 64, ffn: 384, vocab: 500, bias: true, qkNorm: true, maxContext: 4096 };
 /** Up to 64 rows adapters are read with the weights, up to 256 they leave deltas, above they come first. */
 const ROWS = [1, 5, 33, 64, 65, 200, 300] as const;
@@ -101,7 +102,7 @@ describe.skipIf(noCudaReason !== null)("cuda: one operation", () => {
   let backend: CudaBackend;
   beforeAll(async () => {
     backend = (await openCuda({ ...ROOM, program, weights, format: "bfloat16" })) as CudaBackend;
-    for (const [slot, each] of adapters.entries()) await backend.attach(asSlotId(slot), await backend.stage(each));
+    for (const [slot, each] of adapters.entries()) await attach(backend, asSlotId(slot), await backend.stage(each));
   });
   afterAll(() => backend?.close());
 

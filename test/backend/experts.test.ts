@@ -7,6 +7,7 @@ import { asSlotId, NO_SLOT } from "../../src/core/ids.ts";
 import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
 import { parseModelConfig } from "../../src/model/model-config.ts";
 import type { Program } from "../../src/model/program.ts";
+import { attach } from "../helpers/attach.ts";
 import { type Json, tinyConfig } from "../helpers/model-files.ts";
 import { logSoftmax, ReferenceExecutor } from "../helpers/reference-executor.ts";
 import { samplingWith } from "../helpers/sampling.ts";
@@ -38,9 +39,9 @@ describe("experts", () => {
     const program = build(SHAPES[name]!);
     const weights = randomWeights(program, 5);
     const reference = new ReferenceExecutor(program, weights);
-    const backend = await openWasmBackend({ ...LIMITS, adapterBytes: 24 << 20, program, weights, format: "float32" });
+    const backend = await openWasmBackend({ ...LIMITS, numExtents: LIMITS.numPages + 8192, program, weights, format: "float32" });
     const adapter = randomAdapter(program, 3, { ranks: [1, 4, 9, 3], coverage: 0.8 });
-    await backend.attach(asSlotId(2), await backend.stage(adapter));
+    await attach(backend, asSlotId(2), await backend.stage(adapter));
     const tokens = tokensOf(39, program.vocabSize, 8);
     for (const [slot, weightsOf] of [[NO_SLOT, null], [asSlotId(2), adapter]] as const) {
       for (const chunk of [39, 1]) {
@@ -58,7 +59,7 @@ describe("experts", () => {
     const weights = randomWeights(program, 5);
     const adapter = randomAdapter(program, 3, { ranks: [2, 5], form });
     const backend = await openWasmBackend({ ...LIMITS, program, weights, format: "float32" });
-    await backend.attach(asSlotId(0), await backend.stage(adapter));
+    await attach(backend, asSlotId(0), await backend.stage(adapter));
     const tokens = tokensOf(30, program.vocabSize, 8);
     const [token] = await runJobs(backend, [{ tokens, slot: asSlotId(0) }], [7], SAMPLING);
     expect(largestError(token!, logSoftmax(new ReferenceExecutor(program, weights).logits(tokens, adapter)))).toBeLessThan(1e-4);
@@ -72,7 +73,7 @@ describe("experts", () => {
     const reference = new ReferenceExecutor(program, weights);
     const backend = await openWasmBackend({ ...LIMITS, program, weights, format });
     const adapter = randomAdapter(program, 4, { ranks: [8], dtype: "BF16" });
-    await backend.attach(asSlotId(0), await backend.stage(adapter));
+    await attach(backend, asSlotId(0), await backend.stage(adapter));
     const tokens = tokensOf(24, program.vocabSize, 9);
     for (const [slot, weightsOf] of [[NO_SLOT, null], [asSlotId(0), adapter]] as const) {
       const [token] = await runJobs(backend, [{ tokens, slot }], [24], SAMPLING);
@@ -99,7 +100,7 @@ describe("rows that share experts", () => {
   const backends = new Map<WeightFormat, Backend>();
   const openWith = async (format: WeightFormat, limits: { readonly numThreads?: number; readonly maxRows?: number } = {}): Promise<Backend> => {
     const backend = await openWasmBackend({ ...LIMITS, ...limits, program, weights, format });
-    for (const [slot, adapter] of adapters.entries()) await backend.attach(asSlotId(slot), await backend.stage(adapter));
+    for (const [slot, adapter] of adapters.entries()) await attach(backend, asSlotId(slot), await backend.stage(adapter));
     return backend;
   };
   beforeAll(async () => {
@@ -153,7 +154,7 @@ describe("rows that share experts", () => {
   test("int8: have the same bits run after run, though the router's packed rows are float32", async () => {
     const wide = build({ ...QWEN, hidden_size: 64, moe_intermediate_size: 48, num_experts_per_tok: 6 });
     const backend = await openWasmBackend({ ...LIMITS, program: wide, weights: randomWeights(wide, 6), format: "int8" });
-    await backend.attach(asSlotId(0), await backend.stage(randomAdapter(wide, 4, { ranks: [8], dtype: "BF16" })));
+    await attach(backend, asSlotId(0), await backend.stage(randomAdapter(wide, 4, { ranks: [8], dtype: "BF16" })));
     const job = { tokens: tokensOf(24, wide.vocabSize, 9), slot: asSlotId(0) };
     const [first] = await runJobs(backend, [job], [24], SAMPLING);
     // Threads meet in an area that is too small now and then only.

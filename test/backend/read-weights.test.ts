@@ -58,7 +58,7 @@ class StandInEngine {
   }
 
   stats(): ReturnType<CudaEngine["stats"]> {
-    return { description: "a stand-in", graphSteps: 0, eagerSteps: 0, graphs: 0, weightBytes: 0, kvBytes: 0, activationBytes: 0 };
+    return { description: "a stand-in", graphSteps: 0, eagerSteps: 0, graphs: 0, weightBytes: 0, activationBytes: 0 };
   }
 
   close(): void {
@@ -68,7 +68,7 @@ class StandInEngine {
 }
 
 const program = tinyProgram(TINY);
-const LIMITS = { program, format: "bfloat16", numThreads: 1, maxRows: 8, maxSequences: 4, numPages: 4, numSlots: 0, adapterBytes: 0 } as const;
+const LIMITS = { program, format: "bfloat16", numThreads: 1, maxRows: 8, maxSequences: 4, numExtents: 4, numPages: 4, numSlots: 0 } as const;
 
 function open(weights: WeightSource, onWeights?: (progress: WeightProgress) => void) {
   const engine = new StandInEngine();

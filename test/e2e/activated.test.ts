@@ -22,7 +22,7 @@ interface Sizes {
 
 async function openFixtures(sizes: Sizes, sharesPrefixes = true): Promise<LocalRuntime> {
   const { program, weights } = model;
-  const backend = await openWasmBackend({ ...sizes, program, weights, format: "float32", numThreads: 2, adapterBytes: 1 << 20 });
+  const backend = await openWasmBackend({ ...sizes, program, weights, format: "float32", numThreads: 2, numExtents: sizes.numPages + 1024 });
   return createLocalRuntime({
     model: { ...fakeModel(program.vocabSize), program },
     backend,

@@ -10,6 +10,7 @@ import { readAdapter } from "../../src/lora/read-adapter.ts";
 import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
 import { readModelConfig } from "../../src/model/model-config.ts";
 import { openCheckpoint } from "../../src/model/weights.ts";
+import { attach } from "../helpers/attach.ts";
 import { type Reference, referenceOf } from "../helpers/bfloat16-noise.ts";
 import { noCudaReason, openCuda } from "../helpers/cuda.ts";
 import { type FixtureCase, NUM_DENSE_CASES, DENSE_CASES } from "../helpers/fixture-cases.ts";
@@ -55,13 +56,13 @@ describe.skipIf(noCudaReason !== null)("bfloat16 on the CUDA backend", () => {
       numThreads: 1,
       maxRows: 64,
       maxSequences: 4,
+      numExtents: 8 + 1024,
       numPages: 8,
       numSlots: 1,
-      adapterBytes: 1 << 20,
     });
     try {
       const slot = adapter === null ? NO_SLOT : asSlotId(0);
-      if (adapter !== null) await backend.attach(slot, await backend.stage(adapter));
+      if (adapter !== null) await attach(backend, slot, await backend.stage(adapter));
       const tokens = await growGreedily(backend, one.prompt, slot, samplingWith({ logprobs: 20 }), one.greedy.length, one.greedy, one.activeFrom);
       let worst = 0;
       reference.steps.forEach(({ logprobs, best, margin }, i) => {

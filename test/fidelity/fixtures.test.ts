@@ -7,6 +7,7 @@ import { openWasmBackend } from "../../src/backend/wasm/wasm-backend.ts";
 import { asSlotId, NO_SLOT } from "../../src/core/ids.ts";
 import { readAdapter } from "../../src/lora/read-adapter.ts";
 import { openModel } from "../../src/model/load-model.ts";
+import { attach } from "../helpers/attach.ts";
 import { FIXTURE_CASES, NUM_FIXTURE_CASES } from "../helpers/fixture-cases.ts";
 import { growGreedily } from "../helpers/greedy-driver.ts";
 import { logSoftmax } from "../helpers/reference-executor.ts";
@@ -30,15 +31,15 @@ describe("float32 on the WASM backend", () => {
       numThreads: 2,
       maxRows: 64,
       maxSequences: 4,
+      numExtents: 8 + 1024,
       numPages: 8,
       numSlots: 1,
-      adapterBytes: 1 << 20,
     });
     try {
       let slot = NO_SLOT;
       if (one.adapter !== null) {
         slot = asSlotId(0);
-        await backend.attach(slot, await backend.stage(await readAdapter(one.adapter, program)));
+        await attach(backend, slot, await backend.stage(await readAdapter(one.adapter, program)));
       }
       const expected = logSoftmax(Float64Array.from(one.logits));
       const tokens = await growGreedily(backend, one.prompt, slot, samplingWith({ logprobs: 20 }), one.greedy.length, [], one.activeFrom);

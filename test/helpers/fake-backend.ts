@@ -6,7 +6,7 @@
  * that a caller of a backend must keep is checked on every call.
  */
 import type { AdapterImage, Backend, BackendInfo } from "../../src/backend/backend.ts";
-import { AdapterError, NativeError } from "../../src/core/errors.ts";
+import { NativeError } from "../../src/core/errors.ts";
 import type { SlotId } from "../../src/core/ids.ts";
 import { MAX_TABLES_PER_PAGE } from "../../src/core/step-layout.ts";
 import type { SampledToken } from "../../src/core/sampling.ts";
@@ -17,7 +17,11 @@ export interface FakeBackendOptions {
   readonly pageTokens: number;
   readonly numPages: number;
   readonly numSlots: number;
+  /** Beside the pages. */
   readonly adapterBytes: number;
+  readonly extentBytes: number;
+  /** Whether pages stay off what adapters leave of theirs. */
+  readonly capsPages: boolean;
   readonly maxRows: number;
   readonly maxSequences: number;
   readonly vocabSize: number;
@@ -32,6 +36,8 @@ const defaults: FakeBackendOptions = {
   numPages: 64,
   numSlots: 2,
   adapterBytes: 1000,
+  extentBytes: 10,
+  capsPages: true,
   maxRows: 16,
   maxSequences: 8,
   vocabSize: 1000,
@@ -73,6 +79,8 @@ export class FakeBackend implements Backend {
   readonly #options: FakeBackendOptions;
   /** Digest per attached slot. */
   readonly attached = new Map<SlotId, AdapterImage>();
+  /** Extents that adapters lie in. */
+  readonly #owners = new Map<number, SlotId>();
   /** `page * pageTokens + offset`: the token written there and the digest it was computed with. */
   readonly #cells: ({ readonly token: number; readonly digest: string } | undefined)[];
   #inStep: Step | null = null;
@@ -87,19 +95,20 @@ export class FakeBackend implements Backend {
 
   constructor(options: Partial<FakeBackendOptions> = {}) {
     this.#options = { ...defaults, ...options };
-    const { pageTokens, numPages, numSlots, adapterBytes, maxRows, maxSequences } = this.#options;
+    const { pageTokens, numPages, numSlots, adapterBytes, extentBytes, capsPages, maxRows, maxSequences } = this.#options;
+    const numExtents = numPages + Math.ceil(adapterBytes / extentBytes);
     this.#cells = [];
     this.info = {
       name: "wasm",
       description: "a backend for tests",
       pageTokens,
-      numPages,
+      numExtents,
+      extentBytes,
+      numPages: capsPages ? numPages : numExtents,
       numSlots,
-      adapterBytes,
       maxRows,
       maxSequences,
       weightBytes: 0,
-      kvBytes: 0,
     };
   }
 
@@ -129,22 +138,17 @@ export class FakeBackend implements Backend {
     return Promise.resolve({ digest: adapter.digest, numBytes: adapter.report.numBytes });
   }
 
-  deviceBytes(image: AdapterImage): number {
-    return image.numBytes;
-  }
-
-  get attachedBytes(): number {
-    let total = 0;
-    for (const image of this.attached.values()) total += image.numBytes;
-    return total;
-  }
-
-  attach(slot: SlotId, image: AdapterImage): Promise<void> {
+  attach(slot: SlotId, extent: number, image: AdapterImage): Promise<void> {
     check(slot >= 0 && slot < this.info.numSlots, `slot ${slot} exists`);
     check(!this.attached.has(slot), `slot ${slot} is free before attach`);
     this.#checkIdle(slot);
-    if (this.attachedBytes + image.numBytes > this.info.adapterBytes) {
-      return Promise.reject(new AdapterError("adapter_too_large", "no room on the device"));
+    const { numExtents, extentBytes } = this.info;
+    for (let at = extent; at < extent + image.numBytes / extentBytes; at++) {
+      check(at >= 0 && at < numExtents, `extent ${at} exists`);
+      check(!this.#owners.has(at), `extent ${at} is no other adapter's`);
+      check(!(this.#inStep?.sequences.some(({ pages }) => pages.some((page) => page === at)) ?? false), `extent ${at} is no page of the step under way`);
+      this.#owners.set(at, slot);
+      this.#cells.fill(undefined, at * this.info.pageTokens, (at + 1) * this.info.pageTokens);
     }
     this.attached.set(slot, image);
     return Promise.resolve();
@@ -154,6 +158,7 @@ export class FakeBackend implements Backend {
     check(this.attached.has(slot), `slot ${slot} is attached before detach`);
     this.#checkIdle(slot);
     this.attached.delete(slot);
+    for (const [at, owner] of this.#owners) if (owner === slot) this.#owners.delete(at);
   }
 
   close(): Promise<void> {
@@ -169,7 +174,7 @@ export class FakeBackend implements Backend {
   }
 
   #checkStep({ sequences }: Step): void {
-    const { pageTokens, numPages, maxRows, maxSequences, numSlots } = this.info;
+    const { pageTokens, numExtents, numPages, maxRows, maxSequences, numSlots } = this.info;
     check(sequences.length >= 1 && sequences.length <= maxSequences, "sequence budget");
     const readers = new Map<number, StepSequence[]>();
     let numListed = 0;
@@ -183,7 +188,8 @@ export class FakeBackend implements Backend {
       const end = position + tokens.length;
       check(pages.length >= Math.ceil(end / pageTokens), `page table fits position ${end}`);
       for (const page of pages) {
-        check(page >= 0 && page < numPages, `page ${page} exists`);
+        check(page >= 0 && page < numExtents, `page ${page} exists`);
+        check(!this.#owners.has(page), `page ${page} is no adapter's`);
         readers.set(page, [...(readers.get(page) ?? []), sequence]);
         numListed++;
       }

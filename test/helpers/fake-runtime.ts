@@ -228,8 +228,9 @@ export class FakeRuntime implements Runtime {
   memory(): MemoryMap {
     return {
       weightBytes: 1000,
-      kv: { numBytes: 800, numPages: 8, pageTokens: 16, numIdle: 1, held: [{ adapter: "sql", numPages: 2 }], cells: { pagesPerCell: 1, holders: [0, null, 0, 1, null, null, null, null] } },
-      device: { maxBytes: 400, held: [{ adapter: "sql", numBytes: 100, offsetBytes: 0, isUsed: true }] },
+      pool: { numBytes: 1200, numExtents: 12, cells: { extentsPerCell: 1, holders: [0, null, 0, 1, null, null, null, null, null, null, null, 2] } },
+      kv: { numPages: 8, pageTokens: 16, numIdle: 1, held: [{ adapter: "sql", numPages: 2 }] },
+      device: { maxBytes: 400, held: [{ adapter: "sql", numBytes: 100, isUsed: true }] },
       host: { maxBytes: 1024, held: [] },
     };
   }

@@ -1,4 +1,5 @@
 /** Schedule tables and sequences in few words, for tests of policy. */
+import { ExtentPool } from "../../src/core/extent-pool.ts";
 import { asAdapterId, asRequestId, asSlotId } from "../../src/core/ids.ts";
 import type { Finish } from "../../src/core/request.ts";
 import { enqueue } from "../../src/schedule/admission.ts";
@@ -34,7 +35,7 @@ export const tableWith = (
   limits: Partial<ScheduleLimits> = {},
   numPages = 64,
   pageTokens = 4,
-): ScheduleTable => createScheduleTable(limitsWith(limits), numPages, pageTokens, (adapter) => ({ digest: `digest of ${adapter === 81 ? 80 : adapter}`, invocation: INVOCATIONS.get(adapter) ?? null }));
+): ScheduleTable => createScheduleTable(limitsWith(limits), { extents: new ExtentPool(numPages), pageTokens, numPages }, (adapter) => ({ digest: `digest of ${adapter === 81 ? 80 : adapter}`, invocation: INVOCATIONS.get(adapter) ?? null }));
 
 /** Adapters that act from tokens on. 80 and 81 have equal content. */
 const INVOCATIONS: ReadonlyMap<number, readonly number[]> = new Map([[90, [6]], [91, [3, 4]], [92, [1000]], [93, [5]], [94, [3, 4]]]);

@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
+import { ExtentPool } from "../../src/core/extent-pool.ts";
 import { asPageId, type PageId } from "../../src/core/ids.ts";
 import { MAX_TABLES_PER_PAGE } from "../../src/core/step-layout.ts";
 import { PagePool } from "../../src/kv/page-pool.ts";
@@ -7,7 +8,7 @@ import { growTable, pagesFor, pagesMissing } from "../../src/kv/page-table.ts";
 
 describe("PagePool", () => {
   test("allocates all or nothing", () => {
-    const pool = new PagePool(3, 16);
+    const pool = new PagePool(new ExtentPool(3), 16);
     const table: PageId[] = [];
     expect(pool.allocate(4, table)).toBe(false);
     expect(table).toEqual([]);
@@ -19,7 +20,7 @@ describe("PagePool", () => {
   });
 
   test("a page that is freed twice is a bug, and said so", () => {
-    const pool = new PagePool(2, 16);
+    const pool = new PagePool(new ExtentPool(2), 16);
     const table: PageId[] = [];
     pool.allocate(1, table);
     const copy = [...table];
@@ -32,7 +33,7 @@ describe("PagePool", () => {
     const operation = fc.tuple(fc.nat(3), fc.nat(40), fc.boolean());
     fc.assert(
       fc.property(fc.nat(20), fc.array(operation, { maxLength: 80 }), (numPages, operations) => {
-        const pool = new PagePool(numPages, 4);
+        const pool = new PagePool(new ExtentPool(numPages), 4);
         const tables: PageId[][] = [[], [], [], []];
         for (const [which, positions, isRelease] of operations) {
           const table = tables[which]!;
@@ -58,7 +59,7 @@ describe("PagePool", () => {
 
 describe("shared and kept pages", () => {
   test("a page is free once the last table has given it back", () => {
-    const pool = new PagePool(2, 16);
+    const pool = new PagePool(new ExtentPool(2), 16);
     const [one, other]: PageId[][] = [[], []];
     pool.allocate(1, one!);
     pool.share(one![0]!, other!);
@@ -70,7 +71,7 @@ describe("shared and kept pages", () => {
 
   test("a kept page stays while others are free, and the longest idle goes first, the end of a table before its beginning", () => {
     const reclaimed: number[] = [];
-    const pool = new PagePool(4, 16, (page) => {
+    const pool = new PagePool(new ExtentPool(4), 16, 4, (page) => {
       reclaimed.push(page);
       return [page];
     });
@@ -90,7 +91,7 @@ describe("shared and kept pages", () => {
   });
 
   test("what is dropped with a reclaimed page is free, or so once it is given back", () => {
-    const pool = new PagePool(3, 16, () => [0, 1, 2].map(asPageId));
+    const pool = new PagePool(new ExtentPool(3), 16, 3, () => [0, 1, 2].map(asPageId));
     const [one, other]: PageId[][] = [[], []];
     pool.allocate(2, one!);
     pool.allocate(1, other!);
@@ -103,7 +104,7 @@ describe("shared and kept pages", () => {
   });
 
   test("tables together have no more entries than a device has room for", () => {
-    const pool = new PagePool(2, 16);
+    const pool = new PagePool(new ExtentPool(2), 16);
     const table: PageId[] = [];
     pool.allocate(1, table);
     for (let i = 1; i < 2 * MAX_TABLES_PER_PAGE; i++) pool.share(table[0]!, table);
@@ -116,7 +117,7 @@ describe("shared and kept pages", () => {
     fc.assert(
       fc.property(fc.nat(12), fc.array(operation, { maxLength: 80 }), (numPages, operations) => {
         const kept = new Set<PageId>();
-        const pool = new PagePool(numPages, 4, (page) => {
+        const pool = new PagePool(new ExtentPool(numPages), 4, numPages, (page) => {
           kept.delete(page);
           return [page];
         });

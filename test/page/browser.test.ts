@@ -127,9 +127,11 @@ describe.skipIf(CHROMIUM === null)("the page in Chromium", () => {
     await until(async () => Number((await figure("Tokens per second"))?.replaceAll(",", "")) > 0, 20_000);
     await page.locator(".bar", { hasText: "KV pages" }).getByText("sql").waitFor();
     await page.locator(".bar", { hasText: "Adapters on the device" }).getByText("sql").waitFor();
-    // Where it lies, not only how large it is.
-    const region = page.locator(".bar", { hasText: "Adapters on the device" }).locator(".track .region[title^=sql]");
-    expect(await region.getAttribute("style")).toMatch(/left: [\d.]+%/);
+    // Where both lie: its pages as squares, its own extents as discs.
+    const squares = page.locator("svg.pages .held").first();
+    const discs = page.locator("svg.pages .seated").first();
+    expect(await squares.getAttribute("d")).toMatch(/^(M[\d. ]+h8.6v8.6h-8.6z)+$/);
+    expect(await discs.getAttribute("d")).toMatch(/^(M[\d. ]+a4.3 4.3 0 1 1 0 0.01z)+$/);
     expect(await page.locator(".chart canvas").count()).toBe(4);
     expect(await page.getByRole("img", { name: /^Tokens per second: [\d.,]+ generated now$/ }).count()).toBe(1);
     await until(async () => (await figure("Between tokens"))?.includes("ms") === true, 20_000);

@@ -254,10 +254,16 @@ describe("a pinned adapter", () => {
     await expect(few.runtime.loadAdapter({ name: "b", path: "two", pin: true })).rejects.toThrow("of the 2 slots (max_loras) one stays for all others");
     await few.runtime.loadAdapter({ name: "a", path: "two", pin: true, replace: true });
     await few.runtime.close();
+
+    const racing = open({}, { numSlots: 2 });
+    const outcomes = await Promise.allSettled(["one", "two"].map((path) => racing.runtime.loadAdapter({ name: path, path, pin: true })));
+    expect(outcomes.map(({ status }) => status).toSorted()).toEqual(["fulfilled", "rejected"]);
+    expect(racing.runtime.adapters().filter(({ isPinned }) => isPinned)).toHaveLength(1);
+    await racing.runtime.close();
   });
 
   test("may leave too little device memory for a large one, which is then told so at once", async () => {
-    const { runtime, ask } = open({}, { adapterBytes: 750 });
+    const { runtime, ask } = open({ options: { adapterBytes: 750 } }, { adapterBytes: 750 });
     await runtime.loadAdapter({ name: "pinned", path: "one", pin: true });
     await runtime.loadAdapter({ name: "large", path: "large" });
     await collect(await ask("pinned"));

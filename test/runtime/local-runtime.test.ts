@@ -362,19 +362,19 @@ describe("adapters", () => {
   });
 
   test("larger than the device's memory are refused by size", async () => {
-    const { runtime } = openBench({ readAdapter: () => Promise.resolve(weightsOf("big", 1001)) });
+    const { runtime } = openBench({ readAdapter: () => Promise.resolve(weightsOf("big", 1001)), options: { adapterBytes: 1000 } });
     const adapter = await runtime.resolveAdapter({ name: "a1" });
     const { finish } = await collect(runtime.generate(requestWith([1], { adapter })));
     expect(finish.error).toMatchObject({
       errorCode: "adapter_too_large",
-      message: expect.stringContaining("1001 bytes"),
+      message: expect.stringContaining("1010 bytes on the device, which has 1000"),
     });
     await runtime.close();
   });
 
   test("that share the device's memory take turns when their slots would hold them all", async () => {
     const { runtime, backend } = openBench(
-      { readAdapter: ({ name }) => Promise.resolve(weightsOf(`digest of ${name}`, 600)) },
+      { readAdapter: ({ name }) => Promise.resolve(weightsOf(`digest of ${name}`, 600)), options: { adapterBytes: 1000 } },
       { numSlots: 4 },
     );
     const results = await Promise.all(

@@ -36,6 +36,9 @@ interface Profile {
   readonly numPages: number;
   readonly numSlots: number;
   readonly adapterBytes: number;
+  readonly extentBytes: number;
+  /** Whether pages and adapters keep to memory of their own, or share all of it. */
+  readonly capsPages: boolean;
   readonly maxRows: number;
   readonly maxSequences: number;
   readonly hostCacheBytes: number;
@@ -72,6 +75,9 @@ interface Live {
   isDone: boolean;
 }
 
+/** Most tokens of a sequence. */
+const LONGEST = 80;
+
 const drawProfile = (chance: Chance): Profile => {
   const pageTokens = chance.int(1, 8);
   return {
@@ -79,9 +85,11 @@ const drawProfile = (chance: Chance): Profile => {
     numAdapters: chance.int(1, 12),
     pageTokens,
     // Room for one of the longest, and little more.
-    numPages: Math.ceil(80 / pageTokens) + chance.int(0, 40),
+    numPages: Math.ceil(LONGEST / pageTokens) + chance.int(0, 40),
     numSlots: chance.int(1, 4),
     adapterBytes: chance.int(150, 600),
+    extentBytes: chance.int(5, 60),
+    capsPages: chance.isOnce(0.4),
     maxRows: chance.int(1, 32),
     maxSequences: chance.int(1, 8),
     hostCacheBytes: chance.int(0, 800),
@@ -167,6 +175,8 @@ class Simulation {
       readAdapter: ({ name }) => this.#readAdapter(name),
       options: {
         ...profile,
+        maxContext: LONGEST,
+        adapterBytes: profile.capsPages ? profile.adapterBytes : null,
         loadBackoffMs: 5,
         loadFailureMs: 50,
         requestTimeoutMs: 4000,

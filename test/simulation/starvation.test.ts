@@ -15,6 +15,8 @@ interface Flood {
   readonly numSlots: number;
   readonly maxSequences: number;
   readonly maxWaitSteps: number;
+  /** In pages; so much that nobody waits for it when left out. */
+  readonly numExtents?: number;
 }
 
 const AGING = 16;
@@ -59,6 +61,27 @@ const floods: Flood[] = [
     maxSequences: 4,
     maxWaitSteps: AGING + 30 + SLACK,
   },
+  {
+    title: "endless requests of the base model whose pages fill the memory",
+    hot: [null],
+    hotTokens: 800,
+    coldAdapters: [5],
+    numSlots: 2,
+    maxSequences: 8,
+    // What is in the way goes when it has had its quantum, which may have begun just before the adapter had waited for long.
+    maxWaitSteps: AGING + 2 * QUANTUM + SLACK,
+    numExtents: 310,
+  },
+  {
+    title: "endless requests of adapters whose pages fill the memory, with more cold adapters than slots",
+    hot: [0, 1],
+    hotTokens: 800,
+    coldAdapters: [5, 6, 7, 8],
+    numSlots: 2,
+    maxSequences: 8,
+    maxWaitSteps: AGING + 4 * QUANTUM + SLACK,
+    numExtents: 310,
+  },
 ];
 
 /** Steps from submission to the first token of each cold request, under a flood that never ends. */
@@ -68,8 +91,9 @@ async function waitsUnder(flood: Flood, sharesPrefixes: boolean): Promise<number
     numSlots: flood.numSlots,
     maxSequences: flood.maxSequences,
     maxRows: 64,
-    numPages: 2000,
-    adapterBytes: 10_000,
+    numPages: (flood.numExtents ?? 3000) - 10,
+    adapterBytes: 100,
+    capsPages: false,
   });
   const runtime = createLocalRuntime({
     model: fakeModel(1000),
@@ -78,7 +102,7 @@ async function waitsUnder(flood: Flood, sharesPrefixes: boolean): Promise<number
       await time.sleep(3);
       return weightsOf(`digest of ${name}`, 100);
     },
-    options: { sharesPrefixes, agingSteps: AGING, quantumSteps: QUANTUM },
+    options: { sharesPrefixes, agingSteps: AGING, quantumSteps: QUANTUM, maxContext: 1000 },
     clock: time.clock,
     timers: time.timers,
     yieldTurn: time.yieldTurn,

@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { ExtentPool } from "../../src/core/extent-pool.ts";
 import { asAdapterId } from "../../src/core/ids.ts";
 import type { StagedAdapter } from "../../src/actors/adapter-loader/adapter-loader.events.ts";
 import { HostLru } from "../../src/lora/host-lru.ts";
@@ -52,6 +53,9 @@ describe("tiers of adapters under faults", () => {
       replaced: sum(({ replaced }) => replaced),
       unloaded: sum(({ unloaded }) => unloaded),
       pinned: sum(({ pinned }) => pinned),
+      reclaimed: sum(({ reclaimed }) => reclaimed),
+      claimed: sum(({ claimed }) => claimed),
+      grown: sum(({ grown }) => grown),
     };
     for (const [what, count] of Object.entries(happened)) expect({ what, isOften: count > 1000 }).toEqual({ what, isOften: true });
   }, 240_000);
@@ -71,10 +75,17 @@ const cacheWith = (change: (cache: Cache) => void): Mutant => ({
   },
 });
 const poolWith = (change: (pool: Pool) => void): Mutant => ({
-  pool: (numSlots, maxBytes) => {
-    const pool = new Pool(numSlots, maxBytes);
+  pool: (options) => {
+    const pool = new Pool(options);
     change(pool);
     return pool;
+  },
+});
+const extentsWith = (change: (extents: ExtentPool) => void): Mutant => ({
+  extents: (numExtents) => {
+    const extents = new ExtentPool(numExtents);
+    change(extents);
+    return extents;
   },
 });
 
@@ -88,6 +99,9 @@ const MUTANTS: readonly (readonly [rule: string, broken: RegExp, mutant: Mutant]
     const put = cache.put.bind(cache);
     cache.put = (adapterId, staged) => put(adapterId, staged, 1);
   })],
+  ["an adapter in use has its place for itself", /extents can be had|freed once/, extentsWith((extents) => (extents.use = () => undefined))],
+  ["what comes free in a claim waits for the rest", /everything ends/, extentsWith((extents) => (extents.claimRun = () => undefined))],
+  ["memory that is given back is free", /extents can be had|everything ends/, extentsWith((extents) => (extents.free = () => undefined))],
   ["the host cache forgets", /nothing that was forgotten|every image at idle/, cacheWith((cache) => (cache.forget = () => undefined))],
   ["the device forgets", /no slot holds what was forgotten|every seat at idle/, { tiers: (tiers) => ({ ...tiers, forget: () => undefined }) }],
   ["content is found by its id, not by its name", /is the content of|not \d+#\d+/, {

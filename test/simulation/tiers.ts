@@ -2,10 +2,12 @@
  * The shipped registry, control, loader, host cache and slot allocator under faults drawn from a seed.
  *
  * The simulation stands in for the scheduler (who leases), the disk (what a read gives, and when) and the device
- * (when an upload ends, and whether). One step is one thing that happens: a request, a cancel, a load, replacement, pin
- * or unload, the end of a read or an upload, or time. What must hold is checked after every step.
+ * (when an upload ends, and whether); sequences that are nobody's take and leave pages of the same memory. One step is one thing that
+ * happens: a request, a cancel, a load, replacement, pin or unload, the end of a read or an upload, a sequence that grows or ends, or
+ * time. What must hold is checked after every step.
  */
-import { type AdapterId, asAdapterId, asRequestId, type SlotId } from "../../src/core/ids.ts";
+import { ExtentPool } from "../../src/core/extent-pool.ts";
+import { type AdapterId, asAdapterId, asRequestId, type PageId, type SlotId } from "../../src/core/ids.ts";
 import type { Finish } from "../../src/core/request.ts";
 import type { StagedAdapter } from "../../src/actors/adapter-loader/adapter-loader.events.ts";
 import { startTiers, type SystemFact, type Tiers } from "../../src/actors/system.ts";
@@ -13,7 +15,8 @@ import type { AdapterImage } from "../../src/backend/backend.ts";
 import { AdapterError, LorikeetError, NativeError } from "../../src/core/errors.ts";
 import type { AdapterWeights } from "../../src/lora/adapter-weights.ts";
 import { HostLru } from "../../src/lora/host-lru.ts";
-import { SlotPool } from "../../src/lora/slot-pool.ts";
+import { SlotPool, type SlotPoolOptions } from "../../src/lora/slot-pool.ts";
+import { PagePool } from "../../src/kv/page-pool.ts";
 import { AdapterControl } from "../../src/runtime/adapter-control.ts";
 import type { AdapterRecord } from "../../src/runtime/adapter-record.ts";
 import { AdapterRegistry } from "../../src/runtime/adapter-registry.ts";
@@ -23,7 +26,8 @@ import { Chance, VirtualTime } from "./virtual-time.ts";
 
 /** A rule broken on purpose, to see that the simulation notices. */
 export interface Mutant {
-  readonly pool?: (numSlots: number, maxBytes: number) => SlotPool;
+  readonly pool?: (options: SlotPoolOptions) => SlotPool;
+  readonly extents?: (numExtents: number) => ExtentPool;
   readonly lru?: (maxBytes: number, maxAdapters: number) => HostLru<StagedAdapter>;
   /** Between the actors and the runtime's stager. */
   readonly stage?: (stage: (record: AdapterRecord) => Promise<StagedAdapter>) => (record: AdapterRecord) => Promise<StagedAdapter>;
@@ -46,6 +50,9 @@ export interface TierReport {
   readonly replaced: number;
   readonly unloaded: number;
   readonly pinned: number;
+  readonly reclaimed: number;
+  readonly claimed: number;
+  readonly grown: number;
   readonly traceHash: number;
 }
 
@@ -76,16 +83,21 @@ interface Read extends Pending<AdapterWeights> {
   readonly record: AdapterRecord;
   readonly hangs: boolean;
 }
-interface Upload extends Pending<void> {
+/** What lies on the device. */
+interface Attached {
   readonly slot: SlotId;
+  readonly extent: number;
   readonly image: AdapterImage;
 }
+type Upload = Attached & Pending<void>;
 
 const LOAD_FAILURE_MS = 40;
 const LOAD_TIMEOUT_MS = 60;
 const MAX_LOADS = 2;
 const NUM_NAMES = 10;
 const NUM_PATHS = 12;
+const NUM_TABLES = 6;
+const EXTENT_BYTES = 10;
 /** Turns of the event loop in which a retired adapter that nothing uses must have gone. */
 const MAX_LEAVING_TURNS = 3;
 
@@ -99,6 +111,9 @@ class TierSimulation {
   readonly #time = new VirtualTime();
   readonly #chance: Chance;
   readonly #numSlots: number;
+  readonly #extents: ExtentPool;
+  readonly #pages: PagePool;
+  readonly #tables: PageId[][] = Array.from({ length: NUM_TABLES }, () => []);
   readonly #pool: SlotPool;
   readonly #lru: HostLru<StagedAdapter>;
   readonly #registry = new AdapterRegistry(NUM_NAMES);
@@ -110,7 +125,7 @@ class TierSimulation {
   readonly #reads: Read[] = [];
   readonly #uploads: Upload[] = [];
   /** What the device holds. */
-  readonly #device = new Map<SlotId, AdapterImage>();
+  readonly #device = new Map<SlotId, Attached>();
   /** Loads as the actors tell of them. */
   readonly #reading = new Set<AdapterId>();
   readonly #failures = new Map<AdapterId, { readonly error: LorikeetError; readonly atMs: number }>();
@@ -119,7 +134,7 @@ class TierSimulation {
   readonly #retired = new Map<AdapterRecord, number>();
   readonly #pinnedSlots = new Map<AdapterRecord, SlotId>();
   readonly #ended: Record<Ending, number> = { done: 0, cancelled: 0, refused: 0 };
-  readonly #counts = { reads: 0, failedReads: 0, hungReads: 0, uploads: 0, failedUploads: 0, evictions: 0, replaced: 0, unloaded: 0, pinned: 0 };
+  readonly #counts = { reads: 0, failedReads: 0, hungReads: 0, uploads: 0, failedUploads: 0, evictions: 0, replaced: 0, unloaded: 0, pinned: 0, reclaimed: 0, claimed: 0, grown: 0 };
   readonly #refusals: { readonly adapterId: AdapterId; readonly error: LorikeetError }[] = [];
   readonly #broken: unknown[] = [];
   #numRequests = 0;
@@ -137,19 +152,26 @@ class TierSimulation {
     const hostBytes = chance.int(0, 900);
     const hostAdapters = chance.isOnce(0.5) ? Infinity : chance.int(1, 6);
     this.#failureRate = chance.isOnce(0.7) ? chance.next() * 0.3 : 0;
-    this.#pool = (mutant.pool ?? ((slots, bytes) => new SlotPool(slots, bytes)))(this.#numSlots, deviceBytes);
-    this.#lru = (mutant.lru ?? ((bytes, most) => new HostLru(bytes, most)))(hostBytes, hostAdapters);
-    const stager = new AdapterStager((record) => this.#read(record), {
-      info: { adapterBytes: deviceBytes } as never,
-      stage: ({ digest, report }) => Promise.resolve({ digest, numBytes: report.numBytes }),
-      deviceBytes: ({ numBytes }) => numBytes,
+    const numAdapterExtents = Math.ceil(deviceBytes / EXTENT_BYTES);
+    const numExtents = numAdapterExtents + chance.int(8, 60);
+    this.#extents = (mutant.extents ?? ((count) => new ExtentPool(count)))(numExtents);
+    // Sometimes so many that adapters have to be waited for.
+    const numPages = chance.isOnce(0.7) ? numExtents : numExtents - numAdapterExtents;
+    this.#pages = new PagePool(this.#extents, 1, numPages, (page) => {
+      this.#counts.reclaimed++;
+      return [page];
     });
+    this.#pool = (mutant.pool ?? ((options) => new SlotPool(options)))({
+      numSlots: this.#numSlots, maxBytes: numAdapterExtents * EXTENT_BYTES, extents: this.#extents, extentBytes: EXTENT_BYTES,
+    });
+    this.#lru = (mutant.lru ?? ((bytes, most) => new HostLru(bytes, most)))(hostBytes, hostAdapters);
+    const stage0 = ({ digest, report }: AdapterWeights): Promise<AdapterImage> => Promise.resolve({ digest, numBytes: report.numBytes });
+    const stager = new AdapterStager((record) => this.#read(record), { stage: stage0 }, this.#pool);
     const stage = (mutant.stage ?? ((each) => each))((record) => stager.stage(record));
     const tiers = startTiers({
       backend: {
-        attach: (slot, image) => this.#attach(slot, image),
+        attach: (slot, extent, image) => this.#attach({ slot, extent, image }),
         detach: (slot) => this.#guard(() => this.#detach(slot)),
-        deviceBytes: ({ numBytes }) => numBytes,
       },
       pool: this.#pool,
       lru: this.#lru,
@@ -179,7 +201,6 @@ class TierSimulation {
       // Every path is a source that is at hand: the disk is simulated.
       adapterRoots: [],
       fetchAdapter: (path) => Promise.resolve(path),
-      deviceBytes: ({ numBytes }) => numBytes,
       onLoad: () => undefined,
       clock: this.#time.clock,
       yieldTurn: this.#time.yieldTurn,
@@ -215,9 +236,10 @@ class TierSimulation {
     if (draw < 70) return this.#endRead();
     if (draw < 84) return this.#endUpload();
     if (draw < 87) return this.#load();
-    if (draw < 89) return this.#unload();
-    if (draw < 90) this.#versions[this.#chance.int(0, NUM_PATHS - 1)]!++;
-    return this.#advance(this.#chance.int(1, draw < 91 ? 60 : 6));
+    if (draw < 88) return this.#unload();
+    if (draw < 94) return this.#page();
+    if (draw < 95) this.#versions[this.#chance.int(0, NUM_PATHS - 1)]!++;
+    return this.#advance(this.#chance.int(1, draw < 96 ? 60 : 6));
   }
 
   async #advance(deltaMs: number): Promise<void> {
@@ -288,6 +310,7 @@ class TierSimulation {
 
   /** Where somebody is blocked, a holder gives its lease back and asks for another. */
   #preempt(): void {
+    if (this.#chance.isOnce(0.3)) this.#makeWay();
     const groups = [...this.#groups.values()];
     if (groups.every(({ lease }) => lease !== "blocked")) return;
     const holders = groups.filter(({ lease }) => lease === "held");
@@ -303,7 +326,7 @@ class TierSimulation {
     switch (fact.type) {
       case "slot.granted": {
         const group = this.#asked(fact);
-        const image = this.#device.get(fact.slot);
+        const image = this.#device.get(fact.slot)?.image;
         promise(image !== undefined, `the granted slot ${fact.slot} holds an adapter`);
         promise(image.digest === group.record.digest, `${group.record.name} gets ${group.record.digest}, not ${image.digest}`);
         promise(image.digest.startsWith(`${group.record.path}#`), `${image.digest} is the content of ${group.record.path}`);
@@ -317,8 +340,9 @@ class TierSimulation {
         return;
       case "slot.refused": {
         const group = this.#asked(fact);
+        if (fact.error.message.includes("beside the pinned ones")) this.#checkHopeless(group);
         // The failure itself may be told of after what it leads to.
-        this.#refusals.push(fact);
+        else this.#refusals.push(fact);
         group.lease = "none";
         for (const request of [...group.requests]) this.#end(request, "refused");
         return;
@@ -379,33 +403,30 @@ class TierSimulation {
 
   // The device's part.
 
-  #attach(slot: SlotId, image: AdapterImage): Promise<void> {
+  #attach(attached: Attached): Promise<void> {
     this.#guard(() => {
-      promise(!this.#device.has(slot), `slot ${slot} is free before an upload`);
+      promise(!this.#device.has(attached.slot), `slot ${attached.slot} is free before an upload`);
       promise(this.#uploads.length === 0, "one upload at a time");
     });
     this.#counts.uploads++;
     const { promise: uploading, resolve, reject } = Promise.withResolvers<void>();
-    this.#uploads.push({ slot, image, resolve, reject });
+    this.#uploads.push({ ...attached, resolve, reject });
     return uploading;
   }
 
   async #endUpload(): Promise<void> {
     const upload = this.#uploads.shift();
     if (upload === undefined) return;
-    const { slot, image } = upload;
-    const usedBytes = [...this.#device.values()].reduce((sum, { numBytes }) => sum + numBytes, image.numBytes);
-    const isFragmented = !this.#isOver && this.#device.size > 0 && this.#chance.isOnce(this.#failureRate);
-    const isBroken = !this.#isOver && this.#chance.isOnce(this.#failureRate * 0.3);
-    if (isBroken || isFragmented || usedBytes > this.#pool.maxBytes) {
+    const { slot, extent, image, resolve, reject } = upload;
+    if (!this.#isOver && this.#chance.isOnce(this.#failureRate * 0.5)) {
       this.#counts.failedUploads++;
-      const error = isBroken ? new NativeError("backend_failed", "no upload") : new AdapterError("adapter_too_large", "no run of memory");
+      const error = new NativeError("backend_failed", "no upload");
       const seated = [...this.#groups.keys()].find((id) => this.#pool.slotOf(id) === slot);
       if (seated !== undefined) this.#fail(seated, error);
-      upload.reject(error);
+      reject(error);
     } else {
-      this.#device.set(slot, image);
-      upload.resolve();
+      this.#device.set(slot, { slot, extent, image });
+      resolve();
     }
     await settle();
   }
@@ -414,6 +435,38 @@ class TierSimulation {
     promise(this.#device.has(slot), `slot ${slot} holds an adapter before it is emptied`);
     for (const group of this.#groups.values()) promise(group.slot !== slot, `slot ${slot} is not emptied under ${group.record.name}, which runs`);
     this.#device.delete(slot);
+  }
+
+  /** Pinned ones alone leave it no place. */
+  #checkHopeless({ record }: Group): void {
+    const numBytes = this.#lru.peek(record.id)?.image.numBytes ?? 190;
+    const hasBytes = this.#pool.roundUp(numBytes) <= this.#pool.maxBytes - this.#pool.pinnedBytes;
+    promise(!hasBytes || !this.#pool.mayHaveRoom(numBytes), `${record.name} is refused only where what is pinned leaves it no place`);
+  }
+
+  // The sequences' part.
+
+  /** One grows, takes over a page of another, leaves its pages for those to come, or ends. */
+  #page(): void {
+    const table = this.#tables[this.#chance.int(0, NUM_TABLES - 1)]!;
+    const numTaken = this.#chance.int(1, 6);
+    const draw = this.#chance.int(0, 9);
+    if (draw < 6) {
+      const fits = numTaken <= this.#pages.numFree;
+      promise(this.#pages.allocate(numTaken, table) === fits, "pages are had where they are free");
+      if (fits) this.#counts.grown += numTaken;
+      return;
+    }
+    const other = this.#tables[this.#chance.int(0, NUM_TABLES - 1)]!;
+    const [shared] = other;
+    if (draw < 7 && shared !== undefined && other !== table && this.#pages.numListable > 0) return this.#pages.share(shared, table);
+    if (this.#chance.isOnce(0.6)) for (const page of table) this.#pages.keep(page);
+    this.#pages.release(table);
+  }
+
+  /** What the scheduler does for an adapter that has waited long. */
+  #makeWay(): void {
+    for (const table of this.#tables) if (table.some((page) => this.#pages.isInTheWay(page))) this.#pages.release(table);
   }
 
   // The administrator's part.
@@ -465,8 +518,8 @@ class TierSimulation {
       const slot = pool.slotOf(record.id);
       if (slot !== null) {
         numSeated++;
-        const image = this.#device.get(slot) ?? this.#uploads.find((upload) => upload.slot === slot)?.image;
-        seatedBytes += image?.numBytes ?? 0;
+        const image = (this.#device.get(slot) ?? this.#uploads.find((upload) => upload.slot === slot))?.image;
+        seatedBytes += image === undefined ? 0 : pool.roundUp(image.numBytes);
         promise(image === undefined || image.digest === record.digest, `slot ${slot} holds ${record.digest}, not ${image?.digest}`);
       }
       const staged = lru.peek(record.id);
@@ -485,13 +538,40 @@ class TierSimulation {
       promise(pool.numUsed === numSeated, "no slot holds what was forgotten");
       promise(pool.usedBytes === seatedBytes, `the slots count their bytes: ${pool.usedBytes}, not ${seatedBytes}`);
     }
+    promise(pool.usedBytes <= pool.maxBytes, "adapters stay within their bytes");
+    this.#checkExtents();
     for (const group of this.#groups.values()) {
       promise(group.requests.size > 0, "a lease is somebody's");
       if (group.lease !== "held") continue;
       promise(pool.slotOf(group.record.id) === group.slot, `${group.record.name} keeps its slot while it runs`);
       promise(pool.isLeased(group.record.id), `${group.record.name} holds its lease`);
-      promise(this.#device.get(group.slot!)?.digest === group.record.digest, `${group.record.name} runs on what it began with`);
+      promise(this.#device.get(group.slot!)?.image.digest === group.record.digest, `${group.record.name} runs on what it began with`);
     }
+  }
+
+  /** Nothing lies in two places, nothing is lost. */
+  #checkExtents(): void {
+    const owners = new Map<number, string>();
+    const own = (extent: number, owner: string): void => {
+      promise(!owners.has(extent), `extent ${extent} is ${owner}'s alone, not ${owners.get(extent)}'s as well`);
+      owners.set(extent, owner);
+    };
+    for (const page of new Set(this.#tables.flat())) own(page, "a sequence");
+    for (const page of this.#pages.idlePages()) own(page, "nobody");
+    for (const { adapterId, extent, numBytes, slot } of this.#pool.seated()) {
+      for (let i = 0; i < numBytes / EXTENT_BYTES; i++) own(extent + i, `adapter ${adapterId}`);
+      const attached = this.#device.get(slot);
+      promise(attached === undefined || attached.extent === extent, `slot ${slot} lies where the ledger says`);
+    }
+    let numClaimed = 0;
+    let numUnowned = 0;
+    for (let extent = 0; extent < this.#extents.numExtents; extent++) {
+      if (this.#extents.isClaimed(extent)) numClaimed++;
+      else if (!owners.has(extent)) numUnowned++;
+    }
+    if (numClaimed > 0) this.#counts.claimed++;
+    const numIdle = this.#pages.numIdle + this.#pool.unleased().reduce((sum, { numBytes }) => sum + numBytes / EXTENT_BYTES, 0);
+    promise(this.#extents.numAvailable === numUnowned + numIdle, `${this.#extents.numAvailable} extents can be had, of ${numUnowned} free and ${numIdle} idle ones`);
   }
 
   #checkStay(record: AdapterRecord, slot: SlotId | null): void {
@@ -520,6 +600,7 @@ class TierSimulation {
       promise(i < 2000, `everything ends once faults are over; left are ${this.#live.length} requests and ${this.#numControls} loads`);
       this.#endRandom("done");
       this.#preempt();
+      this.#makeWay();
       await this.#endRead();
       await this.#endUpload();
       await this.#advance(3);
@@ -533,6 +614,9 @@ class TierSimulation {
     promise(this.#lru.size === known.filter(({ id }) => this.#lru.has(id)).length, "every image at idle has a name");
     promise(known.every(({ id }) => !this.#pool.isLeased(id)), "nothing is leased at idle");
     promise(this.#device.size === this.#pool.numUsed, "the device holds what the slots say");
+    for (const table of this.#tables) this.#pages.release(table);
+    promise(this.#pages.numHeld === 0, "no page is held at idle");
+    this.#checkExtents();
     this.#tiers.stop();
   }
 

@@ -47,9 +47,10 @@ EngineOptions options_of(const Napi::Object& from) {
   to.cublaslt_path = from.Get("cublasltPath").As<Napi::String>().Utf8Value();
   to.max_rows = int_of(from, "maxRows");
   to.max_sequences = int_of(from, "maxSequences");
+  to.num_extents = int_of(from, "numExtents");
+  to.extent_bytes = static_cast<size_t>(from.Get("extentBytes").As<Napi::Number>().Int64Value());
   to.num_pages = int_of(from, "numPages");
   to.num_slots = int_of(from, "numSlots");
-  to.adapter_bytes = static_cast<size_t>(from.Get("adapterBytes").As<Napi::Number>().Int64Value());
   to.num_layers = int_of(from, "numLayers");
   to.num_heads = int_of(from, "numHeads");
   to.num_kv_heads = int_of(from, "numKvHeads");
@@ -364,7 +365,6 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     set("eagerSteps", static_cast<double>(stats.eager_steps));
     set("graphs", static_cast<double>(stats.num_graphs));
     set("weightBytes", static_cast<double>(stats.weight_bytes));
-    set("kvBytes", static_cast<double>(stats.kv_bytes));
     set("activationBytes", static_cast<double>(stats.activation_bytes));
     return result;
   }

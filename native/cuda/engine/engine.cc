@@ -32,7 +32,7 @@ bool streams(const std::vector<SiteSpec>& sites) {
 PlanLimits limits_of(const EngineOptions& o, const DeviceInfo& device) {
   check(cudaSetDevice(o.device), "choosing the device");
   const int streamed_rows = linear_stream_works() && streams(o.sites) ? MAX_SMALL_ROWS : 0;
-  return {o.max_rows, o.max_sequences, o.num_pages, o.num_slots, o.num_heads, o.num_kv_heads, device.num_multiprocessors, o.vocabulary, o.longest_window, SMALL_ROWS, streamed_rows, LARGE_TILE_ROWS};
+  return {o.max_rows, o.max_sequences, o.num_extents, o.num_slots, o.num_heads, o.num_kv_heads, device.num_multiprocessors, o.vocabulary, o.longest_window, SMALL_ROWS, streamed_rows, LARGE_TILE_ROWS};
 }
 
 }  // namespace
@@ -83,9 +83,7 @@ void Engine::allocate() {
     const size_t rows = options_.buffers[launch[LAUNCH_OUT]].is_float ? std::max(SMALL_ROWS, row_capacity_) : SMALL_ROWS;
     if (delta.bytes() == 0) delta = DeviceMemory(rows * stride_of(launch[LAUNCH_OUT]) * sizeof(uint16_t), "adapter deltas");
   }
-  kv_ = DeviceMemory(static_cast<size_t>(o.num_pages) * page_stride() * sizeof(uint16_t), "KV pages");
-  stats_.kv_bytes = kv_.bytes();
-  adapters_ = DeviceMemory(o.adapter_bytes, "adapters");
+  pool_ = DeviceMemory(o.num_extents * o.extent_bytes, "KV pages and adapters");
   site_weights_.resize(o.sites.size());
   for (const LaunchSpec& launch : o.launches)
     if (launch[LAUNCH_OP] == LAUNCH_OP_LINEAR && launch[LAUNCH_SITE] >= 0) site_weights_[launch[LAUNCH_SITE]] = launch[LAUNCH_WEIGHT];
@@ -113,10 +111,6 @@ void Engine::allocate() {
   results_ = DeviceMemory(result_bytes, "results");
   host_results_ = PinnedMemory(result_bytes);
   bad_row_ = DeviceMemory(sizeof(uint32_t), "checks");
-}
-
-int64_t Engine::page_stride() const {
-  return static_cast<int64_t>(options_.num_layers) * 2 * options_.num_kv_heads * PAGE_TOKENS * options_.head_dim;
 }
 
 std::string Engine::description() const {

@@ -54,7 +54,7 @@ constexpr int PART_BASE = 1, PART_SHRINK = 2, PART_EXPAND = 4, ALL_PARTS = 7;
 
 struct EngineStats {
   int64_t graph_steps = 0, eager_steps = 0, num_graphs = 0;
-  size_t weight_bytes = 0, kv_bytes = 0, activation_bytes = 0;
+  size_t weight_bytes = 0, activation_bytes = 0;
 };
 
 class Engine {
@@ -103,7 +103,7 @@ class Engine {
   LaunchResult run_launches(const int32_t* block, size_t num_words, int first, int count, const std::vector<BufferValues>& inputs, const std::vector<int>& outputs);
 
   /**
-   * Copies an image to byte `offset` of the adapter memory and points a slot at it. Returns when it is there. No step
+   * Copies an image to byte `offset` of the pool and points a slot at it. Returns when it is there. No step
    * may name the slot meanwhile.
    */
   void attach(int slot, size_t offset, AdapterImage& image);
@@ -179,7 +179,8 @@ class Engine {
   template <typename T> T* block_at(int words) const { return reinterpret_cast<T*>(block_.as<int32_t>() + words); }
   int stride_of(int buffer) const { return aligned_width(options_.buffers[buffer].width); }
   bf16* kv_of_layer(int layer) const;
-  int64_t page_stride() const;
+  /** Elements from one page to the next. */
+  int64_t page_stride() const { return static_cast<int64_t>(options_.extent_bytes / sizeof(uint16_t)); }
 
   EngineOptions options_;
   DeviceInfo device_;
@@ -201,7 +202,8 @@ class Engine {
   std::mutex gains_mutex_; /* held while gains are found, or copied to or from an image */
   DeviceMemory forms_;   /* FormRecord of every slot and site */
   DeviceMemory product_; /* [rows, stride] float32: what is not yet part of the residual stream; none before an adapter with forms */
-  DeviceMemory kv_, adapters_, sites_, rope_table_, shrunk_, told_, partial_, arrived_, block_, adjustments_, results_, bad_row_;
+  DeviceMemory pool_; /* KV pages and adapters */
+  DeviceMemory sites_, rope_table_, shrunk_, told_, partial_, arrived_, block_, adjustments_, results_, bad_row_;
   DeviceMemory landing_; /* weights as stored, on their way; none once there are all */
   PinnedMemory host_block_, host_results_;
   std::map<GraphKey, Graph> graphs_;

@@ -61,9 +61,9 @@ void Engine::reserve(const AdapterImage& image) {
 }
 
 void Engine::attach(int slot, size_t offset, AdapterImage& image) {
-  if (slot < 0 || slot >= options_.num_slots || offset + image.bytes() > adapters_.bytes()) throw Error("step_invalid", "an adapter does not fit its slot");
+  if (slot < 0 || slot >= options_.num_slots || offset + image.bytes() > pool_.bytes()) throw Error("step_invalid", "an adapter does not fit its slot");
   check(cudaSetDevice(options_.device), "choosing the device");
-  uint8_t* to = adapters_.as<uint8_t>() + offset;
+  uint8_t* to = pool_.as<uint8_t>() + offset;
   /* Names of equal content share an image, and two threads may attach. */
   std::unique_lock gains(gains_mutex_, std::defer_lock);
   if (!image.gained().empty()) gains.lock();

@@ -65,7 +65,7 @@ LinearArgs Engine::linear_args(const LaunchSpec& launch, int padded_rows) const 
 }
 
 bf16* Engine::kv_of_layer(int layer) const {
-  return kv_.as<bf16>() + static_cast<int64_t>(layer) * 2 * options_.num_kv_heads * PAGE_TOKENS * options_.head_dim;
+  return pool_.as<bf16>() + static_cast<int64_t>(layer) * 2 * options_.num_kv_heads * PAGE_TOKENS * options_.head_dim;
 }
 
 Pending Engine::pending_of(const Run& run, const LaunchSpec& launch) const {

@@ -35,8 +35,10 @@ struct LaunchSpec {
 struct EngineOptions {
   int device = 0;
   std::string cublaslt_path;
-  int max_rows = 0, max_sequences = 0, num_pages = 0, num_slots = 0;
-  size_t adapter_bytes = 0;
+  int max_rows = 0, max_sequences = 0, num_slots = 0;
+  /** Of the pool that KV pages and adapters lie in; an extent holds a page, of which there are `num_pages` at once at most. */
+  int num_extents = 0, num_pages = 0;
+  size_t extent_bytes = 0;
   int num_layers = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, rotary_dim = 0, vocabulary = 0, max_context = 0;
   float score_scale = 0.0f;
   int longest_window = 0; /* positions that some layer sees at most; 0 where one sees all */

@@ -137,7 +137,7 @@ const StepShape& StepPlan::read(const int32_t* block, size_t num_words) {
   const int32_t* tokens = block + block[STEP_HEADER_TOKENS_AT];
   for (int row = 0; row < shape_.rows; row++) require(tokens[row] >= 0 && tokens[row] < limits_.vocabulary, "tokens lie within the vocabulary");
   const int32_t* pages = block + block[STEP_HEADER_PAGES_AT];
-  for (int i = 0; i < shape_.pages; i++) require(pages[i] >= 0 && pages[i] < limits_.num_pages, "pages lie within the pool");
+  for (int i = 0; i < shape_.pages; i++) require(pages[i] >= 0 && pages[i] < limits_.num_extents, "pages lie within the pool");
   const int32_t* samples = block + block[STEP_HEADER_SAMPLES_AT];
   for (int i = 0; i < shape_.sampled; i++) {
     const int32_t* sample = samples + i * SAMPLE_WORDS;

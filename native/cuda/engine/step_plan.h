@@ -21,7 +21,7 @@ struct BlockLayout {
 };
 
 struct PlanLimits {
-  int max_rows, max_sequences, num_pages, num_slots;
+  int max_rows, max_sequences, num_extents, num_slots;
   int num_heads, num_kv_heads, num_multiprocessors, vocabulary;
   int longest_window;
   /** Up to this many rows adapters work in small tiles, above it in large ones before the base products. */

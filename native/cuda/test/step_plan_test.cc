@@ -19,7 +19,7 @@ namespace {
 constexpr int VOCABULARY = 1000, NUM_PAGES = 4096, NUM_SLOTS = 40;
 
 PlanLimits limits_with(int longest_window = 0) {
-  return {.max_rows = 8192, .max_sequences = 512, .num_pages = NUM_PAGES, .num_slots = NUM_SLOTS, .num_heads = 32, .num_kv_heads = 8,
+  return {.max_rows = 8192, .max_sequences = 512, .num_extents = NUM_PAGES, .num_slots = NUM_SLOTS, .num_heads = 32, .num_kv_heads = 8,
           .num_multiprocessors = 132, .vocabulary = VOCABULARY, .longest_window = longest_window, .small_rows = 256, .streamed_rows = 64, .large_tile_rows = LARGE_TILE_ROWS};
 }
 

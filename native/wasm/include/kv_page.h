@@ -4,7 +4,7 @@
  *   page = [layers][kv_heads] of { K: f32[head_dim_padded][PAGE_TOKENS], V: f32[PAGE_TOKENS][head_dim_padded] }
  *
  * K is stored by dimension so that one vector holds the same dimension of four positions: scores of a whole
- * page need no horizontal sums. The padding of K is never written and stays zero.
+ * page need no horizontal sums.
  */
 #pragma once
 #include "executor.h"

@@ -11,6 +11,10 @@ export type SlotAllocatorCommand =
   | { readonly type: "slot.pin"; readonly adapterId: AdapterId }
   /** It leaves the device as soon as nobody leases it, and is not asked for again. */
   | { readonly type: "slot.forget"; readonly adapterId: AdapterId }
+  /** An unleased adapter had to make room for pages, and is gone. */
+  | { readonly type: "slot.reclaim"; readonly adapterId: AdapterId; readonly slot: SlotId }
+  /** All of the claimed run is free. */
+  | { readonly type: "slot.room" }
   | {
       readonly type: "image.deliver";
       readonly adapterId: AdapterId;
@@ -26,7 +30,7 @@ export type SlotAllocatorFact =
       readonly leaseNumber: number;
       readonly slot: SlotId;
     }
-  /** The image is there, but every slot, or the memory, is leased. Said again after each release. */
+  /** The image is there, but every slot, or the memory, is in use. Said again after each release. */
   | { readonly type: "slot.blocked"; readonly adapterId: AdapterId; readonly leaseNumber: number }
   | {
       readonly type: "slot.refused";

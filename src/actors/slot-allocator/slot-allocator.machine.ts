@@ -1,7 +1,7 @@
 /**
  * Gives out places on the device: at once where the adapter is there, else as soon as one can be had.
  *
- *   ready ── head of queue has its image, and room or unleased adapters ──▶ uploading
+ *   ready ── head of queue has its image, and there is room ──▶ uploading
  *     ▲                                                                        │
  *     └──────────── done: slot.granted │ error: slot.refused or wait ──────────┘
  *
@@ -10,18 +10,20 @@
  * Waiters are served first come, first served among those whose image is there. Images are asked for ahead
  * of time for the first `maxImages` of them, so that an upload does not wait for a file; those are held
  * here, beside the host cache's own bytes. One upload at a time: they share the way to the device.
+ *
+ * Unleased adapters may also have to make room for pages, which the pools settle among themselves; `slot.reclaim` tells of it.
  */
-import { assign, enqueueActions, setup } from "xstate";
+import { assign, emit, enqueueActions, setup } from "xstate";
 import type { AdapterImage, Backend } from "../../backend/backend.ts";
-import { LorikeetError, toLorikeetError } from "../../core/errors.ts";
-import type { AdapterId } from "../../core/ids.ts";
+import { AdapterError, type LorikeetError, toLorikeetError } from "../../core/errors.ts";
+import type { AdapterId, SlotId } from "../../core/ids.ts";
 import type { SlotPool } from "../../lora/slot-pool.ts";
-import { nextPlacement, type Placement, type Waiter } from "./placement.ts";
+import { type Move, nextMove, type Waiter } from "./placement.ts";
 import type { SlotAllocatorCommand, SlotAllocatorFact } from "./slot-allocator.events.ts";
 import { uploadAdapter, type Upload } from "./upload-adapter.ts";
 
 export interface SlotAllocatorInput {
-  readonly backend: Pick<Backend, "attach" | "detach" | "deviceBytes">;
+  readonly backend: Pick<Backend, "attach" | "detach">;
   /** Changed in place. */
   readonly pool: SlotPool;
   /** Images asked for or held by waiters at once; at least 1. */
@@ -42,18 +44,7 @@ const isFree = ({ waiters, upload, pool }: SlotAllocatorContext, adapterId: Adap
   upload?.adapterId !== adapterId &&
   waiters.every((waiter) => waiter.adapterId !== adapterId);
 
-const placementOf = ({ waiters, pool, backend }: SlotAllocatorContext): Placement | null =>
-  nextPlacement(
-    waiters,
-    {
-      numAttached: pool.numUsed,
-      numPinned: pool.numPinned,
-      numFreeSlots: pool.numFree,
-      freeBytes: pool.freeBytes,
-      unleased: pool.unleased(),
-    },
-    (image) => backend.deviceBytes(image),
-  );
+const moveOf = ({ waiters, pool }: SlotAllocatorContext): Move => nextMove(waiters, pool);
 
 const without = (waiters: readonly Waiter[], adapterId: AdapterId): readonly Waiter[] =>
   waiters.filter((waiter) => waiter.adapterId !== adapterId);
@@ -65,12 +56,12 @@ const changed = (
 ): readonly Waiter[] =>
   waiters.map((waiter) => (waiter.adapterId === adapterId ? { ...waiter, ...change } : waiter));
 
-/** An adapter that the device refused alone cannot fit; beside others that may go it may, once they are gone. */
-const mayFitLater = ({ pool, upload }: SlotAllocatorContext, error: unknown): boolean => {
-  if (!(error instanceof LorikeetError) || error.errorCode !== "adapter_too_large") return false;
-  const numOthers = pool.numUsed - pool.numPinned - (upload !== null && pool.isPinned(upload.adapterId) ? 0 : 1);
-  return numOthers > 0;
-};
+const noRoom = (numBytes: number, maxBytes: number): AdapterError =>
+  new AdapterError(
+    "adapter_too_large",
+    `the adapter takes ${numBytes} bytes, and beside the pinned ones no run of the ${maxBytes} bytes for adapters is that long; ` +
+      "unload a pinned one, or raise device_cache_percent",
+  );
 
 interface AdapterParam {
   readonly adapterId: AdapterId;
@@ -92,9 +83,7 @@ export const slotAllocatorMachine = setup({
       context.pool.slotOf(adapterId) !== null && context.upload?.adapterId !== adapterId,
     isWaiting: ({ context }, { adapterId }: AdapterParam) =>
       context.waiters.some((waiter) => waiter.adapterId === adapterId),
-    canPlace: ({ context }) => placementOf(context) !== null,
-    mayFitLater: ({ context }, params: { readonly error: unknown }) =>
-      mayFitLater(context, params.error),
+    can: ({ context }, { kind }: Pick<Move, "kind">) => moveOf(context).kind === kind,
     canLeave: ({ context }) => context.leaving.some((adapterId) => isFree(context, adapterId)),
   },
   actions: {
@@ -113,7 +102,6 @@ export const slotAllocatorMachine = setup({
           leaseNumber,
           image: null,
           isFetching: false,
-          lacksMemory: false,
           isToldBlocked: false,
         },
       ],
@@ -174,7 +162,10 @@ export const slotAllocatorMachine = setup({
       enqueue.assign({ waiters });
     }),
     tellBlocked: enqueueActions(({ context, enqueue }) => {
-      if (context.upload !== null || placementOf(context) !== null) return;
+      if (context.upload !== null) return;
+      const move = moveOf(context);
+      context.pool.claimRoom(move.kind === "wait" ? move.claimedBytes : null);
+      if (move.kind !== "wait") return;
       const waiters = context.waiters.map((waiter) => {
         if (waiter.image === null || waiter.isToldBlocked) return waiter;
         const { adapterId, leaseNumber } = waiter;
@@ -183,18 +174,29 @@ export const slotAllocatorMachine = setup({
       });
       enqueue.assign({ waiters });
     }),
-    place: enqueueActions(({ context, enqueue }) => {
-      const placement = placementOf(context);
-      if (placement === null) return;
-      const { pool, backend } = context;
-      const { image, waiter } = placement;
-      const evicted = placement.evicted.map((adapterId) => {
+    evict: enqueueActions(({ context: { waiters, pool, backend }, enqueue }) => {
+      const move = nextMove(waiters, pool);
+      if (move.kind !== "evict" && move.kind !== "place") return;
+      for (const adapterId of move.evicted) {
         const slot = pool.evict(adapterId);
+        backend.detach(slot);
         enqueue.emit({ type: "slot.evicted", adapterId, slot });
-        return slot;
-      });
-      const slot = pool.seat(waiter.adapterId, backend.deviceBytes(image));
-      enqueue.assign({ upload: { adapterId: waiter.adapterId, image, slot, evicted } });
+      }
+    }),
+    tellReclaimed: emit((_, params: { readonly adapterId: AdapterId; readonly slot: SlotId }) => ({ ...params, type: "slot.evicted" as const })),
+    refuseHopeless: enqueueActions(({ context: { waiters, pool }, enqueue }) => {
+      const move = nextMove(waiters, pool);
+      if (move.kind !== "refuse") return;
+      const { adapterId, leaseNumber } = move.waiter;
+      enqueue.assign({ waiters: without(waiters, adapterId) });
+      enqueue.emit({ type: "slot.refused", adapterId, leaseNumber, error: noRoom(move.image.numBytes, pool.maxBytes) });
+    }),
+    place: enqueueActions(({ context: { waiters, pool }, enqueue }) => {
+      const move = nextMove(waiters, pool);
+      if (move.kind !== "place") return;
+      const { adapterId } = move.waiter;
+      const { slot, extent } = pool.seat(adapterId, move.image.numBytes);
+      enqueue.assign({ upload: { adapterId, image: move.image, slot, extent } });
     }),
     finishUpload: enqueueActions(({ context, enqueue }) => {
       const { upload, waiters, pool } = context;
@@ -208,16 +210,9 @@ export const slotAllocatorMachine = setup({
     }),
     undoUpload: assign({
       upload: ({ context: { upload, pool } }) => {
-        if (upload !== null) {
-          pool.release(upload.adapterId);
-          pool.evict(upload.adapterId);
-        }
+        if (upload !== null) pool.unseat(upload.adapterId);
         return null;
       },
-    }),
-    waitForMemory: assign({
-      waiters: ({ context: { waiters, upload } }) =>
-        upload === null ? waiters : changed(waiters, upload.adapterId, { lacksMemory: true }),
     }),
     refuseUpload: enqueueActions(({ context, enqueue }, params: { readonly error: unknown }) => {
       const { upload, waiters } = context;
@@ -259,6 +254,9 @@ export const slotAllocatorMachine = setup({
         ],
       },
     ],
+    "slot.reclaim": { actions: { type: "tellReclaimed", params: ({ event: { adapterId, slot } }) => ({ adapterId, slot }) } },
+    // Whatever waits is looked at again.
+    "slot.room": { actions: "tellBlocked" },
     "slot.pin": { actions: { type: "pin", params: ({ event }) => event } },
     "slot.forget": { actions: { type: "startLeaving", params: ({ event }) => event } },
     "image.deliver": {
@@ -271,10 +269,11 @@ export const slotAllocatorMachine = setup({
   states: {
     ready: {
       entry: ["wantImages", "tellBlocked"],
-      // Only here: an upload may be using the device's memory.
       always: [
         { guard: "canLeave", actions: "leave" },
-        { guard: "canPlace", target: "uploading", actions: "place" },
+        { guard: { type: "can", params: { kind: "refuse" } }, actions: ["refuseHopeless", "wantImages"] },
+        { guard: { type: "can", params: { kind: "evict" } }, actions: ["evict", "tellBlocked"] },
+        { guard: { type: "can", params: { kind: "place" } }, target: "uploading", actions: ["evict", "place"] },
       ],
     },
     uploading: {
@@ -282,20 +281,10 @@ export const slotAllocatorMachine = setup({
         src: "uploadAdapter",
         input: ({ context: { backend, upload } }) => ({ backend, upload }),
         onDone: { target: "ready", actions: "finishUpload" },
-        onError: [
-          {
-            guard: { type: "mayFitLater", params: ({ event }) => ({ error: event.error }) },
-            target: "ready",
-            actions: ["waitForMemory", "undoUpload"],
-          },
-          {
-            target: "ready",
-            actions: [
-              { type: "refuseUpload", params: ({ event }) => ({ error: event.error }) },
-              "undoUpload",
-            ],
-          },
-        ],
+        onError: {
+          target: "ready",
+          actions: [{ type: "refuseUpload", params: ({ event }) => ({ error: event.error }) }, "undoUpload"],
+        },
       },
     },
   },

@@ -6,20 +6,18 @@ export interface Upload {
   readonly adapterId: AdapterId;
   readonly image: AdapterImage;
   readonly slot: SlotId;
-  /** Emptied first; none is leased. */
-  readonly evicted: readonly SlotId[];
+  /** The first of its run. */
+  readonly extent: number;
 }
 
 export interface UploadAdapterInput {
-  readonly backend: Pick<Backend, "attach" | "detach">;
+  readonly backend: Pick<Backend, "attach">;
   /** Set while the machine uploads. */
   readonly upload: Upload | null;
 }
 
-/** Copies an adapter to the device, between two steps. */
+/** Copies an adapter to the device while steps go on. */
 export const uploadAdapter = fromPromise<void, UploadAdapterInput>(async ({ input }) => {
   const { backend, upload } = input;
-  if (upload === null) return;
-  for (const slot of upload.evicted) backend.detach(slot);
-  await backend.attach(upload.slot, upload.image);
+  if (upload !== null) await backend.attach(upload.slot, upload.extent, upload.image);
 });

@@ -29,9 +29,10 @@ export interface EngineOptions {
   readonly cublasltPath: string;
   readonly maxRows: number;
   readonly maxSequences: number;
+  readonly numExtents: number;
+  readonly extentBytes: number;
   readonly numPages: number;
   readonly numSlots: number;
-  readonly adapterBytes: number;
   readonly numLayers: number;
   readonly numHeads: number;
   readonly numKvHeads: number;
@@ -97,7 +98,6 @@ export interface EngineStats {
   readonly eagerSteps: number;
   readonly graphs: number;
   readonly weightBytes: number;
-  readonly kvBytes: number;
   readonly activationBytes: number;
 }
 

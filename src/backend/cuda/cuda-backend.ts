@@ -5,7 +5,6 @@ import { decodeResult, encodeStep, StepBlock } from "../../core/step-block.ts";
 import type { Step, StepResult } from "../../core/step.ts";
 import type { DeviceNumbers } from "../../lora/adapter-report.ts";
 import type { AdapterForm, AdapterMatrix, AdapterWeights } from "../../lora/adapter-weights.ts";
-import { RunAllocator } from "../../lora/run-allocator.ts";
 import type { Program } from "../../model/program.ts";
 import type { AdapterImage, Backend, BackendInfo, BackendOptions } from "../backend.ts";
 import { ropeTable } from "../rope-table.ts";
@@ -14,13 +13,13 @@ import { PAGE_TOKENS } from "./layout.ts";
 import { DTYPE, loadWeights } from "./load-weights.ts";
 import { lowerProgram, moduleBorders } from "./lower-program.ts";
 
-/** Adapter memory is handed out in runs of this unit. */
-const ADAPTER_UNIT_BYTES = 64 * 1024;
 const BYTES_PER_NUMBER = 2;
+/** Adapters' matrices begin at multiples of it. */
+const EXTENT_ALIGNMENT = 1024;
 
-/** Bytes of KV memory that one page takes, for callers that size `numPages` by a budget. */
+/** Bytes of one page, for callers that size `numExtents` by a budget. */
 export const cudaPageBytes = ({ numLayers, attention }: Program): number =>
-  numLayers * 2 * attention.numKvHeads * PAGE_TOKENS * attention.headDim * BYTES_PER_NUMBER;
+  Math.ceil((numLayers * 2 * attention.numKvHeads * PAGE_TOKENS * attention.headDim * BYTES_PER_NUMBER) / EXTENT_ALIGNMENT) * EXTENT_ALIGNMENT;
 
 /** Bytes that the engine takes beside weights, KV pages and adapters; a little more than it does. */
 export function activationBytes(program: Program, maxRows: number, maxSequences: number): number {
@@ -78,9 +77,10 @@ function openEngine(addon: CudaAddon, options: CudaOptions, maxContext: number):
     cublasltPath: options.cublasltPath ?? process.env["LORIKEET_CUBLASLT"] ?? "",
     maxRows: options.maxRows,
     maxSequences: options.maxSequences,
+    numExtents: options.numExtents,
+    extentBytes: cudaPageBytes(program),
     numPages: options.numPages,
     numSlots: options.numSlots,
-    adapterBytes: options.adapterBytes,
     numLayers: program.numLayers,
     numHeads: program.attention.numHeads,
     numKvHeads: program.attention.numKvHeads,
@@ -109,30 +109,25 @@ interface CudaAdapterImage extends AdapterImage {
 export class CudaBackend implements Backend {
   readonly info: BackendInfo;
   readonly #engine: CudaEngine;
-  readonly #room: RunAllocator;
-  readonly #options: CudaOptions;
-  /** Where each attached slot's bytes lie, in units. */
-  readonly #attached = new Map<SlotId, { readonly start: number; readonly length: number }>();
+  readonly #attached = new Set<SlotId>();
   readonly #block = new StepBlock();
 
   constructor(options: CudaOptions, engine: CudaEngine) {
-    this.#options = options;
     this.#engine = engine;
-    this.#room = new RunAllocator(Math.floor(options.adapterBytes / ADAPTER_UNIT_BYTES));
-    const { description, weightBytes, kvBytes } = engine.stats();
+    const { description, weightBytes } = engine.stats();
     this.info = {
       name: "cuda",
       adapterNumbers: ADAPTER_NUMBERS,
       adapterForms: ADAPTER_FORMS,
       description: `CUDA, ${description}, ${options.format} weights`,
       pageTokens: PAGE_TOKENS,
+      numExtents: options.numExtents,
+      extentBytes: cudaPageBytes(options.program),
       numPages: options.numPages,
       numSlots: options.numSlots,
-      adapterBytes: options.adapterBytes,
       maxRows: options.maxRows,
       maxSequences: options.maxSequences,
       weightBytes,
-      kvBytes,
     };
   }
 
@@ -189,37 +184,21 @@ export class CudaBackend implements Backend {
     }
   }
 
-  deviceBytes(image: AdapterImage): number {
-    return Math.ceil(image.numBytes / ADAPTER_UNIT_BYTES) * ADAPTER_UNIT_BYTES;
-  }
-
-  async attach(slot: SlotId, image: AdapterImage): Promise<void> {
+  async attach(slot: SlotId, extent: number, image: AdapterImage): Promise<void> {
     if (!isCudaImage(image)) throw new InvariantError("an image was staged by another backend");
     invariant(!this.#attached.has(slot), "a slot is detached before it is attached again");
-    const length = this.deviceBytes(image) / ADAPTER_UNIT_BYTES;
-    const start = this.#room.allocate(length);
-    if (start === undefined) {
-      throw new AdapterError(
-        "adapter_too_large",
-        `the adapter takes ${image.numBytes} bytes, and no free run of the ${this.#options.adapterBytes} bytes ` +
-          "for adapters is that long; raise device_cache_percent",
-      );
-    }
-    this.#attached.set(slot, { start, length });
+    this.#attached.add(slot);
     try {
-      await this.#engine.attach(slot, start * ADAPTER_UNIT_BYTES, image.image);
+      await this.#engine.attach(slot, extent * this.info.extentBytes, image.image);
     } catch (cause) {
-      this.detach(slot);
+      this.#attached.delete(slot);
       throw translated(cause);
     }
   }
 
   // The slot's records keep pointing at its old bytes, which no step reads: a slot without an adapter is never named.
   detach(slot: SlotId): void {
-    const run = this.#attached.get(slot);
-    invariant(run !== undefined, "only an attached slot is detached");
-    this.#room.free(run.start, run.length);
-    this.#attached.delete(slot);
+    invariant(this.#attached.delete(slot), "only an attached slot is detached");
   }
 
   async close(): Promise<void> {

@@ -5,7 +5,6 @@ import { decodeResult, encodeStep, resultWords, StepBlock, stepWords } from "../
 import { MAX_TABLES_PER_PAGE, RESULT_HEADER } from "../../core/step-layout.ts";
 import type { Step, StepResult } from "../../core/step.ts";
 import type { AdapterForm, AdapterWeights } from "../../lora/adapter-weights.ts";
-import { RunAllocator } from "../../lora/run-allocator.ts";
 import { layerSites, type Program, type SiteId } from "../../model/program.ts";
 import type { AdapterImage, Backend, BackendInfo, BackendOptions } from "../backend.ts";
 import { attachImage, type WasmAdapterImage } from "./adapter-image.ts";
@@ -19,15 +18,12 @@ import { compileModule, createMemory, instantiate, STACK_BYTES, WASM_PAGE_BYTES,
 import { ThreadPool } from "./pool.ts";
 import { AdapterStager, type BaseWeights } from "./stage-adapter.ts";
 
-/** Adapter memory is handed out in runs of this unit. */
-const ADAPTER_UNIT_BYTES = 4096;
-
 /** Forms of adapters served beyond plain LoRA. */
 export const ADAPTER_FORMS: readonly AdapterForm[] = [
   "dora", "lora_bias", "head_lora", "embedding_lora", "modules_to_save", "trainable_tokens", "base_bias", "base_copies",
 ];
 
-/** Bytes of KV memory that one page takes, for callers that size `numPages` by a budget. */
+/** Bytes of one page, for callers that size `numExtents` by a budget. */
 export const kvPageBytes = (program: Program): number => program.numLayers * layerPageBytes(program);
 
 /** @throws {NativeError} `backend_unavailable`; {ModelError} `model_invalid` for damaged weights */
@@ -102,9 +98,8 @@ interface Layout {
   readonly slotSites: number;
   readonly ropeTable: number;
   readonly maxContext: number;
-  readonly kvPages: number;
-  readonly pageBytes: number;
-  readonly adapters: number;
+  readonly extents: number;
+  readonly extentBytes: number;
   readonly weights: readonly number[];
   /** Of each matrix of a weight. */
   readonly matrixBytes: readonly number[];
@@ -165,9 +160,8 @@ function planMemory(options: BackendOptions, exports: WasmExports): Layout {
     slotSites: plan.reserve(options.numSlots * program.sites.length * 4),
     ropeTable: plan.reserve(maxContext * program.rope.rotaryDim * 4),
     maxContext,
-    pageBytes: kvPageBytes(program),
-    kvPages: plan.reserve(numPages * kvPageBytes(program)),
-    adapters: plan.reserve(options.adapterBytes),
+    extentBytes: kvPageBytes(program),
+    extents: plan.reserve(options.numExtents * kvPageBytes(program)),
     weights: sizes.map((size) => plan.reserve(size)),
     matrixBytes: eachBytes,
     weightBytes: sizes.reduce((sum, size) => sum + size, 0),
@@ -201,8 +195,8 @@ function writeConstants(options: BackendOptions, layout: Layout, memory: WebAsse
     scratchBytes: layout.scratchBytes,
     slotSites: layout.slotSites,
     numSites: program.sites.length,
-    kvPages: layout.kvPages,
-    pageBytes: layout.pageBytes,
+    kvPages: layout.extents,
+    pageBytes: layout.extentBytes,
     numHeads: program.attention.numHeads,
     numKvHeads: program.attention.numKvHeads,
     headDim: program.attention.headDim,
@@ -229,9 +223,7 @@ class WasmBackend implements Backend {
   readonly #exports: WasmExports;
   readonly #pool: ThreadPool;
   readonly #stager: AdapterStager;
-  readonly #room: RunAllocator;
-  /** Where each attached slot's bytes lie, in units. */
-  readonly #attached = new Map<SlotId, { readonly start: number; readonly length: number }>();
+  readonly #attached = new Set<SlotId>();
   readonly #block = new StepBlock();
   /** The LoRA work areas at the end of memory, as large as the largest adapter attached so far needs. */
   #maxTotalRank = 0;
@@ -256,7 +248,6 @@ class WasmBackend implements Backend {
     this.#exports = exports;
     this.#pool = pool;
     this.#stager = stager;
-    this.#room = new RunAllocator(Math.floor(options.adapterBytes / ADAPTER_UNIT_BYTES));
     const threads = options.numThreads === 1 ? "1 thread" : `${options.numThreads} threads`;
     this.info = {
       adapterForms: ADAPTER_FORMS,
@@ -264,13 +255,13 @@ class WasmBackend implements Backend {
       name: "wasm",
       description: `WebAssembly SIMD, ${threads}, ${options.format} weights`,
       pageTokens: PAGE_TOKENS,
+      numExtents: options.numExtents,
+      extentBytes: layout.extentBytes,
       numPages: options.numPages,
       numSlots: options.numSlots,
-      adapterBytes: options.adapterBytes,
       maxRows: options.maxRows,
       maxSequences: options.maxSequences,
       weightBytes: layout.weightBytes,
-      kvBytes: options.numPages * layout.pageBytes,
     };
   }
 
@@ -299,40 +290,20 @@ class WasmBackend implements Backend {
     return this.#stager.stage(adapter);
   }
 
-  deviceBytes(image: AdapterImage): number {
-    return Math.ceil(image.numBytes / ADAPTER_UNIT_BYTES) * ADAPTER_UNIT_BYTES;
-  }
-
   // Nothing here waits: the copy runs at memory speed, and a slot that no step names may be written at any time.
-  async attach(slot: SlotId, image: AdapterImage): Promise<void> {
+  async attach(slot: SlotId, extent: number, image: AdapterImage): Promise<void> {
     if (!isWasmImage(image)) throw new InvariantError("an image was staged by another backend");
     invariant(!this.#attached.has(slot), "a slot is detached before it is attached again");
+    const { extents, extentBytes } = this.#layout;
+    invariant(extent >= 0 && extent * extentBytes + image.numBytes <= this.#options.numExtents * extentBytes, "an adapter lies in the pool");
     this.#growLoraAreas(image);
-    const length = this.deviceBytes(image) / ADAPTER_UNIT_BYTES;
-    const start = this.#room.allocate(length);
-    if (start === undefined) {
-      throw new AdapterError(
-        "adapter_too_large",
-        `the adapter takes ${image.numBytes} bytes, and no free run of the ${this.#options.adapterBytes} bytes ` +
-          "for adapters is that long; raise device_cache_percent",
-      );
-    }
-    this.#attached.set(slot, { start, length });
-    const address = this.#layout.adapters + start * ADAPTER_UNIT_BYTES;
-    attachImage(this.#memory, address, image, this.#siteTable(slot));
-  }
-
-  offsetBytes(slot: SlotId): number | null {
-    const run = this.#attached.get(slot);
-    return run === undefined ? null : run.start * ADAPTER_UNIT_BYTES;
+    this.#attached.add(slot);
+    attachImage(this.#memory, extents + extent * extentBytes, image, this.#siteTable(slot));
   }
 
   detach(slot: SlotId): void {
-    const run = this.#attached.get(slot);
-    invariant(run !== undefined, "only an attached slot is detached");
+    invariant(this.#attached.delete(slot), "only an attached slot is detached");
     this.#siteTable(slot).fill(0);
-    this.#room.free(run.start, run.length);
-    this.#attached.delete(slot);
   }
 
   async close(): Promise<void> {

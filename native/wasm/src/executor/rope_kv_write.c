@@ -40,6 +40,8 @@ void run_rope_kv_write(step_t* step, const uint32_t* op) {
       keys[d * PAGE_TOKENS] = k[d];
       values[d] = v[d];
     }
+    /* Scores read the padding, times zero: what lay here before may not be finite. */
+    for (uint32_t d = head_dim; d < padded; d++) keys[d * PAGE_TOKENS] = 0.0f;
   }
   barrier(step);
 }
