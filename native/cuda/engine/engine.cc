@@ -25,7 +25,8 @@ DeviceInfo find_device(int index) {
 /** Whether products can read the adapters of every site along with the weights: tiny heads of test models are not whole octets. */
 bool streams(const std::vector<SiteSpec>& sites) {
   return std::all_of(sites.begin(), sites.end(), [](const SiteSpec& site) {
-    return site.borders.size() <= MAX_PARTS + 1 && std::all_of(site.borders.begin(), site.borders.end(), [](int border) { return border % B_OCTET == 0; });
+    return site.borders.size() <= MAX_PARTS + 1 && site.borders.back() <= MAX_STREAMED_OUTPUTS &&
+           std::all_of(site.borders.begin(), site.borders.end(), [](int border) { return border % B_OCTET == 0; });
   });
 }
 

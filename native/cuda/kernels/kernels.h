@@ -167,6 +167,8 @@ struct OutputParts {
 };
 
 struct StreamedLora;
+/** Outputs of a site whose adapters `linear_stream` takes along. */
+constexpr int MAX_STREAMED_OUTPUTS = 1 << 19;
 /**
  * The same for up to MAX_SMALL_ROWS rows where `linear_stream_works()`. With `lora` also the deltas of rows with an adapter,
  * added before the sums are rounded.

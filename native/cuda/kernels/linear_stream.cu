@@ -34,8 +34,9 @@ constexpr int RING_BYTES = 208 << 10;
 constexpr int MAX_COLUMNS = 256;
 /** Groups that are multiplied at once when they do not fit beside a tile. */
 constexpr int GROUPS_ALONE = 4;
-/** Groups that may lie beside a tile. */
-constexpr int MAX_BESIDE = 4;
+/** The widest tile there is beside so many groups, cut into which MAX_STREAMED_OUTPUTS are no more tiles than blocks have room for. */
+constexpr int LEAST_WIDEST_TILE = MAX_COLUMNS - MAX_BESIDE * RANK_GROUP;
+static_assert(MAX_STREAMED_OUTPUTS / LEAST_WIDEST_TILE + MAX_PARTS <= MAX_TILES_OF_BLOCK * MIN_MULTIPROCESSORS);
 
 /** Four warps multiply; three have tiles, x and adapters copied. */
 [[maybe_unused]] constexpr int MULTIPLIERS = 4, TILE_COPIES = 4, X_COPIES = 5, ADAPTER_COPIES = 6;

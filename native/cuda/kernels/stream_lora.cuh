@@ -11,9 +11,14 @@
 
 namespace lorikeet {
 
-/** Groups that one block may meet: all slots of a step with all ranks of an adapter, dealt to the fewest blocks. */
 constexpr int MIN_MULTIPROCESSORS = 104;
-constexpr int MAX_GROUPS = MAX_SMALL_ROWS * MAX_RANK_SMALL_TILES / RANK_GROUP / MIN_MULTIPROCESSORS;
+/** Groups that may lie beside a tile. */
+constexpr int MAX_BESIDE = 4;
+/**
+ * Groups that one block may meet: all slots of a step with all ranks of an adapter, dealt to the fewest blocks. Blocks with a tile
+ * have some more, since those beside tiles are dealt first.
+ */
+constexpr int MAX_GROUPS = MAX_BESIDE + (MAX_SMALL_ROWS * MAX_RANK_SMALL_TILES / RANK_GROUP + MIN_MULTIPROCESSORS - 1) / MIN_MULTIPROCESSORS;
 /** Tiles that one block may have. */
 constexpr int MAX_TILES_OF_BLOCK = 32;
 /** Products of sixteen ranks that a chunk takes. */
