@@ -66,7 +66,11 @@ export class AdapterControl {
       system.load(record.id);
       const staged = await reading.promise;
       this.#checkFree(name, replace);
-      if (pin) this.#checkPinnedBytes(record, staged);
+      if (pin) {
+        // Others may have been pinned while this one was read.
+        this.#checkPins(name);
+        this.#checkPinnedBytes(record, staged);
+      }
       if (intId !== undefined) registry.claimIntId(intId, record);
       const earlier = registry.commit(record);
       if (pin) this.#pin(record);

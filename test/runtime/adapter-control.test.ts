@@ -253,6 +253,13 @@ describe("a pinned adapter", () => {
     await few.runtime.loadAdapter({ name: "a", path: "one", pin: true });
     await expect(few.runtime.loadAdapter({ name: "b", path: "two", pin: true })).rejects.toThrow("of the 2 slots (max_loras) one stays for all others");
     await few.runtime.loadAdapter({ name: "a", path: "two", pin: true, replace: true });
+    await few.runtime.unloadAdapter({ name: "a" });
+    await until(() => few.runtime.adapters().length === 0);
+    // Of two that are read at once the first to come has the place.
+    const both = await Promise.allSettled([{ name: "c", path: "one" }, { name: "d", path: "two" }].map((each) => few.runtime.loadAdapter({ ...each, pin: true })));
+    expect(both.map(({ status }) => status)).toEqual(["fulfilled", "rejected"]);
+    await few.runtime.loadAdapter({ name: "d", path: "two" });
+    expect((await collect(await few.ask("d"))).ids).toEqual(tokensOf("two"));
     await few.runtime.close();
   });
 
