@@ -70,12 +70,13 @@ describe("loading an adapter", () => {
   test("takes a source where a path is none, and a path before a source", async () => {
     const asked: string[] = [];
     const { runtime, reads } = open({
-      fetchAdapter: async (source) => {
-        asked.push(source);
-        return source === "team/sql" ? "/cache/snapshots/two" : null;
+      sourceOf: (text) => {
+        asked.push(text);
+        return text === "team/sql" ? "hf://team/sql" : null;
       },
+      fetchAdapter: async (source) => ({ path: source === "hf://team/sql" ? "/cache/snapshots/two" : "bad", origin: "team/sql@c" }),
     });
-    expect(await runtime.loadAdapter({ name: "sql", path: "team/sql" })).toMatchObject({ digest: "two" });
+    expect(await runtime.loadAdapter({ name: "sql", path: "team/sql" })).toMatchObject({ digest: "two", path: "/cache/snapshots/two", origin: "team/sql@c" });
     await runtime.loadAdapter({ name: "near", path: "one" });
     expect(await codeOf(runtime.loadAdapter({ name: "far", path: "hf://other/sql" }))).toBe("forbidden_path");
     expect({ asked, reads }).toEqual({ asked: ["team/sql", "hf://other/sql"], reads: ["two", "one"] });
