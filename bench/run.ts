@@ -17,6 +17,7 @@ const SET: readonly (readonly [script: string, args: readonly string[], result: 
   ["bench/workloads/standing.ts", [], "standing-demo.json"],
   ["bench/workloads/fairness.ts", [], "fairness-demo.json"],
   ["bench/serving/grammar.ts", [], "grammar-demo.json"],
+  ["bench/serving/prefix.ts", ["--model", "135m"], "prefix-135m.json"],
   ["bench/serving/overhead.ts", ["--model", "135m"], "serving-overhead-135m.json"],
   ["bench/serving/streams.ts", [], "serving-streams-200.json"],
   ["bench/serving/streams.ts", ["--streams", "1000"], "serving-streams-1000.json"],
