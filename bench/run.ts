@@ -1,5 +1,5 @@
 /**
- * The standing set of benches, one process each, results under bench/results. About twenty minutes on two cores; leave
+ * The standing set of benches, one process each, results under bench/results. About twenty-five minutes on two cores; leave
  * the machine alone meanwhile.
  *
  *   npm run bench            (or: node scripts/bun.mjs bench/run.ts)
