@@ -1,5 +1,5 @@
 /**
- * The standing set of benches, one process each, results under bench/results. About twenty minutes on two cores; leave
+ * The standing set of benches, one process each, results under bench/results. About twenty-five minutes on two cores; leave
  * the machine alone meanwhile.
  *
  *   npm run bench            (or: node scripts/bun.mjs bench/run.ts)
@@ -17,6 +17,7 @@ const SET: readonly (readonly [script: string, args: readonly string[], result: 
   ["bench/workloads/standing.ts", [], "standing-demo.json"],
   ["bench/workloads/fairness.ts", [], "fairness-demo.json"],
   ["bench/serving/grammar.ts", [], "grammar-demo.json"],
+  ["bench/serving/prefix.ts", ["--model", "135m"], "prefix-135m.json"],
   ["bench/serving/overhead.ts", ["--model", "135m"], "serving-overhead-135m.json"],
   ["bench/serving/streams.ts", [], "serving-streams-200.json"],
   ["bench/serving/streams.ts", ["--streams", "1000"], "serving-streams-1000.json"],

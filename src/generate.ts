@@ -5,6 +5,7 @@ import { weightsProgress } from "./weights-progress.ts";
 import { flagOf, type Config } from "./config/settings.ts";
 import { describeReport } from "./lora/adapter-report.ts";
 import { chatEncoder } from "./runtime/chat.ts";
+import { sourceErrorOf } from "./runtime/fetch-adapter.ts";
 import { openRuntime } from "./runtime/open-runtime.ts";
 import type { AdapterLoad } from "./runtime/runtime-parts.ts";
 import { libraryDefaults, prepareRequests, promptTokens } from "./runtime/requests.ts";
@@ -25,12 +26,13 @@ export async function generate(config: Config, ask: GenerateAsk, { write, tell }
   const tellLoad = (load: AdapterLoad | undefined): void => {
     if (load === undefined || load.error !== null) return;
     tellFact("adapter", load.name);
+    if (load.origin !== null) tellFact("origin", load.origin);
     tellFact("digest", load.digest);
     for (const [label, value] of describeReport(load.report)) tellFact(label, value);
   };
   /** Of the adapter asked for; the others are read as well. */
   const loads: AdapterLoad[] = [];
-  const { runtime, backendReason, modelOrigin, served } = await openRuntime({
+  const { runtime, backendReason, modelOrigin } = await openRuntime({
     ...config,
     maxBatchSize: 1,
     onSource: downloadProgress(process.stderr),
@@ -41,8 +43,6 @@ export async function generate(config: Config, ask: GenerateAsk, { write, tell }
   });
   tellFact("model", runtime.model.name);
   if (modelOrigin !== null) tellFact("origin", modelOrigin);
-  const adapterOrigin = served.find(({ name }) => name === ask.adapter)?.origin ?? null;
-  if (adapterOrigin !== null) tellFact("origin", adapterOrigin);
   tellFact("backend", `${runtime.backend.name}: ${runtime.backend.description} (${backendReason})`);
   try {
     const adapter = ask.adapter === null ? null : await runtime.resolveAdapter({ name: ask.adapter });
@@ -65,7 +65,7 @@ export async function generate(config: Config, ask: GenerateAsk, { write, tell }
       if (finish !== null) tellLoad(loads.at(-1));
       if (finish !== null) tellFact("tokens", `${finish.usage.promptTokens} of the prompt, ${finish.usage.completionTokens} generated`);
       if (finish !== null && finish.reason !== "stop" && finish.reason !== "length") {
-        throw finish.error ?? new NativeError("backend_failed", `the generation ended early: ${finish.reason}`);
+        throw sourceErrorOf(finish.error) ?? new NativeError("backend_failed", `the generation ended early: ${finish.reason}`);
       }
     }
     write("\n");

@@ -25,7 +25,7 @@ export type { GenerationResult } from "./library/generation-result.ts";
 export type { GuidedDecoding, GuidedSamplingParams as SamplingParams } from "./library/guided-decoding.ts";
 export { LoRARequest } from "./library/lora-request.ts";
 export type { CompletionOutput, Logprob, RequestOutput } from "./library/outputs.ts";
-export type { AdapterListing, AdapterState, AdapterTier, AdapterToLoad, AdapterToUnload } from "./runtime/adapter-listing.ts";
+export type { AdapterListing, AdapterState, AdapterTier, AdapterToLoad, AdapterToUnload, DownloadProgress } from "./runtime/adapter-listing.ts";
 export type { ChatMessage } from "./runtime/chat-message.ts";
 export type { RuntimeStats } from "./runtime/runtime-stats.ts";
 export type { Contention } from "./schedule/contention.ts";

@@ -84,7 +84,7 @@ function adminAddressOf({ adminHost, adminPort }: Config): Address | null {
   throw new ConfigError("config_invalid", `admin_host ${adminHost} needs a port of its own; set admin_port as well`, { field: "adminPort" });
 }
 
-/** Which versions are served of what was downloaded. */
+/** Which versions are served of what was downloaded; of adapters that are fetched later their load report tells. */
 function logOrigins(log: pino.Logger, { runtime, modelOrigin, served }: Opened): void {
   if (modelOrigin !== null) log.info({ model: runtime.model.name, origin: modelOrigin }, "model downloaded or found in the cache");
   for (const { name: adapter, origin } of served) if (origin !== null) log.info({ adapter, origin }, "adapter downloaded or found in the cache");
@@ -94,8 +94,8 @@ function logOrigins(log: pino.Logger, { runtime, modelOrigin, served }: Opened):
 function logLoad(log: pino.Logger, { name: adapter, ...load }: AdapterLoad, isStart: boolean): void {
   const level = isStart ? "debug" : load.error === null ? "info" : "warn";
   if (load.error === null) {
-    const { report, digest, deviceBytes } = load;
-    log[level]({ adapter, digest, deviceBytes, ...report }, "adapter loaded");
+    const { report, digest, origin, deviceBytes } = load;
+    log[level]({ adapter, digest, ...(origin === null ? {} : { origin }), deviceBytes, ...report }, "adapter loaded");
     return;
   }
   const { errorCode: code, field, message, cause } = load.error;
@@ -110,12 +110,15 @@ export function banner(config: Config, { http, opened }: RunningServer): string 
   const reachedAt = ALL_INTERFACES[host] ?? host;
   const address = urlOf(reachedAt, http.port);
   const names = served.map(({ name }) => name);
-  const adapter = names[0];
+  const elsewhere = served.filter(({ isElsewhere }) => isElsewhere);
+  // One that answers at once, where there is one.
+  const adapter = (served.find(({ isElsewhere }) => !isElsewhere) ?? served[0])?.name;
   return [
     `Lorikeet ${packageJson.version}`,
     `  backend   ${backend.name}: ${backend.description} (${backendReason})`,
     `  model     ${model.name}${modelOrigin === null ? "" : ` (${modelOrigin})`}, up to ${runtime.maxContext} tokens per request`,
     `  adapters  ${served.length === 0 ? "none" : `${served.length}: ${listed(names)}`}`,
+    ...(elsewhere.length === 0 ? [] : [`            downloaded at their first use: ${listed(elsewhere.map(({ name, path }) => `${name} from ${path}`))}`]),
     ...refused.map(({ name, error }) => `            not served: ${name}: ${error.message}`),
     `  address   ${address}${host === reachedAt ? "" : ` (listening on all interfaces, ${config.host})`}`,
     ...(http.admin === null ? [] : [`  admin     ${urlOf(http.admin.host.replaceAll(/[[\]]/g, ""), http.admin.port)}`]),

@@ -12,15 +12,14 @@ comes from PEFT's own generate, which looks for the invocation in the prompt onl
 logits come out, with the adapter masked by hand, is checked here.
 """
 
-import json
 import os
 import shutil
 import sys
 
-import peft
+from reference import MIN_MARGIN, VOCAB, load_base, logits_of, write_golden
+
 import torch
-import transformers
-from make_architectures import MIN_MARGIN, VOCAB, load_adapter, load_base, logits_of, make_adapter
+from make_architectures import load_adapter, make_adapter
 
 NUM_GREEDY = 16
 
@@ -122,13 +121,10 @@ def main(base_directory, out):
         make_adapter(base_directory, os.path.join(out, name), settings, dtype, 900 + i)
     models = {name: load_adapter(base_directory, os.path.join(out, name)) for name in ADAPTERS}
     base = load_base(base_directory)
-    versions = dict(torch=torch.__version__, transformers=transformers.__version__, peft=peft.__version__)
     golden = {}
     for i, (case, (adapter, positions)) in enumerate(CASES.items()):
-        golden[case] = dict(record(models[adapter], base, case, adapter, positions, 4000 + 10000 * i), versions=versions)
-    with open(os.path.join(out, "golden.json"), "w") as file:
-        json.dump(golden, file)
-        file.write("\n")
+        golden[case] = record(models[adapter], base, case, adapter, positions, 4000 + 10000 * i)
+    write_golden(out, golden)
 
 
 if __name__ == "__main__":

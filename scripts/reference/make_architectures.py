@@ -8,9 +8,7 @@ needs torch, transformers 5, peft 0.21 and safetensors. Writes
     OUT/<case>-<adapter>/  adapter_config.json, adapter_model.safetensors
     OUT/golden.json        {name: {base, adapter, input_ids, last_logits, top10, greedy, margin, versions}}
 
-Every number in golden.json comes from files read back from disk, in float32 with eager attention and
-without a KV cache. `greedy` holds 24 new ids, end tokens ignored; `margin` is the smallest gap between the
-two best logits on the way, so that a comparison of tokens is fair.
+reference.py says where the numbers of golden.json come from.
 """
 
 import json
@@ -19,25 +17,16 @@ import os
 import shutil
 import sys
 import traceback
-import warnings
 
-warnings.filterwarnings("ignore")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# First: it keeps transformers quiet and off the network.
+from reference import NUM_PROMPT, VERSIONS, VOCAB, effect_of, load_base, logits_of, record, write_golden
 
-import peft
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-transformers.utils.logging.disable_progress_bar()
-
-VOCAB = 101
-NUM_PROMPT = 20
-NUM_GREEDY = 24
-MIN_MARGIN = 2e-3
 SPLIT = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 FUSED = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 COMMON = dict(
@@ -215,59 +204,6 @@ def rewrite_old_spelling(path):
         file.write("\n")
 
 
-def load_base(directory):
-    arguments = dict(attn_implementation="eager")
-    try:
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, **arguments)
-    except TypeError:
-        model = AutoModelForCausalLM.from_pretrained(directory, torch_dtype=torch.float32, **arguments)
-    return model.float().eval()
-
-
-def logits_of(model, ids):
-    with torch.no_grad():
-        return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].float()
-
-
-def greedy(model, prompt):
-    ids, margin = list(prompt), math.inf
-    for _ in range(NUM_GREEDY):
-        best = torch.topk(logits_of(model, ids), 2)
-        margin = min(margin, float(best.values[0] - best.values[1]))
-        ids.append(int(best.indices[0]))
-    return ids[len(prompt):], margin
-
-
-def record(model, base, adapter, seed):
-    """Runs prompts until one has no near tie on its greedy path."""
-    chosen = None
-    for attempt in range(40):
-        generator = torch.Generator().manual_seed(seed + attempt)
-        prompt = torch.randint(3, VOCAB, (NUM_PROMPT,), generator=generator).tolist()
-        ids, margin = greedy(model, prompt)
-        if chosen is None or margin > chosen[2]:
-            chosen = (prompt, ids, margin)
-        if margin >= MIN_MARGIN:
-            break
-    prompt, ids, margin = chosen
-    logits = logits_of(model, prompt)
-    if not bool(torch.isfinite(logits).all()):
-        raise RuntimeError("the reference gives logits that are not finite")
-    logprobs = torch.log_softmax(logits.double(), dim=-1)
-    top = torch.topk(logprobs, 10)
-    return dict(
-        base=base,
-        adapter=adapter,
-        input_ids=prompt,
-        last_logits=[round(float(value), 7) for value in logits],
-        top10=[
-            dict(id=int(i), logprob=round(float(value), 7)) for i, value in zip(top.indices, top.values)
-        ],
-        greedy=ids,
-        margin=margin,
-    )
-
-
 def make_base(name, case, out, seed):
     directory = os.path.join(out, name)
     shutil.rmtree(directory, ignore_errors=True)
@@ -362,7 +298,6 @@ def main(out):
     os.makedirs(out, exist_ok=True)
     torch.use_deterministic_algorithms(True, warn_only=True)
     golden, failures = {}, []
-    versions = dict(torch=torch.__version__, transformers=transformers.__version__, peft=peft.__version__)
     for index, (name, case) in enumerate(CASES.items()):
         try:
             directory = make_base(name, case, out, 1000 + index)
@@ -382,23 +317,15 @@ def main(out):
                 make_adapter(directory, adapter_directory, settings, dtype, seed)
                 model = load_adapter(directory, adapter_directory)
                 entry = record(model, name, full, 9000 + 1000 * number + 100 * index)
-                effect = (
-                    logits_of(model, entry["input_ids"]) - logits_of(base, entry["input_ids"])
-                ).abs().max()
-                if float(effect) < 1e-2:
-                    raise RuntimeError(f"the adapter changes logits by {float(effect)} only")
+                effect = effect_of(full, model, base, entry["input_ids"])
                 golden[full] = entry
-                print(f"{full}: ok, margin {entry['margin']:.4f}, changes logits by {float(effect):.2f}")
+                print(f"{full}: ok, margin {entry['margin']:.4f}, changes logits by {effect:.2f}")
             except Exception:
                 failures.append(full)
                 print(f"{full}: FAILED\n{traceback.format_exc()}")
-    for entry in golden.values():
-        entry["versions"] = versions
-    with open(os.path.join(out, "golden.json"), "w") as file:
-        json.dump(golden, file)
-        file.write("\n")
+    write_golden(out, golden)
     total = sum(os.path.getsize(os.path.join(d, f)) for d, _, fs in os.walk(out) for f in fs)
-    print(f"{len(golden)} entries, {len(failures)} failures {failures}, {total / 1e6:.2f} MB, {versions}")
+    print(f"{len(golden)} entries, {len(failures)} failures {failures}, {total / 1e6:.2f} MB, {VERSIONS}")
     return 1 if failures else 0
 
 

@@ -19,10 +19,10 @@ import re
 import shutil
 import sys
 
-import peft
+from reference import effect_of, load_base, record, write_golden
+
 import torch
-import transformers
-from make_architectures import COMMON, load_adapter, load_base, logits_of, make_adapter, randomise, record
+from make_architectures import COMMON, load_adapter, make_adapter, randomise
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, MixtralConfig, Qwen3MoeConfig
 
@@ -172,16 +172,10 @@ def main(out):
         adapters[f"{base}-{name}"] = base, make_single(base, directory, targets, settings, 400 + index)
     for index, (name, (base, model)) in enumerate(adapters.items()):
         golden[name] = record(model, base, name, 3000 + 100 * index)
-        prompt = golden[name]["input_ids"]
-        effect = float((logits_of(model, prompt) - logits_of(load_base(os.path.join(out, base)), prompt)).abs().max())
+        effect = effect_of(name, model, load_base(os.path.join(out, base)), golden[name]["input_ids"])
         print(f"{name}: margin {golden[name]['margin']:.4f}, changes logits by {effect:.2f}")
-        assert effect > 1e-2 and golden[name]["margin"] > 1e-3
-    versions = dict(torch=torch.__version__, transformers=transformers.__version__, peft=peft.__version__)
-    for entry in golden.values():
-        entry["versions"] = versions
-    with open(os.path.join(out, "golden.json"), "w") as file:
-        json.dump(golden, file)
-        file.write("\n")
+        assert golden[name]["margin"] > 1e-3
+    write_golden(out, golden)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ import os
 import shutil
 import sys
 
-import peft
+from reference import VOCAB, effect_of, load_base, logits_of, record, write_golden
+
 import torch
-import transformers
-from make_architectures import FUSED, VOCAB, load_adapter, load_base, logits_of, make_adapter, randomise, record
+from make_architectures import FUSED, load_adapter, make_adapter, randomise
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Phi3Config
 
@@ -124,18 +124,11 @@ def main(out):
         save_file(tensors, path, metadata={"format": "pt"})
         model = load_adapter(base_directory, directory)
         golden[name] = record(model, base, name, 700 + 10 * i)
-        effect = float((logits_of(model, golden[name]["input_ids"]) - logits_of(base_of[base], golden[name]["input_ids"])).abs().max())
-        if effect < 1e-2:
-            raise RuntimeError(f"{name} changes logits by {effect} only")
+        effect = effect_of(name, model, base_of[base], golden[name]["input_ids"])
         print(f"{name}: margin {golden[name]['margin']:.4f}, changes logits by {effect:.2f}")
         if name in OTHER:
             golden[f"{name}_on_{OTHER[name]}"] = dict(golden[name], base=OTHER[name])
-    versions = dict(torch=torch.__version__, transformers=transformers.__version__, peft=peft.__version__)
-    for entry in golden.values():
-        entry["versions"] = versions
-    with open(os.path.join(out, "golden.json"), "w") as file:
-        json.dump(golden, file)
-        file.write("\n")
+    write_golden(out, golden)
 
 
 if __name__ == "__main__":

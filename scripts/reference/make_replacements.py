@@ -10,14 +10,10 @@ import json
 import os
 import shutil
 import sys
-import warnings
 
-warnings.filterwarnings("ignore")
+from reference import effect_of, load_base, record, write_golden
 
-import peft
 import torch
-import transformers
-from make_architectures import load_base, logits_of, record
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
@@ -112,16 +108,9 @@ def main(bases, out):
         make_adapter(base_directory, directory, settings, dtype, 400 + i)
         model = load_adapter(base_directory, directory)
         golden[name] = record(model, os.path.normpath(os.path.join("..", os.path.basename(os.path.normpath(bases)), base)), name, 800 + 10 * i)
-        effect = float((logits_of(model, golden[name]["input_ids"]) - logits_of(load_base(base_directory), golden[name]["input_ids"])).abs().max())
-        if effect < 1e-2:
-            raise RuntimeError(f"{name} changes logits by {effect} only")
+        effect = effect_of(name, model, load_base(base_directory), golden[name]["input_ids"])
         print(f"{name}: margin {golden[name]['margin']:.4f}, changes logits by {effect:.2f}")
-    versions = dict(torch=torch.__version__, transformers=transformers.__version__, peft=peft.__version__)
-    for entry in golden.values():
-        entry["versions"] = versions
-    with open(os.path.join(out, "golden.json"), "w") as file:
-        json.dump(golden, file)
-        file.write("\n")
+    write_golden(out, golden)
 
 
 if __name__ == "__main__":

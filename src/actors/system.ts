@@ -1,9 +1,11 @@
 /**
- * Makes the four actors and ties each one's facts to the others' commands. Who waits for whom is read here.
+ * Makes the five actors and ties each one's facts to the others' commands. Who waits for whom is read here.
  *
  *   scheduler ──wants a slot──▶ slots ──wants an image──▶ cache ──missed──▶ loader
- *       ▲                        │  ▲                       │                 │
- *       └──granted, refused──────┘  └────────found──────────┴────loaded───────┘
+ *     │ ▲ ▲                      ▲ │ ▲                       │                 │
+ *     │ │ └──granted, refused────┼─┘ └────────found──────────┴────loaded───────┘
+ *     │ └──refused── fetcher ──done
+ *     └──of what is elsewhere ─▶┘
  */
 import { createActor, type ActorRefFrom, type AnyActorRef } from "xstate";
 import type { Backend } from "../backend/backend.ts";
@@ -14,6 +16,8 @@ import type { HostLru } from "../lora/host-lru.ts";
 import type { SlotPool } from "../lora/slot-pool.ts";
 import type { ScheduleTable } from "../schedule/schedule-table.ts";
 import type { Sequence } from "../schedule/sequence.ts";
+import type { AdapterFetcherFact } from "./adapter-fetcher/adapter-fetcher.events.ts";
+import { adapterFetcherMachine } from "./adapter-fetcher/adapter-fetcher.machine.ts";
 import type { AdapterLoaderFact, StagedAdapter } from "./adapter-loader/adapter-loader.events.ts";
 import { adapterLoaderMachine } from "./adapter-loader/adapter-loader.machine.ts";
 import type { HostCacheFact } from "./host-cache/host-cache.events.ts";
@@ -24,14 +28,14 @@ import type { SlotAllocatorFact } from "./slot-allocator/slot-allocator.events.t
 import { slotAllocatorMachine } from "./slot-allocator/slot-allocator.machine.ts";
 
 export type SystemFact =
-  RequestSchedulerFact | SlotAllocatorFact | HostCacheFact | AdapterLoaderFact;
+  RequestSchedulerFact | SlotAllocatorFact | HostCacheFact | AdapterLoaderFact | AdapterFetcherFact;
 
 type Wires<F extends SystemFact> = { readonly [T in F["type"]]?: (fact: Extract<F, { readonly type: T }>) => void };
 interface Emitter<F extends SystemFact> {
   on(type: "*", listener: (fact: F) => void): unknown;
 }
 
-export type ActorName = "requestScheduler" | "slotAllocator" | "hostCache" | "adapterLoader";
+export type ActorName = "requestScheduler" | "slotAllocator" | "hostCache" | "adapterLoader" | "adapterFetcher";
 
 /** Timers of the actors, so that simulations own them too. */
 export interface Timers {
@@ -43,6 +47,10 @@ export interface TiersInput {
   readonly backend: Pick<Backend, "attach" | "detach">;
   readonly pool: SlotPool;
   readonly lru: HostLru<StagedAdapter>;
+  /** Whether an adapter's files are not on this machine yet. */
+  readonly isElsewhere: (adapterId: AdapterId) => boolean;
+  /** Brings them here. */
+  readonly fetchAdapter: (adapterId: AdapterId, signal: AbortSignal) => Promise<void>;
   /** Reads, checks and stages one adapter. */
   readonly readAdapter: (adapterId: AdapterId) => Promise<StagedAdapter>;
   readonly maxImages: number;
@@ -71,6 +79,10 @@ export interface SystemInput extends TiersInput {
 /** What holds adapters, whoever asks for them. */
 export interface Tiers {
   readonly slots: ActorRefFrom<typeof slotAllocatorMachine>;
+  /** Wants a slot for an adapter, wherever that is; answered once, by the slots or the fetcher, unless released before. */
+  readonly lease: (adapterId: AdapterId, leaseNumber: number) => void;
+  /** Gives a lease back, granted or not. */
+  readonly release: (adapterId: AdapterId, leaseNumber: number) => void;
   /** Reads an adapter into host memory ahead of its first request; `adapter.loaded` or `adapter.failed` tells. */
   readonly load: (adapterId: AdapterId) => void;
   /** Keeps an adapter in host memory and, from its first use on, on the device. */
@@ -80,7 +92,7 @@ export interface Tiers {
   readonly stop: () => void;
 }
 
-export interface ActorSystem extends Omit<Tiers, "slots" | "stop"> {
+export interface ActorSystem extends Pick<Tiers, "load" | "pin" | "forget"> {
   submit(sequence: Sequence): void;
   cancel(requestId: RequestId): void;
   /** A sequence that could not take part in steps now can. */
@@ -100,14 +112,15 @@ export function startSystem(input: SystemInput): ActorSystem {
     id: "requestScheduler",
     input: { table, engine, clock, yieldTurn, onStepTime },
   });
-  const { slots, load, pin, forget, stop } = startTiers(input, {
+  const { lease, release, load, pin, forget, stop } = startTiers(input, {
     "slot.granted": (fact) => scheduler.send({ ...fact, type: "adapter.use" }),
     "slot.blocked": (fact) => scheduler.send({ ...fact, type: "adapter.block" }),
     "slot.refused": (fact) => scheduler.send({ ...fact, type: "adapter.refuse" }),
+    "fetch.refused": (fact) => scheduler.send({ ...fact, type: "adapter.refuse" }),
   });
   wire<RequestSchedulerFact>(input, "requestScheduler", scheduler, {
-    "adapter.wanted": (fact) => slots.send({ ...fact, type: "slot.lease" }),
-    "adapter.released": (fact) => slots.send({ ...fact, type: "slot.release" }),
+    "adapter.wanted": ({ adapterId, leaseNumber }) => lease(adapterId, leaseNumber),
+    "adapter.released": ({ adapterId, leaseNumber }) => release(adapterId, leaseNumber),
   });
   start(input, "requestScheduler", scheduler);
   return {
@@ -127,11 +140,11 @@ export function startSystem(input: SystemInput): ActorSystem {
 }
 
 /**
- * The three actors below the scheduler.
+ * The four actors below the scheduler.
  *
- * @param toScheduler what the slots' answers mean to whoever leases
+ * @param toScheduler what the answers of slots and fetcher mean to whoever leases
  */
-export function startTiers(input: TiersInput, toScheduler: Wires<SlotAllocatorFact> = {}): Tiers {
+export function startTiers(input: TiersInput, toScheduler: Wires<SlotAllocatorFact | AdapterFetcherFact> = {}): Tiers {
   const { backend, pool, lru, clock } = input;
   const options = clockOf(input);
   const slots = createActor(slotAllocatorMachine, {
@@ -158,13 +171,24 @@ export function startTiers(input: TiersInput, toScheduler: Wires<SlotAllocatorFa
       failureMs: input.loadFailureMs,
     },
   });
+  const fetcher = createActor(adapterFetcherMachine, {
+    ...options,
+    id: "adapterFetcher",
+    input: { fetch: input.fetchAdapter, clock, failureMs: input.loadFailureMs },
+  });
+  const load = (adapterId: AdapterId): void => loader.send({ type: "adapter.load", adapterId });
+  const lease = (adapterId: AdapterId, leaseNumber: number): void => slots.send({ type: "slot.lease", adapterId, leaseNumber });
+  wire<AdapterFetcherFact>(input, "adapterFetcher", fetcher, {
+    ...toScheduler,
+    "fetch.done": ({ adapterId, leaseNumber }) => (leaseNumber === null ? load(adapterId) : lease(adapterId, leaseNumber)),
+  });
   wire<SlotAllocatorFact>(input, "slotAllocator", slots, {
     ...toScheduler,
     "image.wanted": (fact) => cache.send({ ...fact, type: "image.get" }),
   });
   wire<HostCacheFact>(input, "hostCache", cache, {
     "image.found": ({ adapterId, staged }) => slots.send({ type: "image.deliver", adapterId, image: staged.image }),
-    "image.missed": (fact) => loader.send({ ...fact, type: "adapter.load" }),
+    "image.missed": ({ adapterId }) => load(adapterId),
   });
   wire<AdapterLoaderFact>(input, "adapterLoader", loader, {
     "adapter.loaded": ({ adapterId, staged }) => {
@@ -173,23 +197,37 @@ export function startTiers(input: TiersInput, toScheduler: Wires<SlotAllocatorFa
     },
     "adapter.failed": (fact) => slots.send({ ...fact, type: "image.fail" }),
   });
+  start(input, "adapterFetcher", fetcher);
   start(input, "adapterLoader", loader);
   start(input, "hostCache", cache);
   start(input, "slotAllocator", slots);
   return {
     slots,
-    load: (adapterId) => loader.send({ type: "adapter.load", adapterId }),
+    lease: (adapterId, leaseNumber) => {
+      if (input.isElsewhere(adapterId)) fetcher.send({ type: "fetch.want", adapterId, leaseNumber });
+      else lease(adapterId, leaseNumber);
+    },
+    release: (adapterId, leaseNumber) => {
+      // Its files may be here while the fetcher has not told so yet: whoever knows the lease takes it back.
+      fetcher.send({ type: "fetch.release", adapterId, leaseNumber });
+      slots.send({ type: "slot.release", adapterId, leaseNumber });
+    },
+    load: (adapterId) => {
+      if (input.isElsewhere(adapterId)) fetcher.send({ type: "fetch.want", adapterId, leaseNumber: null });
+      else load(adapterId);
+    },
     pin: (adapterId) => {
       cache.send({ type: "image.pin", adapterId });
       slots.send({ type: "slot.pin", adapterId });
     },
     forget: (adapterId) => {
+      fetcher.send({ type: "fetch.forget", adapterId });
       loader.send({ type: "adapter.forget", adapterId });
       cache.send({ type: "image.forget", adapterId });
       slots.send({ type: "slot.forget", adapterId });
     },
     stop: () => {
-      for (const actor of [slots, cache, loader]) actor.stop();
+      for (const actor of [slots, cache, loader, fetcher]) actor.stop();
     },
   };
 }

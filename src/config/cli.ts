@@ -47,7 +47,7 @@ export interface CliEnvironment {
 }
 
 const SERVE_FLAGS = [
-  "servedModelName", "sourceHost", "downloadTimeoutS", "host", "port", "allowedHost", "apiKey", "adminKey", "adminHost", "adminPort", "allowNoKey", "adapterRoot", "adapterSource", "loraConfig.loraDir",
+  "servedModelName", "sourceHost", "downloadTimeoutS", "host", "port", "allowedHost", "apiKey", "adminKey", "adminHost", "adminPort", "allowNoKey", "adapterRoot", "adapterSource", "loraConfig.loraDir", "loraConfig.loraFetch",
   "loraConfig.maxLoraRank", "loraConfig.maxLoras", "loraConfig.maxCpuLoras", "backend", "dtype", "threads",
   "maxBatchSize", "maxNumTokens", "maxSeqLen", "maxQueue", "requestTimeoutS", "kvCacheConfig.enableBlockReuse", "shutdownTimeoutS", "logLevel",
 ] as const;
@@ -149,8 +149,14 @@ function addFlags(command: Command, places: readonly string[]): void {
   }
 }
 
-/** A bench computes every prompt, as trtllm-bench does: a repeated run would otherwise measure the first one's leavings. */
-const MEASURED: readonly Given[] = [{ setting: "kvCacheConfig.enableBlockReuse", value: false, source: "the bench" }];
+/**
+ * A bench computes every prompt, as trtllm-bench does: a repeated run would otherwise measure the first one's leavings. Nor does it
+ * measure a network.
+ */
+const MEASURED: readonly Given[] = [
+  { setting: "kvCacheConfig.enableBlockReuse", value: false, source: "the bench" },
+  { setting: "loraConfig.loraFetch", value: "start", source: "the bench" },
+];
 
 /** What is served when nobody names anything. */
 const demoSettings = (directory: string): Given[] => [

@@ -45,6 +45,7 @@ export const TOP_SETTINGS = {
 
 export const LORA_SETTINGS = {
   loraDir: texts("DIR", "adapters: a directory of one, a directory of many, a .nemo file, OWNER/NAME[@REVISION] of a hub, s3:// or https://, each also as name=DIR"),
+  loraFetch: choice("first_use", ["first_use", "start"], "when adapters of lora_dir that are elsewhere are downloaded: when they are first asked for, or all of them before anything is served"),
   loraTargetModules: texts("NAME", "modules that adapters may change, by TensorRT-LLM's names, such as attn_q; an adapter that changes another is refused; all by default"),
   maxLoraRank: integer(64, 1, 4096, "largest rank that is served"),
   maxLoras: integer(null, 1, 100_000, "most adapters on the device at once"),

@@ -61,7 +61,7 @@ export const TRTLLM_ONLY_KEYS: Readonly<Record<string, Unserved>> = {
   generation_config: because("end tokens are read from the model's generation_config.json"),
   "lora_config.overlap_lora_and_base": because("the CUDA engine decides this itself"),
   "lora_config.cuda_graph_specialize_lora": because("the CUDA engine always has graphs with and without adapters"),
-  "peft_cache_config.lora_prefetch_dir": because("name adapters in lora_config.lora_dir, which are read at the start"),
+  "peft_cache_config.lora_prefetch_dir": because("name adapters in lora_config.lora_dir, which are read at the start, or with lora_config.lora_fetch start fetched then"),
   "kv_cache_config.free_gpu_memory_fraction": because("set kv_cache_config.max_tokens instead"),
   "kv_cache_config.enable_partial_reuse": off(LATER),
   "kv_cache_config.copy_on_partial_reuse": off(LATER),

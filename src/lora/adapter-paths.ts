@@ -85,7 +85,8 @@ async function isDirectory(path: string): Promise<boolean> {
   return found.isSymbolicLink() ? (await stat(path).catch(() => null))?.isDirectory() === true : found.isDirectory();
 }
 
-function checkedName(name: string, directory: string): string {
+/** @param directory or other source that it would name. @throws {ConfigError} `config_invalid` */
+export function checkedName(name: string, directory: string): string {
   if (isAdapterName(name)) return name;
   throw wrong(directory, `would be named "${name.slice(0, 40)}", which is no adapter name; use name=DIR with letters, digits, _ . and -`);
 }

@@ -14,6 +14,7 @@ interface AdapterRowProps {
 const STATES: Readonly<Record<string, string>> = {
   device: "on the device",
   host: "on the host",
+  downloading: "being downloaded",
   loading: "loading",
   registered: "not loaded yet",
   failed: "failed",

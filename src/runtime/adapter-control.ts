@@ -12,8 +12,9 @@ import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.even
 import { resolveUnderRoots } from "../lora/adapter-paths.ts";
 import type { HostLru } from "../lora/host-lru.ts";
 import type { SlotPool } from "../lora/slot-pool.ts";
-import type { AdapterRecord } from "./adapter-record.ts";
+import type { AdapterRecord, AdapterSource } from "./adapter-record.ts";
 import { type AdapterRegistry, checkAdapterName } from "./adapter-registry.ts";
+import { sourceErrorOf } from "./fetch-adapter.ts";
 import type { AdapterLoad } from "./runtime-parts.ts";
 import type { AdapterReference, AdapterToLoad, AdapterToUnload } from "./runtime.ts";
 
@@ -23,8 +24,8 @@ export interface AdapterControlInput {
   readonly pool: SlotPool;
   readonly system: Pick<ActorSystem, "load" | "pin" | "forget">;
   readonly adapterRoots: readonly string[];
-  /** Brings an adapter from a source that requests of the admin key may name; `null` for anything else. */
-  readonly fetchAdapter: (source: string) => Promise<string | null>;
+  /** A source that requests of the admin key may name, as it is fetched by; `null` for anything else. */
+  readonly sourceOf: (text: string) => string | null;
   readonly onLoad: (load: AdapterLoad) => void;
   readonly clock: Clock;
   readonly yieldTurn: () => Promise<void>;
@@ -53,11 +54,10 @@ export class AdapterControl {
     if (this.#pending.size >= MAX_PENDING) {
       throw new CapacityError("queue_full", `${MAX_PENDING} adapters are being loaded, which is the most at once; try again later`);
     }
-    // What has the name already may be read again from where it is, though the operator put it outside the roots.
-    const place = registry.byName(name)?.path === path ? path : await this.#bring(path);
+    const place = await this.#placeToLoad(name, path);
     // Nobody would end what starts only now.
     this.#checkOpen();
-    const record = registry.propose(name, { path: place, source: source ?? null }, clock.unixSeconds());
+    const record = registry.propose(name, { ...place, source: source ?? null }, clock.unixSeconds());
     const reading = Promise.withResolvers<StagedAdapter>();
     this.#pending.set(record.id, reading);
     try {
@@ -65,7 +65,7 @@ export class AdapterControl {
       const staged = await reading.promise;
       this.#checkFree(name, replace);
       if (pin) {
-        // Another may have been pinned meanwhile.
+        // Others may have been pinned while this one was read.
         this.#checkPins(name);
         this.#checkPinnedBytes(record, staged);
       }
@@ -77,7 +77,7 @@ export class AdapterControl {
     } catch (thrown) {
       system.forget(record.id);
       registry.remove(record);
-      throw thrown;
+      throw sourceErrorOf(thrown);
     } finally {
       this.#pending.delete(record.id);
     }
@@ -137,6 +137,7 @@ export class AdapterControl {
     const record = "adapterId" in fact && fact.adapterId !== null ? registry.byId(fact.adapterId) : undefined;
     if (record === undefined) return;
     switch (fact.type) {
+      case "adapter.fetching":
       case "adapter.reading":
         record.isLoading = true;
         return;
@@ -144,7 +145,7 @@ export class AdapterControl {
         const { image, report } = fact.staged;
         record.noteLoaded(fact.staged);
         this.#pending.get(record.id)?.resolve(fact.staged);
-        return onLoad({ name: record.name, digest: image.digest, report, deviceBytes: pool.roundUp(image.numBytes), error: null });
+        return onLoad({ name: record.name, digest: image.digest, origin: record.origin, report, deviceBytes: pool.roundUp(image.numBytes), error: null });
       }
       case "adapter.failed":
         record.noteFailed(fact.error);
@@ -167,16 +168,19 @@ export class AdapterControl {
     const known = registry.byName(name);
     if (known?.path === path) return known;
     checkAdapterName(name);
-    return registry.register(name, await this.#place(path), clock.unixSeconds(), source);
+    return registry.register(name, { path: await this.#place(path), source }, clock.unixSeconds());
   }
 
   /** A path under the roots, or else a source. @throws {RequestError} `forbidden_path` where it is neither */
-  async #bring(path: string): Promise<string> {
+  async #placeToLoad(name: string, path: string): Promise<Pick<AdapterSource, "path" | "isElsewhere">> {
+    const known = this.#input.registry.byName(name);
+    // What has the name already may be read again from where it is, though the operator put it outside the roots.
+    if (known?.path === path) return { path, isElsewhere: known.isElsewhere };
     try {
-      return await this.#place(path);
+      return { path: await this.#place(path) };
     } catch (thrown) {
-      const fetched = await this.#input.fetchAdapter(path);
-      if (fetched !== null) return fetched;
+      const source = this.#input.sourceOf(path);
+      if (source !== null) return { path: source, isElsewhere: true };
       throw thrown;
     }
   }

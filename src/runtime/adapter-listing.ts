@@ -5,7 +5,7 @@ import type { AdapterId } from "../core/ids.ts";
 export interface AdapterToLoad {
   /** Letters, digits, `_`, `.` and `-`, with at most one `/`. */
   readonly name: string;
-  /** Directory of the adapter's files, or a `.nemo` file, under a configured root. */
+  /** Directory of the adapter's files, or a `.nemo` file, under a configured root; or a source that is allowed, which is fetched. */
   readonly path: string;
   /** A caller's own number for it, from 0 up; made here when left out. */
   readonly intId?: number;
@@ -26,10 +26,18 @@ export interface AdapterToUnload {
 }
 
 /** `failed`: its last load failed, or its last requests gave no finite numbers; `draining`: its name means something else by now, or nothing, and its last requests are under way. */
-export type AdapterState = "registered" | "loading" | "host" | "device" | "failed" | "draining";
+export type AdapterState = "registered" | "downloading" | "loading" | "host" | "device" | "failed" | "draining";
 
-/** The fastest place that holds it. */
-export type AdapterTier = "disk" | "host" | "device";
+/** The fastest place that holds it; `source` where it is not on this machine yet. */
+export type AdapterTier = "source" | "disk" | "host" | "device";
+
+/** How far a download is. */
+export interface DownloadProgress {
+  /** Bytes that are here. */
+  readonly numBytes: number;
+  /** Bytes of all files that were begun; `null` where a source does not say. */
+  readonly totalBytes: number | null;
+}
 
 /** One adapter as it is now. */
 export interface AdapterListing {
@@ -37,8 +45,12 @@ export interface AdapterListing {
   readonly id: AdapterId;
   /** As requests name it; of one that drains, as they named it. */
   readonly name: string;
-  /** Where it is read from: for whoever may configure the server, not for its clients. */
+  /** Where it is read from, or fetched from first: for whoever may configure the server, not for its clients. */
   readonly path: string;
+  /** Of one that was fetched, its source and version; as little for clients. */
+  readonly origin: string | null;
+  /** While it is being fetched. */
+  readonly download: DownloadProgress | null;
   /** What becomes of a request for it. */
   readonly state: AdapterState;
   /** Where it is, for how soon a request for it can start. */

@@ -3,21 +3,29 @@ import type { StagedAdapter } from "../actors/adapter-loader/adapter-loader.even
 import { AdapterError, type LorikeetError } from "../core/errors.ts";
 import { type AdapterId } from "../core/ids.ts";
 import type { Finish, Usage } from "../core/request.ts";
+import type { DownloadProgress } from "./adapter-listing.ts";
 
 /** One may be the prompt's doing; an adapter that always overflows only costs others their share. */
 const MAX_OVERFLOWS = 3;
 
 export interface AdapterSource {
-  /** Directory of its files, or a `.nemo` file. */
+  /** Directory of its files, or a `.nemo` file; of one that is elsewhere, where that is (`hf://`, `s3://`, `https://`). */
   readonly path: string;
-  /** Format that whoever named the path asked for; `null` for the server's. */
-  readonly source: "hf" | "nemo" | null;
+  /** Whether it has to be fetched before it can be read; left out for no. */
+  readonly isElsewhere?: boolean;
+  /** Format that whoever named the path asked for; `null`, or left out, for the server's. */
+  readonly source?: "hf" | "nemo" | null;
 }
 
 export class AdapterRecord implements AdapterSource {
   readonly id: AdapterId;
   readonly name: string;
-  readonly path: string;
+  path: string;
+  isElsewhere: boolean;
+  /** Of what was fetched: where from, and which version. */
+  origin: string | null = null;
+  /** While it is being fetched. */
+  download: DownloadProgress | null = null;
   readonly source: "hf" | "nemo" | null;
   /** Unix seconds. */
   readonly created: number;
@@ -46,10 +54,11 @@ export class AdapterRecord implements AdapterSource {
   /** What its name means since. */
   #heir: AdapterRecord | null = null;
 
-  constructor(id: AdapterId, name: string, { path, source }: AdapterSource, created: number) {
+  constructor(id: AdapterId, name: string, { path, isElsewhere = false, source = null }: AdapterSource, created: number) {
     this.id = id;
     this.name = name;
     this.path = path;
+    this.isElsewhere = isElsewhere;
     this.source = source;
     this.created = created;
   }
@@ -95,6 +104,14 @@ export class AdapterRecord implements AdapterSource {
     this.generatedTokens += earlier.generatedTokens;
     this.numLoads += earlier.numLoads;
     this.lastUsed = earlier.lastUsed;
+  }
+
+  /** Its files are on this machine from here on. */
+  noteFetched(path: string, origin: string | null): void {
+    this.path = path;
+    this.origin = origin;
+    this.isElsewhere = false;
+    this.isLoading = false;
   }
 
   noteLoaded({ image, report }: StagedAdapter): void {

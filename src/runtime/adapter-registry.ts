@@ -75,18 +75,18 @@ export class AdapterRegistry {
    * @throws {RequestError} `invalid_request` for a bad name, or one that stands for another path
    * @throws {CapacityError} `queue_full` when `maxAdapters` names are known
    */
-  register(name: string, path: string, created: number, source: AdapterRecord["source"] = null): AdapterRecord {
+  register(name: string, source: AdapterSource, created: number): AdapterRecord {
     checkAdapterName(name);
     const known = this.#byName.get(name);
     if (known !== undefined) {
-      if (known.path === path) return known;
+      if (known.path === source.path) return known;
       throw new RequestError(
         "invalid_request",
         `adapter ${name} is known with another path; use another name`,
         { field: "lora_path" },
       );
     }
-    const record = this.propose(name, { path, source }, created);
+    const record = this.propose(name, source, created);
     this.commit(record);
     return record;
   }

@@ -2,7 +2,7 @@
 import { stat } from "node:fs/promises";
 import { basename, resolve } from "node:path";
 import { ConfigError } from "../core/errors.ts";
-import { type AllowedSources, allowedSources } from "../sources/allowed-sources.ts";
+import { checkedName, discoverAdapters, type NamedAdapter } from "../lora/adapter-paths.ts";
 import { sourceSettings } from "../sources/settings.ts";
 import { type FetchedSource, type SourceHooks, Sources } from "../sources/sources.ts";
 
@@ -32,44 +32,41 @@ export async function findModel(sources: Sources, model: string | null): Promise
   throw wrong(`the model ${JSON.stringify(model)} is not a directory; give one that holds a model's files`);
 }
 
-/** Adapters that the admin key may load by request, and where those lie that it did load. */
-export class SourceLoads {
-  readonly #sources: Sources;
-  readonly #isAllowed: AllowedSources;
-  readonly #paths = new Set<string>();
-
-  /** @throws {ConfigError} `config_invalid` for a prefix that cannot be read */
-  constructor(sources: Sources, prefixes: readonly string[]) {
-    this.#sources = sources;
-    this.#isAllowed = allowedSources(prefixes);
-  }
-
-  readonly fetch = async (text: string): Promise<string | null> => {
-    const found = await this.#sources.fetchAllowed(text, this.#isAllowed);
-    if (found !== null) this.#paths.add(found.path);
-    return found?.path ?? null;
-  };
-
-  /** Whether a path is one of a cache, whose files are links. */
-  has(path: string): boolean {
-    return this.#paths.has(path);
-  }
-}
-
-/** A `lora_dir` value on this machine. */
-export interface AdapterSource {
-  /** As `discoverAdapters` takes it. */
-  readonly value: string;
+/** An adapter that settings name. */
+export interface FoundAdapter extends NamedAdapter {
+  /** Whether it is not on this machine: `path` is where it is to be had from then. */
+  readonly isElsewhere: boolean;
+  /** Source and version, for one that was downloaded. */
   readonly origin: string | null;
 }
 
-/** Downloads what is elsewhere, all at once. */
-export function findAdapterSources(sources: Sources, values: readonly string[]): Promise<AdapterSource[]> {
-  return Promise.all(
-    values.map(async (value): Promise<AdapterSource> => {
-      const [, given, source = value] = /^([^=/\\:]+)=(.+)$/.exec(value) ?? [];
-      const { path, origin, name } = await sources.fetch(source, "adapter");
-      return origin === null ? { value, origin } : { value: `${given ?? name}=${path}`, origin };
-    }),
-  );
+/**
+ * The adapters that `lora_dir` stands for.
+ *
+ * @param fetchesAll downloads what is elsewhere, all at once; otherwise only what costs nothing is looked at of it: its spelling, its
+ *   host, its name
+ * @throws {ConfigError} `config_invalid`, also for two adapters of one name, `source_refused`; {CapacityError} `source_unavailable`
+ */
+export async function findAdapters(sources: Sources, values: readonly string[], fetchesAll: boolean): Promise<readonly FoundAdapter[]> {
+  const found = new Map<string, FoundAdapter>();
+  for (const adapters of await Promise.all(values.map((value) => adaptersOf(sources, value, fetchesAll)))) {
+    for (const adapter of adapters) {
+      if ((found.get(adapter.name) ?? adapter).path !== adapter.path) throw twice(adapter.name);
+      found.set(adapter.name, adapter);
+    }
+  }
+  return [...found.values()];
 }
+
+async function adaptersOf(sources: Sources, value: string, fetches: boolean): Promise<readonly FoundAdapter[]> {
+  const [, given, source = value] = /^([^=/\\:]+)=(.+)$/.exec(value) ?? [];
+  const ownName = sources.nameOfRemote(source);
+  if (ownName === null) return (await discoverAdapters(value)).map((each) => ({ ...each, isElsewhere: false, origin: null }));
+  const name = checkedName(given ?? ownName, source);
+  if (!fetches) return [{ name, path: source, isElsewhere: true, origin: null }];
+  const { path, origin } = await sources.fetch(source, "adapter");
+  return [{ name, path, origin, isElsewhere: false }];
+}
+
+const twice = (name: string): ConfigError =>
+  new ConfigError("config_invalid", `two adapters are named ${name}; give one of them another name with name=DIR`, { field: "lora_dir" });

@@ -3,7 +3,7 @@ import { startSystem, type ActorName, type ActorSystem, type SystemFact, type Ti
 import type { Backend, BackendInfo } from "../backend/backend.ts";
 import { systemClock, type Clock } from "../core/clock.ts";
 import { inNextTurn } from "../core/next-turn.ts";
-import { type AdapterError, CapacityError, toLorikeetError, type LorikeetError } from "../core/errors.ts";
+import { type AdapterError, CapacityError, InvariantError, toLorikeetError, type LorikeetError } from "../core/errors.ts";
 import { asRequestId, type AdapterId } from "../core/ids.ts";
 import type { GenerationRequest } from "../core/request.ts";
 import { TokenStream } from "../core/token-stream.ts";
@@ -14,6 +14,7 @@ import { endingOf, failure, retire } from "../schedule/retire.ts";
 import { createSequence, finishOf, type Ending } from "../schedule/sequence.ts";
 import { AdapterControl } from "./adapter-control.ts";
 import { checkRequest } from "./check-request.ts";
+import { AdapterFetches, type FetchAdapter } from "./fetch-adapter.ts";
 import { InFlight } from "./in-flight.ts";
 import { modelGrammars, type ModelGrammars } from "./model-grammars.ts";
 import { defaultRuntimeOptions, type RuntimeOptions } from "./runtime-options.ts";
@@ -42,8 +43,10 @@ export interface LocalRuntimeInput {
   /** Timers and turns of the event loop, for simulations. */
   readonly timers?: Timers;
   readonly yieldTurn?: () => Promise<void>;
-  /** Brings an adapter from a source that the admin key may load from; `null` for anything else. None is when left out. */
-  readonly fetchAdapter?: (source: string) => Promise<string | null>;
+  /** Brings an adapter that is elsewhere to this machine; there are none where it is left out. */
+  readonly fetchAdapter?: FetchAdapter;
+  /** A source that the admin key may load from, as `fetchAdapter` takes it; `null` for anything else. None is where it is left out. */
+  readonly sourceOf?: (text: string) => string | null;
   /** Hears of every load of an adapter, and of every one that failed. */
   readonly onAdapterLoad?: (load: AdapterLoad) => void;
   /** Hears once that nothing can be served any more: the device is lost, or there is a bug. */
@@ -116,7 +119,7 @@ class InProcess implements LocalRuntime {
       clock: this.#clock,
       nameOf: (adapterId) => this.#parts.registry.byId(adapterId)?.name ?? `#${adapterId}`,
     });
-    for (const { name, path } of this.#options.adapters) this.registerAdapter(name, path);
+    for (const { name, ...source } of this.#options.adapters) this.#parts.registry.register(name, source, this.#clock.unixSeconds());
     for (const { name, error } of this.#options.refusedAdapters) this.#parts.registry.refuse(name, error);
     this.#system = this.#startSystem();
     this.#control = new AdapterControl({
@@ -124,7 +127,7 @@ class InProcess implements LocalRuntime {
       system: this.#system,
       clock: this.#clock,
       adapterRoots: this.#options.adapterRoots,
-      fetchAdapter: input.fetchAdapter ?? (() => Promise.resolve(null)),
+      sourceOf: input.sourceOf ?? (() => null),
       yieldTurn: input.yieldTurn ?? nextTurn,
       onLoad: input.onAdapterLoad ?? (() => undefined),
     });
@@ -148,7 +151,7 @@ class InProcess implements LocalRuntime {
   compileGrammar: Runtime["compileGrammar"] = (spec) => this.#grammars.compile(spec);
 
   registerAdapter(name: string, path: string): AdapterId {
-    return this.#parts.registry.register(name, path, this.#clock.unixSeconds()).id;
+    return this.#parts.registry.register(name, { path }, this.#clock.unixSeconds()).id;
   }
 
   async resolveAdapter(reference: AdapterReference): Promise<AdapterId> {
@@ -237,6 +240,7 @@ class InProcess implements LocalRuntime {
     const { backend, timers, yieldTurn } = this.#input;
     const { table, engine, pool, lru, counters, registry } = this.#parts;
     const stager = new AdapterStager(this.#input.readAdapter, backend, pool);
+    const fetches = new AdapterFetches(this.#input.fetchAdapter ?? (() => Promise.reject(new InvariantError("nothing is elsewhere"))));
     return startSystem({
       ...this.#options,
       table,
@@ -250,6 +254,8 @@ class InProcess implements LocalRuntime {
         },
         detach: (slot) => backend.detach(slot),
       },
+      isElsewhere: (adapterId) => registry.byId(adapterId)?.isElsewhere === true,
+      fetchAdapter: async (adapterId, signal) => this.#inFlight.track(fetches.fetch(registry.get(adapterId), signal)),
       readAdapter: async (adapterId) => this.#inFlight.track(stager.stage(registry.get(adapterId))),
       clock: this.#clock,
       timers: timers ?? null,

@@ -3,18 +3,19 @@ import { availableParallelism } from "node:os";
 import type { WeightFormat } from "../backend/backend.ts";
 import { chooseBackend } from "../backend/choose-backend.ts";
 import type { WeightProgress } from "../backend/read-weights.ts";
-import { ConfigError, type LorikeetError } from "../core/errors.ts";
+import type { LorikeetError } from "../core/errors.ts";
 import { checkForms } from "../lora/adapter-forms.ts";
 import { reportOn } from "../lora/adapter-report.ts";
-import { discoverAdapters, type NamedAdapter } from "../lora/adapter-paths.ts";
 import type { AdapterLimits } from "../lora/assemble-adapter.ts";
 import type { AdapterWeights } from "../lora/adapter-weights.ts";
 import { type CheckpointSource, readAdapter } from "../lora/read-adapter.ts";
 import { moduleAliases } from "../lora/module-aliases.ts";
 import { targetModules } from "../lora/target-modules.ts";
 import { loadModel } from "../model/load-model.ts";
-import { type AdapterSource, findAdapterSources, findModel, SourceLoads, type SourceOptions, sourcesOf } from "./find-sources.ts";
+import { allowedSources } from "../sources/allowed-sources.ts";
 import { checkAdapterNumbers, checkCacheSizes } from "./check-adapter-settings.ts";
+import type { FetchAdapter } from "./fetch-adapter.ts";
+import { findAdapters, findModel, type FoundAdapter, type SourceOptions, sourcesOf } from "./find-sources.ts";
 import { createLocalRuntime, type LocalRuntime } from "./local-runtime.ts";
 import type { RefusedAdapter } from "./runtime-options.ts";
 import type { AdapterLoad } from "./runtime-parts.ts";
@@ -47,8 +48,10 @@ export interface OpenOptions extends SourceOptions {
   /** Directories under which requests may name adapters by path. */
   readonly adapterRoot: readonly string[];
   readonly loraConfig: {
-    /** Directories of one adapter or of many, `.nemo` files, or `name=DIR`. */
+    /** Directories of one adapter or of many, `.nemo` files, or sources of one elsewhere, each also as `name=DIR`. */
     readonly loraDir: readonly string[];
+    /** When those that are elsewhere are fetched. */
+    readonly loraFetch: "first_use" | "start";
     /** By TensorRT-LLM's names; none for all. */
     readonly loraTargetModules: readonly string[];
     readonly maxLoraRank: number;
@@ -82,14 +85,9 @@ export interface Opened {
   readonly backendReason: string;
   /** Source and version of the model where it was downloaded; `null` for a directory of this machine. */
   readonly modelOrigin: string | null;
-  readonly served: readonly ServedAdapter[];
+  readonly served: readonly FoundAdapter[];
   /** Adapters that were found and cannot be served. */
   readonly refused: readonly RefusedAdapter[];
-}
-
-export interface ServedAdapter extends NamedAdapter {
-  /** Source and version, for one that was downloaded. */
-  readonly origin: string | null;
 }
 
 /** More adapters than this are not read before they are used. */
@@ -106,9 +104,10 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
   const format = options.dtype === "auto" ? "bfloat16" : options.dtype;
   const limits = adapterLimits(options);
   const sources = sourcesOf(options);
-  const loads = new SourceLoads(sources, options.adapterSource);
+  const isAllowed = allowedSources(options.adapterSource);
   const base = await findModel(sources, options.model);
-  const adapterSources = await findAdapterSources(sources, options.loraConfig.loraDir);
+  const { loraDir, loraFetch, loraCkptSource, nemoQkvLayout } = options.loraConfig;
+  const found = await findAdapters(sources, loraDir, loraFetch === "start");
   const model = await loadModel(base.path, { name: options.servedModelName ?? base.name });
   const { program } = model;
   const chosen = wanted.forProgram(program);
@@ -122,8 +121,6 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     totalBytes: chosen.device.totalBytes(program, maxRows, maxSequences),
   });
   checkCacheSizes(program, wish, sizes, limits.targetModules ?? null, chosen.device.bytesPerAdapterNumber);
-  const found = await namedAdapters(adapterSources);
-  const { loraCkptSource, nemoQkvLayout } = options.loraConfig;
   const backend = await chosen.open({
     program,
     weights: model.weights,
@@ -141,13 +138,19 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
     const weights = checkForms(await readAdapter(path, program, { ...limits, nemoQkvLayout, source, within }), backend.info);
     return adapterNumbers === undefined ? weights : { ...weights, report: reportOn(weights.report, adapterNumbers) };
   };
+  /** What the operator listed may be links to anywhere, as a hub's cache is made of them; what a request named may not. */
+  const ownPaths = new Set(found.map(({ path }) => path));
+  const fetchAdapter: FetchAdapter = async (source, signal, onProgress) => {
+    const { path, origin } = await sources.fetch(source, "adapter", { signal, onProgress });
+    ownPaths.add(path);
+    return { path, origin };
+  };
   const runtime = createLocalRuntime({
     model,
     backend,
-    // What the operator listed may be links to anywhere, as a hub's cache is made of them; what a request named may not.
-    readAdapter: ({ path, source }) =>
-      readServed(path, source ?? loraCkptSource, loads.has(path) || found.some((each) => each.path === path) ? undefined : options.adapterRoot),
-    fetchAdapter: loads.fetch,
+    readAdapter: ({ path, source }) => readServed(path, source ?? loraCkptSource, ownPaths.has(path) ? undefined : options.adapterRoot),
+    fetchAdapter,
+    sourceOf: (text) => sources.allowedSource(text, isAllowed),
     options: {
       adapters: found,
       adapterRoots: options.adapterRoot,
@@ -207,26 +210,12 @@ const memoryWish = (
   hostBytes: peftCacheConfig.hostCacheSize,
 });
 
-async function namedAdapters(directories: readonly AdapterSource[]): Promise<readonly ServedAdapter[]> {
-  const found = new Map<string, ServedAdapter>();
-  for (const { value, origin } of directories) {
-    for (const adapter of await discoverAdapters(value)) {
-      if ((found.get(adapter.name) ?? adapter).path !== adapter.path) throw twice(adapter.name);
-      found.set(adapter.name, { ...adapter, origin });
-    }
-  }
-  return [...found.values()];
-}
-
-/** Reads adapters into host memory, as far as that goes, and finds those that cannot be served. */
-async function preload(runtime: LocalRuntime, adapters: readonly ServedAdapter[]): Promise<readonly RefusedAdapter[]> {
+/** Reads adapters of this machine into host memory, as far as that goes, and finds those that cannot be served. */
+async function preload(runtime: LocalRuntime, adapters: readonly FoundAdapter[]): Promise<readonly RefusedAdapter[]> {
   const refused: RefusedAdapter[] = [];
-  for (const { name } of adapters.slice(0, MAX_PRELOADED)) {
+  for (const { name } of adapters.filter(({ isElsewhere }) => !isElsewhere).slice(0, MAX_PRELOADED)) {
     const error = await runtime.preload(name);
     if (error !== null) refused.push({ name, error });
   }
   return refused;
 }
-
-const twice = (name: string): ConfigError =>
-  new ConfigError("config_invalid", `two adapters are named ${name}; give one of them another name with name=DIR`, { field: "lora_dir" });

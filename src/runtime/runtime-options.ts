@@ -1,5 +1,6 @@
 /** Limits of a running Lorikeet, each with its unit and default. */
 import type { AdapterError } from "../core/errors.ts";
+import type { AdapterSource } from "./adapter-record.ts";
 import type { Quota } from "../schedule/quotas.ts";
 
 /** An adapter that was found and cannot be served. */
@@ -18,7 +19,7 @@ export interface TenantOptions {
 
 export interface RuntimeOptions {
   /** Adapters known from the start. */
-  readonly adapters: readonly { readonly name: string; readonly path: string }[];
+  readonly adapters: readonly ({ readonly name: string } & AdapterSource)[];
   /** Tenants that are not as all others: weight 1, no quota. */
   readonly tenants: readonly TenantOptions[];
   /** Adapters whose requests are answered with the reason why they are not served. */

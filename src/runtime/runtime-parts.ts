@@ -73,6 +73,8 @@ export type AdapterLoad =
   | {
       readonly name: string;
       readonly digest: string;
+      /** Of what was fetched: where from, and which version. */
+      readonly origin: string | null;
       readonly report: AdapterReport;
       readonly deviceBytes: number;
       readonly error: null;
@@ -85,8 +87,8 @@ export const listAdapters = (parts: RuntimeParts): readonly AdapterListing[] =>
   Array.from(parts.registry.records(), (record) => listingOf(parts, record));
 
 export function listingOf({ table, pool, lru }: RuntimeParts, record: AdapterRecord): AdapterListing {
-  const { source: _source, isLoading: _isLoading, isRetired: _isRetired, ...rest } = record;
-  const tier = pool.slotOf(record.id) !== null ? "device" : lru.has(record.id) ? "host" : "disk";
+  const { source: _source, isElsewhere, isLoading: _isLoading, isRetired: _isRetired, ...rest } = record;
+  const tier = pool.slotOf(record.id) !== null ? "device" : lru.has(record.id) ? "host" : isElsewhere ? "source" : "disk";
   const group = table.groups.get(record.id);
   return { ...rest, tier, state: stateOf(tier, record), numRunning: group?.numRunning ?? 0, numWaiting: group?.waiting.length ?? 0 };
 }
@@ -94,8 +96,8 @@ export function listingOf({ table, pool, lru }: RuntimeParts, record: AdapterRec
 function stateOf(tier: AdapterTier, { isRetired, isLoading, lastError, shutOut }: AdapterRecord): AdapterState {
   if (isRetired) return "draining";
   if (shutOut !== null) return "failed";
-  if (tier !== "disk") return tier;
-  if (isLoading) return "loading";
+  if (tier === "device" || tier === "host") return tier;
+  if (isLoading) return tier === "source" ? "downloading" : "loading";
   return lastError === null ? "registered" : "failed";
 }
 

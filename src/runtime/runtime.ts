@@ -53,6 +53,7 @@ export interface Runtime {
    *
    * @throws {AdapterError} `adapter_invalid`, `adapter_unsupported`, `adapter_too_large`
    * @throws {RequestError} `adapter_exists`, `forbidden_path`, `invalid_request`
+   * @throws {ConfigError} `source_refused`; {CapacityError} `source_unavailable`
    * @throws {CapacityError} `queue_full` for too many names, loads or pins; `shutting_down`
    */
   loadAdapter(adapter: AdapterToLoad): Promise<AdapterListing>;

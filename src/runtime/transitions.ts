@@ -18,7 +18,7 @@ export interface Transition {
   readonly slot?: SlotId;
   readonly request?: RequestId;
   /**
-   * Milliseconds of what ends here: reading and staging (`adapter.loaded`, `adapter.failed`), copying to the device
+   * Milliseconds of what ends here: fetching (`adapter.fetched`), reading and staging (`adapter.loaded`, or `adapter.failed` of either), copying to the device
    * (`slot.filled`), or all of it from the wish for a slot (`slot.granted`).
    */
   readonly elapsedMs?: number;
@@ -90,9 +90,11 @@ export class Transitions {
       return startMs === undefined ? {} : { elapsedMs: nowMs - startMs };
     };
     switch (fact.type) {
+      case "adapter.fetching":
       case "adapter.reading":
         this.#readingMs.set(fact.adapterId, nowMs);
         return {};
+      case "adapter.fetched":
       case "adapter.loaded":
       case "adapter.failed":
         return since(this.#readingMs, fact.adapterId);

@@ -8,7 +8,7 @@
 import { lookup as systemLookup } from "node:dns/promises";
 import { isIP } from "node:net";
 import { isNeverAllowed, isPublic } from "./addresses.ts";
-import { refusedSource, unavailableSource } from "./source-error.ts";
+import { refusedSource, unavailableSource, untrustedHost } from "./source-error.ts";
 
 export interface FetchPolicy {
   /** Origins, such as `https://huggingface.co`, that the operator named: they may have private addresses, and no TLS where they say http. */
@@ -92,9 +92,7 @@ async function connect(url: URL, policy: FetchPolicy, input: FetchInput, authori
 async function judge(url: URL, { trusted, mayLeave, setting }: FetchPolicy, { lookup, proxyFor }: FetchMeans): Promise<string | null> {
   const isTrusted = trusted.includes(url.origin);
   if (url.username !== "" || url.password !== "") throw refusedSource(`${url.host} is named with a user or password, which is not sent`);
-  if (!isTrusted && !(mayLeave && url.protocol === "https:")) {
-    throw refusedSource(`${url.origin} is not a host that may be downloaded from; add it with ${setting} where that is meant`);
-  }
+  if (!isTrusted && !(mayLeave && url.protocol === "https:")) throw untrustedHost(url.origin, setting);
   const host = url.hostname.replaceAll(/[[\]]/g, "");
   const isLiteral = isIP(host) !== 0;
   if (!isLiteral && proxyFor(url) !== null) return null;

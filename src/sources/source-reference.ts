@@ -76,6 +76,9 @@ export function showSource(reference: RemoteReference): string {
   }
 }
 
+/** As `parseSource` reads it back, whatever lies on this machine. */
+export const writeSource = (reference: RemoteReference): string => `${reference.kind === "hub" ? "hf://" : ""}${showSource(reference)}`;
+
 /** Last part of its name, without `.nemo`: what an adapter is called where nobody says. */
 export function sourceName(reference: RemoteReference): string {
   const whole = reference.kind === "hub" ? `${reference.repository}/${reference.folder}` : reference.kind === "s3" ? `${reference.bucket}/${reference.prefix}` : reference.url;

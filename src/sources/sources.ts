@@ -13,8 +13,8 @@ import type { ListedFile, Listing, Remote } from "./remote.ts";
 import { S3Remote } from "./s3.ts";
 import type { SourceSettings } from "./settings.ts";
 import { SnapshotCache } from "./snapshot-cache.ts";
-import { refusedSource, unavailableSource } from "./source-error.ts";
-import { parseSource, type RemoteReference, sourceName } from "./source-reference.ts";
+import { refusedSource, unavailableSource, untrustedHost } from "./source-error.ts";
+import { parseSource, type RemoteReference, sourceName, writeSource } from "./source-reference.ts";
 import { Turns } from "./turns.ts";
 import { WebRemote } from "./web.ts";
 
@@ -43,6 +43,26 @@ export interface SourceHooks {
   readonly onNote: (note: string) => void;
 }
 
+/** Of one call. */
+export interface FetchOptions {
+  /** Ends it early; what was read is kept for another time. */
+  readonly signal?: AbortSignal;
+  /** Hears of its bytes: those that are here, and those of all files that were begun, `null` where nobody says. */
+  readonly onProgress?: (progress: Pick<SourceProgress, "numBytes" | "totalBytes">) => void;
+}
+
+/** One source under way. */
+interface Job {
+  readonly remote: Remote;
+  readonly cache: SnapshotCache;
+  readonly kind: SourceKind;
+  /** Says that it took too long. */
+  readonly deadline: AbortSignal;
+  /** The deadline, or whoever asked. */
+  readonly signal: AbortSignal;
+  readonly tell: (progress: SourceProgress) => void;
+}
+
 export interface SourceMeans extends FetchMeans {
   readonly sleep: (ms: number) => Promise<void>;
   readonly limits: Omit<DownloadLimits, "maxBytes">;
@@ -57,12 +77,15 @@ const COMMIT = /^[0-9a-f]{40}$/;
 const LISTING_ATTEMPTS = 3;
 /** Left on the disk for everybody else. */
 const SPARE_BYTES = 256 * 2 ** 20;
+/** Sources asked at once for what they hold. */
+const MAX_LISTINGS = 8;
 
 export class Sources {
   readonly #settings: SourceSettings;
   readonly #hooks: SourceHooks;
   readonly #means: SourceMeans;
   readonly #turns: Turns;
+  readonly #listings = new Turns(MAX_LISTINGS);
 
   constructor(settings: SourceSettings, hooks: SourceHooks, means: Partial<SourceMeans> = {}) {
     this.#settings = settings;
@@ -76,11 +99,11 @@ export class Sources {
    *
    * @throws {ConfigError} `config_invalid`, `source_refused`; {CapacityError} `source_unavailable`
    */
-  async fetch(text: string, kind: SourceKind): Promise<FetchedSource> {
+  async fetch(text: string, kind: SourceKind, options: FetchOptions = {}): Promise<FetchedSource> {
     const reference = parseSource(text, existsSync);
     if (reference.kind === "local") return { path: text, origin: null, name: text };
     try {
-      return await this.#fetch(reference, kind);
+      return await this.#fetch(reference, kind, options);
     } catch (thrown) {
       // A path with a typing error looks like a repository.
       if (!(thrown instanceof LorikeetError) || text.includes("://")) throw thrown;
@@ -90,21 +113,42 @@ export class Sources {
   }
 
   /**
-   * An adapter that a request names.
+   * What can be said of an adapter without asking anybody.
    *
-   * @returns `null` for what is no source, or none that is allowed: nothing is asked then, and nobody learns what there is
-   * @throws {ConfigError} `source_refused`; {CapacityError} `source_unavailable`
+   * @returns what it is called where nobody says; `null` for what lies on this machine
+   * @throws {ConfigError} `config_invalid` for a spelling that means nothing, `source_refused` for a host that may not be asked
    */
-  async fetchAllowed(text: string, isAllowed: AllowedSources): Promise<FetchedSource | null> {
-    const reference = remoteOf(text);
-    return reference !== null && isAllowed(reference) ? this.#fetch(reference, "adapter") : null;
+  nameOfRemote(text: string): string | null {
+    const reference = parseSource(text, existsSync);
+    if (reference.kind === "local") return null;
+    const origin = reference.kind === "web" ? new URL(reference.url).origin : null;
+    if (origin !== null && !this.#settings.trusted.includes(origin)) throw untrustedHost(origin, "--source-host");
+    return sourceName(reference);
   }
 
-  async #fetch(reference: RemoteReference, kind: SourceKind): Promise<FetchedSource> {
+  /**
+   * An adapter that a request names, as `fetch` takes it whatever lies on this machine.
+   *
+   * @returns `null` for what is no source, or none that is allowed: nobody learns what there is
+   */
+  allowedSource(text: string, isAllowed: AllowedSources): string | null {
+    const reference = remoteOf(text);
+    return reference !== null && isAllowed(reference) ? writeSource(reference) : null;
+  }
+
+  async #fetch(reference: RemoteReference, kind: SourceKind, { signal, onProgress }: FetchOptions): Promise<FetchedSource> {
     const remote = this.#remote(reference);
     const name = kind === "model" && reference.kind === "hub" ? reference.repository : sourceName(reference);
     const cache = new SnapshotCache(remote.cacheFolder);
-    const version = (await this.#cachedVersion(remote, cache, kind)) ?? (await this.#download(remote, cache, kind));
+    const deadline = AbortSignal.timeout(this.#settings.timeoutMs);
+    const files = new Map<string, SourceProgress>();
+    const tell = (progress: SourceProgress): void => {
+      this.#hooks.onProgress(progress);
+      files.set(progress.file, progress);
+      onProgress?.(totalOf([...files.values()]));
+    };
+    const job = { remote, cache, kind, deadline, signal: signal === undefined ? deadline : AbortSignal.any([deadline, signal]), tell };
+    const version = (await this.#cachedVersion(job)) ?? (await this.#download(job));
     const folder = join(cache.snapshot(version), remote.folder);
     const isArchive = reference.kind !== "hub" && (reference.kind === "s3" ? reference.prefix : reference.url).endsWith(".nemo");
     return { path: isArchive ? join(folder, `${name}.nemo`) : folder, origin: `${remote.shown}@${version}`, name };
@@ -124,16 +168,17 @@ export class Sources {
   }
 
   /** @returns what needs no network: a commit that is whole, or what is there when the network may not be used */
-  async #cachedVersion(remote: Remote, cache: SnapshotCache, kind: SourceKind): Promise<string | null> {
+  async #cachedVersion(job: Job): Promise<string | null> {
+    const { remote, cache } = job;
     const isPinned = COMMIT.test(remote.revision);
     if (!isPinned && !this.#settings.isOffline) return null;
     const version = isPinned ? remote.revision : await cache.readRef(remote.revision);
-    if (version !== null && (await this.#isWhole(remote, cache, version, kind))) return version;
+    if (version !== null && (await this.#isWhole(job, version))) return version;
     if (!this.#settings.isOffline) return null;
     throw refusedSource(`${remote.shown}@${remote.revision} is not in the cache, and HF_HUB_OFFLINE is set; unset it once to download it`);
   }
 
-  async #isWhole(remote: Remote, cache: SnapshotCache, version: string, kind: SourceKind): Promise<boolean> {
+  async #isWhole({ remote, cache, kind }: Job, version: string): Promise<boolean> {
     const prefix = remote.folder === "" ? "" : `${remote.folder}/`;
     const names = (await cache.files(version)).filter((name) => name.startsWith(prefix)).map((name) => name.slice(prefix.length));
     const needed = neededFiles(kind, new Set(names));
@@ -152,29 +197,30 @@ export class Sources {
     return true;
   }
 
-  async #download(remote: Remote, cache: SnapshotCache, kind: SourceKind): Promise<string> {
-    const deadline = AbortSignal.timeout(this.#settings.timeoutMs);
+  async #download(job: Job): Promise<string> {
+    const { remote, cache, kind, signal } = job;
     let listing: Listing;
     try {
-      listing = await orAborted(remote.list(kind, deadline), deadline).catch((thrown: unknown) => {
-        throw this.#failure(remote, thrown, deadline);
+      listing = await this.#listings.run(() => orAborted(remote.list(kind, signal), signal)).catch((thrown: unknown) => {
+        throw this.#failure(job, thrown);
       });
     } catch (thrown) {
       // What a name stood for last is better than nothing, and is said.
       const version = thrown instanceof CapacityError ? await cache.readRef(remote.revision) : null;
-      if (version === null || !(await this.#isWhole(remote, cache, version, kind))) throw thrown;
+      if (version === null || !(await this.#isWhole(job, version))) throw thrown;
       this.#hooks.onNote(`${remote.shown} cannot be asked (${(thrown as CapacityError).message}); serving ${version} of the cache`);
       return version;
     }
     const { version } = listing;
-    await this.#fill(remote, cache, listing, kind, deadline).catch((thrown: unknown) => {
-      throw this.#failure(remote, thrown, deadline);
+    await this.#fill(job, listing).catch((thrown: unknown) => {
+      throw this.#failure(job, thrown);
     });
     if (remote.revision !== version) await cache.writeRef(remote.revision, version);
     return version;
   }
 
-  async #fill(remote: Remote, cache: SnapshotCache, listing: Listing, kind: SourceKind, deadline: AbortSignal): Promise<void> {
+  async #fill(job: Job, listing: Listing): Promise<void> {
+    const { remote, cache, kind } = job;
     const needed = neededFiles(kind, new Set(listing.files.keys()));
     if (needed.missing !== null) {
       const held = [...listing.files.keys()].filter((name) => /^[\w. -]{1,100}$/.test(name)).slice(0, 8).join(", ");
@@ -182,10 +228,10 @@ export class Sources {
     }
     // One failure ends the others, whose bytes are kept.
     const others = new AbortController();
-    const signal = AbortSignal.any([deadline, others.signal]);
+    const signal = AbortSignal.any([job.signal, others.signal]);
     const readAll = async (files: readonly ListedFile[]): Promise<void> => {
       await checkRoom(remote, cache, files);
-      const readings = files.map((file) => this.#turns.run(() => this.#read(remote, cache, listing.version, file, kind, signal)));
+      const readings = files.map((file) => this.#turns.run(() => this.#read({ ...job, signal }, listing.version, file)));
       try {
         await Promise.all(readings);
       } catch (thrown) {
@@ -199,7 +245,7 @@ export class Sources {
     const index = await readFile(join(cache.snapshot(listing.version), remote.folder, needed.index));
     const shards = await Promise.all(
       shardsIn(remote, needed.index, index).map(async (name) => {
-        const file = listing.files.get(name) ?? (await remote.find(name, deadline));
+        const file = listing.files.get(name) ?? (await remote.find(name, job.signal));
         if (file !== null) return file;
         throw refusedSource(`${remote.shown} does not hold ${name}, which its ${needed.index} names`);
       }),
@@ -207,14 +253,14 @@ export class Sources {
     await readAll(shards);
   }
 
-  async #read(remote: Remote, cache: SnapshotCache, version: string, file: ListedFile, kind: SourceKind, signal: AbortSignal): Promise<void> {
+  async #read({ remote, cache, kind, signal, tell }: Job, version: string, file: ListedFile): Promise<void> {
     signal.throwIfAborted();
     const { name, key, numBytes: totalBytes } = file;
     const path = remote.folder === "" ? name : `${remote.folder}/${name}`;
     const isThere = (await cache.has(key, totalBytes)) && (kind === "model" || (await cache.isIntact(key)));
     if (!isThere) {
       const part = await cache.claimPart(key);
-      const tell = (numBytes: number, isDone: boolean): void => this.#hooks.onProgress({ source: remote.shown, file: name, numBytes, totalBytes, isDone });
+      const progress = { source: remote.shown, file: name, totalBytes };
       try {
         const { numBytes } = await downloadFile(file, part, { ...this.#means.limits, maxBytes: maxBytesOf(kind, name) }, {
           request: (url, headers, own) => remote.request(url, headers, own),
@@ -223,10 +269,10 @@ export class Sources {
           sleep: (ms) => orAborted(this.#means.sleep(ms), signal),
           nowMs: Date.now,
           signal,
-          onProgress: (soFar) => tell(soFar, false),
+          onProgress: (soFar) => tell({ ...progress, numBytes: soFar, isDone: false }),
         });
         await cache.finishPart(key, part);
-        tell(numBytes, true);
+        tell({ ...progress, numBytes, isDone: true });
       } catch (thrown) {
         await cache.leavePart(key, part);
         throw thrown;
@@ -236,13 +282,23 @@ export class Sources {
   }
 
   /** Connections fail in many ways; a person is told which source, and what to do. */
-  #failure(remote: Remote, thrown: unknown, deadline: AbortSignal): LorikeetError {
+  #failure({ remote, deadline }: Job, thrown: unknown): LorikeetError {
     if (deadline.aborted) return unavailableSource(`${remote.shown} took longer than ${this.#settings.timeoutMs / 1000} s; raise download_timeout_s, or start again: what was read is kept`, thrown);
     if (thrown instanceof LorikeetError) return thrown;
     const code = thrown instanceof Error && "code" in thrown ? String(thrown.code) : "no answer";
     if (code === "ENOSPC" || code === "EACCES" || code === "EROFS") return refusedSource(`${remote.shown} cannot be kept under ${remote.cacheFolder}: ${code}; free or name another folder (HF_HUB_CACHE, LORIKEET_CACHE)`, thrown);
     return unavailableSource(`${remote.shown} cannot be reached (${code}); check the network, or HF_ENDPOINT where another hub is meant`, thrown);
   }
+}
+
+function totalOf(files: readonly SourceProgress[]): Pick<SourceProgress, "numBytes" | "totalBytes"> {
+  let numBytes = 0;
+  let totalBytes: number | null = 0;
+  for (const file of files) {
+    numBytes += file.numBytes;
+    totalBytes = totalBytes === null || file.totalBytes === null ? null : totalBytes + file.totalBytes;
+  }
+  return { numBytes, totalBytes };
 }
 
 /** Paths of this machine are judged elsewhere, so that none is looked at here. */

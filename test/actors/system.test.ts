@@ -2,7 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import type { StagedAdapter } from "../../src/actors/adapter-loader/adapter-loader.events.ts";
 import { startSystem, type SystemFact } from "../../src/actors/system.ts";
-import { AdapterError } from "../../src/core/errors.ts";
+import { AdapterError, CapacityError } from "../../src/core/errors.ts";
 import { asAdapterId, asRequestId, type AdapterId } from "../../src/core/ids.ts";
 import { ExtentPool } from "../../src/core/extent-pool.ts";
 import { Engine } from "../../src/engine/engine.ts";
@@ -20,6 +20,8 @@ function open() {
   const time = new VirtualTime();
   const backend = new FakeBackend({ numSlots: 1 });
   const table = tableWith();
+  const fetches = new Map<AdapterId, PromiseWithResolvers<void>>();
+  const elsewhere = new Set<AdapterId>();
   const reads = new Map<AdapterId, PromiseWithResolvers<StagedAdapter>>();
   const facts: SystemFact[] = [];
   const fatal: unknown[] = [];
@@ -30,6 +32,13 @@ function open() {
     backend,
     pool: new SlotPool({ numSlots: 1, maxBytes: 1000, extents: new ExtentPool(100), extentBytes: 10 }),
     lru: new HostLru(1000),
+    isElsewhere: (adapterId) => elsewhere.has(adapterId),
+    fetchAdapter: async (adapterId) => {
+      const fetch = Promise.withResolvers<void>();
+      fetches.set(adapterId, fetch);
+      await fetch.promise;
+      elsewhere.delete(adapterId);
+    },
     readAdapter: (adapterId) => {
       const read = Promise.withResolvers<StagedAdapter>();
       reads.set(adapterId, read);
@@ -56,6 +65,8 @@ function open() {
     table,
     clock,
     reads,
+    fetches,
+    elsewhere,
     fatal,
     turn: () => time.advance(1),
     heard: (type: SystemFact["type"]) => facts.filter((fact) => fact.type === type),
@@ -142,6 +153,57 @@ describe("wires", () => {
     opened.load(2);
     await opened.turn();
     expect(opened.table.groups.get(asAdapterId(2))?.lease).toBe("blocked");
+  });
+
+  test("scheduler adapter.wanted of what is elsewhere → fetcher, fetcher fetch.done → slots", async () => {
+    const opened = open();
+    opened.elsewhere.add(asAdapterId(1));
+    opened.submit(1);
+    await opened.turn();
+    expect({ fetched: [...opened.fetches.keys()], read: [...opened.reads.keys()] }).toEqual({ fetched: [asAdapterId(1)], read: [] });
+    opened.fetches.get(asAdapterId(1))!.resolve();
+    await opened.turn();
+    opened.load(1);
+    for (let i = 0; i < 10; i++) await opened.turn();
+    expect(opened.heard("request.ended")).toMatchObject([{ finish: { reason: "length" } }]);
+    // Here by now, it goes to the slots at once.
+    await serve(opened, 2);
+    await serve(opened, 1);
+    expect([opened.heard("adapter.fetching").length, opened.heard("request.ended").length]).toEqual([1, 3]);
+  });
+
+  test("scheduler adapter.released → fetcher, and no lease is left behind where the files come that moment", async () => {
+    const opened = open();
+    opened.elsewhere.add(asAdapterId(1));
+    opened.submit(1);
+    await opened.turn();
+    opened.elsewhere.delete(asAdapterId(1));
+    opened.fetches.get(asAdapterId(1))!.resolve();
+    opened.system.cancel(asRequestId("r0"));
+    for (let i = 0; i < 5; i++) await opened.turn();
+    expect([opened.heard("adapter.released").length, opened.heard("fetch.done").length, opened.reads.size]).toEqual([1, 0, 0]);
+    expect(opened.fatal).toEqual([]);
+  });
+
+  test("fetcher fetch.refused → scheduler", async () => {
+    const opened = open();
+    opened.elsewhere.add(asAdapterId(1));
+    opened.submit(1);
+    opened.fetches.get(asAdapterId(1))!.reject(new CapacityError("source_unavailable", "not now"));
+    await opened.turn();
+    expect(opened.heard("request.ended")).toMatchObject([{ finish: { reason: "error", error: { errorCode: "source_unavailable" } } }]);
+  });
+
+  test("a load of what is elsewhere is fetched, then read; forgetting it stops that", async () => {
+    const opened = open();
+    for (const id of [1, 2]) {
+      opened.elsewhere.add(asAdapterId(id));
+      opened.system.load(asAdapterId(id));
+    }
+    opened.system.forget(asAdapterId(2));
+    for (const fetch of opened.fetches.values()) fetch.resolve();
+    await opened.turn();
+    expect([...opened.reads.keys()]).toEqual([asAdapterId(1)]);
   });
 
   test("loader adapter.failed → slots, slots slot.refused → scheduler", async () => {

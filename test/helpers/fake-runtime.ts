@@ -204,6 +204,8 @@ export class FakeRuntime implements Runtime {
       promptTokens: 0,
       generatedTokens: 0,
       numLoads: 0,
+      origin: null,
+      download: null,
       lastError: null,
       created: 1_700_000_000,
       lastUsed: null,

@@ -70,12 +70,13 @@ describe("loading an adapter", () => {
   test("takes a source where a path is none, and a path before a source", async () => {
     const asked: string[] = [];
     const { runtime, reads } = open({
-      fetchAdapter: async (source) => {
-        asked.push(source);
-        return source === "team/sql" ? "/cache/snapshots/two" : null;
+      sourceOf: (text) => {
+        asked.push(text);
+        return text === "team/sql" ? "hf://team/sql" : null;
       },
+      fetchAdapter: async (source) => ({ path: source === "hf://team/sql" ? "/cache/snapshots/two" : "bad", origin: "team/sql@c" }),
     });
-    expect(await runtime.loadAdapter({ name: "sql", path: "team/sql" })).toMatchObject({ digest: "two" });
+    expect(await runtime.loadAdapter({ name: "sql", path: "team/sql" })).toMatchObject({ digest: "two", path: "/cache/snapshots/two", origin: "team/sql@c" });
     await runtime.loadAdapter({ name: "near", path: "one" });
     expect(await codeOf(runtime.loadAdapter({ name: "far", path: "hf://other/sql" }))).toBe("forbidden_path");
     expect({ asked, reads }).toEqual({ asked: ["team/sql", "hf://other/sql"], reads: ["two", "one"] });
@@ -253,6 +254,13 @@ describe("a pinned adapter", () => {
     await few.runtime.loadAdapter({ name: "a", path: "one", pin: true });
     await expect(few.runtime.loadAdapter({ name: "b", path: "two", pin: true })).rejects.toThrow("of the 2 slots (max_loras) one stays for all others");
     await few.runtime.loadAdapter({ name: "a", path: "two", pin: true, replace: true });
+    await few.runtime.unloadAdapter({ name: "a" });
+    await until(() => few.runtime.adapters().length === 0);
+    // Of two that are read at once the first to come has the place.
+    const both = await Promise.allSettled([{ name: "c", path: "one" }, { name: "d", path: "two" }].map((each) => few.runtime.loadAdapter({ ...each, pin: true })));
+    expect(both.map(({ status }) => status)).toEqual(["fulfilled", "rejected"]);
+    await few.runtime.loadAdapter({ name: "d", path: "two" });
+    expect((await collect(await few.ask("d"))).ids).toEqual(tokensOf("two"));
     await few.runtime.close();
 
     const racing = open({}, { numSlots: 2 });

@@ -4,9 +4,9 @@ import { AdapterRegistry } from "../../src/runtime/adapter-registry.ts";
 describe("AdapterRegistry", () => {
   test("knows a name once, with one path", () => {
     const registry = new AdapterRegistry(10);
-    const record = registry.register("sql", "/adapters/sql", 5);
-    expect(registry.register("sql", "/adapters/sql", 9)).toBe(record);
-    expect(() => registry.register("sql", "/adapters/other", 9)).toThrow(
+    const record = registry.register("sql", { path: "/adapters/sql" }, 5);
+    expect(registry.register("sql", { path: "/adapters/sql" }, 9)).toBe(record);
+    expect(() => registry.register("sql", { path: "/adapters/other" }, 9)).toThrow(
       "adapter sql is known with another path",
     );
     expect(registry.byId(record.id)).toBe(record);
@@ -16,7 +16,7 @@ describe("AdapterRegistry", () => {
   test.each(["", "-x", "a b", "a/b/c", "../a", "a/..", "x".repeat(97), "a\0b", "a:b"])(
     "refuses the name %j",
     (name) => {
-      expect(() => new AdapterRegistry(10).register(name, "/p", 0)).toThrow(
+      expect(() => new AdapterRegistry(10).register(name, { path: "/p" }, 0)).toThrow(
         expect.objectContaining({ errorCode: "invalid_request", field: "lora_name" }),
       );
     },
@@ -24,17 +24,17 @@ describe("AdapterRegistry", () => {
 
   test("takes no more names than it may, and a known one still", () => {
     const registry = new AdapterRegistry(1);
-    registry.register("a", "/a", 0);
-    expect(() => registry.register("b", "/b", 0)).toThrow(
+    registry.register("a", { path: "/a" }, 0);
+    expect(() => registry.register("b", { path: "/b" }, 0)).toThrow(
       expect.objectContaining({ errorCode: "queue_full" }),
     );
-    expect(registry.register("a", "/a", 0).name).toBe("a");
+    expect(registry.register("a", { path: "/a" }, 0).name).toBe("a");
   });
 
   test("a number stands for one adapter", () => {
     const registry = new AdapterRegistry(10);
-    const a = registry.register("a", "/a", 0);
-    const b = registry.register("b", "/b", 0);
+    const a = registry.register("a", { path: "/a" }, 0);
+    const b = registry.register("b", { path: "/b" }, 0);
     registry.claimIntId(1, a);
     registry.claimIntId(1, a);
     expect(() => registry.claimIntId(1, b)).toThrow("stands for adapter a and cannot stand for b");

@@ -46,6 +46,7 @@ async function numLoading(opened: Opened): Promise<number> {
 /** Each field, a value for it, and what shows that it counts. */
 const FIELDS: Readonly<Record<string, readonly [yaml: string, look: (opened: Opened) => unknown, expected: unknown]>> = {
   "lora_config.lora_dir": ["", statesOf, { "extract-json": "host", sentiment: "host", sql: "host", summarize: "host" }],
+  "lora_config.lora_fetch": ["lora_config: {lora_fetch: start}", ({ served }) => served.length, 4],
   "lora_config.lora_target_modules": ["lora_config: {lora_target_modules: [attn_q, attn_k, attn_v]}", (opened) => Object.keys(statesOf(opened)), ["sentiment", "summarize"]],
   "lora_config.max_lora_rank": ["lora_config: {max_lora_rank: 8}", refusals, expect.stringMatching(/^sql: .*raise max_lora_rank/)],
   "lora_config.max_loras": ["lora_config: {max_loras: 3}", ({ runtime }) => runtime.stats().numSlots, 3],

@@ -33,7 +33,7 @@ describe("what became of a load", () => {
     expect(runtime.adapterDigest(good)).toBeNull();
     for (const adapter of [good, bad]) await collect(runtime.generate(requestWith([1], { adapter, maxTokens: 1 })));
     expect(loads).toEqual([
-      { name: "a1", digest: "digest of a1", report: weightsOf("", 100).report, deviceBytes: expect.any(Number), error: null },
+      { name: "a1", digest: "digest of a1", origin: null, report: weightsOf("", 100).report, deviceBytes: expect.any(Number), error: null },
       { name: "a2", error: broken },
     ]);
     expect(runtime.adapterDigest(good)).toBe("digest of a1");
@@ -304,6 +304,8 @@ describe("adapters", () => {
       id: adapter,
       name: "a1",
       path: "/adapters/a1",
+      origin: null,
+      download: null,
       state: "device",
       tier: "device",
       isPinned: false,

@@ -46,6 +46,8 @@ describe("tiers of adapters under faults", () => {
       done: sum(({ ended }) => ended.done),
       cancelled: sum(({ ended }) => ended.cancelled),
       refused: sum(({ ended }) => ended.refused),
+      fetches: sum(({ fetches }) => fetches),
+      failedFetches: sum(({ failedFetches }) => failedFetches),
       failedReads: sum(({ failedReads }) => failedReads),
       hungReads: sum(({ hungReads }) => hungReads),
       failedUploads: sum(({ failedUploads }) => failedUploads),
@@ -117,6 +119,10 @@ const MUTANTS: readonly (readonly [rule: string, broken: RegExp, mutant: Mutant]
   ["content that changed on disk is not taken for the earlier one", /goes on with what it began with/, { stage: (stage) => (record) => stage(Object.assign(Object.create(record) as typeof record, { digest: null })) }],
   ["a failure is forgotten in time", /a failure of late/, { loadFailureMs: 1e9 }],
   ["a read that hangs is given up", /everything ends/, { loadTimeoutMs: 1e9 }],
+  ["a lease that is given back while its adapter comes is nobody's", /which is waited for, is answered|nothing is leased|goes/, {
+    tiers: (tiers) => ({ ...tiers, release: (adapterId, leaseNumber) => tiers.slots.send({ type: "slot.release", adapterId, leaseNumber }) }),
+  }],
+  ["what is elsewhere is fetched before it is read", /is not read/, { tiers: (tiers) => ({ ...tiers, lease: (adapterId, leaseNumber) => tiers.slots.send({ type: "slot.lease", adapterId, leaseNumber }) }) }],
   ["a failure is its own adapter's", /a failure of their own adapter/, {
     tiers: (tiers) => {
       tiers.slots.on("slot.refused", ({ error }) => {

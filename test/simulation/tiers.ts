@@ -1,10 +1,10 @@
 /**
- * The shipped registry, control, loader, host cache and slot allocator under faults drawn from a seed.
+ * The shipped registry, control, fetcher, loader, host cache and slot allocator under faults drawn from a seed.
  *
- * The simulation stands in for the scheduler (who leases), the disk (what a read gives, and when) and the device
- * (when an upload ends, and whether); sequences that are nobody's take and leave pages of the same memory. One step is one thing that
- * happens: a request, a cancel, a load, replacement, pin or unload, the end of a read or an upload, a sequence that grows or ends, or
- * time. What must hold is checked after every step.
+ * The simulation stands in for the scheduler (who leases), sources (what comes, and when), the disk (what a read gives, and
+ * when) and the device (when an upload ends, and whether); sequences that are nobody's take and leave pages of the same memory. One step
+ * is one thing that happens: a request, a cancel, a load, replacement, pin or unload, the end of a download, a read or an upload, a
+ * sequence that grows or ends, or time. What must hold is checked after every step.
  */
 import { ExtentPool } from "../../src/core/extent-pool.ts";
 import { type AdapterId, asAdapterId, asRequestId, type PageId, type SlotId } from "../../src/core/ids.ts";
@@ -12,7 +12,7 @@ import type { Finish } from "../../src/core/request.ts";
 import type { StagedAdapter } from "../../src/actors/adapter-loader/adapter-loader.events.ts";
 import { startTiers, type SystemFact, type Tiers } from "../../src/actors/system.ts";
 import type { AdapterImage } from "../../src/backend/backend.ts";
-import { AdapterError, LorikeetError, NativeError } from "../../src/core/errors.ts";
+import { AdapterError, CapacityError, LorikeetError, NativeError } from "../../src/core/errors.ts";
 import type { AdapterWeights } from "../../src/lora/adapter-weights.ts";
 import { HostLru } from "../../src/lora/host-lru.ts";
 import { SlotPool, type SlotPoolOptions } from "../../src/lora/slot-pool.ts";
@@ -20,6 +20,7 @@ import { PagePool } from "../../src/kv/page-pool.ts";
 import { AdapterControl } from "../../src/runtime/adapter-control.ts";
 import type { AdapterRecord } from "../../src/runtime/adapter-record.ts";
 import { AdapterRegistry } from "../../src/runtime/adapter-registry.ts";
+import { AdapterFetches, type FetchedAdapter } from "../../src/runtime/fetch-adapter.ts";
 import { AdapterStager } from "../../src/runtime/stage-adapter.ts";
 import { weightsOf } from "../helpers/runtime.ts";
 import { Chance, VirtualTime } from "./virtual-time.ts";
@@ -41,6 +42,8 @@ export interface TierReport {
   readonly steps: number;
   readonly requests: number;
   readonly ended: Readonly<Record<Ending, number>>;
+  readonly fetches: number;
+  readonly failedFetches: number;
   readonly reads: number;
   readonly failedReads: number;
   readonly hungReads: number;
@@ -78,6 +81,10 @@ interface Group {
 interface Pending<T> {
   readonly resolve: (value: T) => void;
   readonly reject: (error: unknown) => void;
+}
+interface Fetch extends Pending<FetchedAdapter> {
+  readonly source: string;
+  readonly signal: AbortSignal;
 }
 interface Read extends Pending<AdapterWeights> {
   readonly record: AdapterRecord;
@@ -122,11 +129,13 @@ class TierSimulation {
   readonly #failureRate: number;
   readonly #groups = new Map<AdapterId, Group>();
   readonly #live: Request[] = [];
+  readonly #fetches: Fetch[] = [];
   readonly #reads: Read[] = [];
   readonly #uploads: Upload[] = [];
   /** What the device holds. */
   readonly #device = new Map<SlotId, Attached>();
-  /** Loads as the actors tell of them. */
+  /** Downloads and loads as the actors tell of them. */
+  readonly #fetching = new Set<AdapterId>();
   readonly #reading = new Set<AdapterId>();
   readonly #failures = new Map<AdapterId, { readonly error: LorikeetError; readonly atMs: number }>();
   /** Versions of the content at each path: files change. */
@@ -134,7 +143,10 @@ class TierSimulation {
   readonly #retired = new Map<AdapterRecord, number>();
   readonly #pinnedSlots = new Map<AdapterRecord, SlotId>();
   readonly #ended: Record<Ending, number> = { done: 0, cancelled: 0, refused: 0 };
-  readonly #counts = { reads: 0, failedReads: 0, hungReads: 0, uploads: 0, failedUploads: 0, evictions: 0, replaced: 0, unloaded: 0, pinned: 0, reclaimed: 0, claimed: 0, grown: 0 };
+  readonly #counts = {
+    fetches: 0, failedFetches: 0, reads: 0, failedReads: 0, hungReads: 0, uploads: 0, failedUploads: 0, evictions: 0, replaced: 0, unloaded: 0, pinned: 0,
+    reclaimed: 0, claimed: 0, grown: 0,
+  };
   readonly #refusals: { readonly adapterId: AdapterId; readonly error: LorikeetError }[] = [];
   readonly #broken: unknown[] = [];
   #numRequests = 0;
@@ -167,6 +179,7 @@ class TierSimulation {
     this.#lru = (mutant.lru ?? ((bytes, most) => new HostLru(bytes, most)))(hostBytes, hostAdapters);
     const stage0 = ({ digest, report }: AdapterWeights): Promise<AdapterImage> => Promise.resolve({ digest, numBytes: report.numBytes });
     const stager = new AdapterStager((record) => this.#read(record), { stage: stage0 }, this.#pool);
+    const fetches = new AdapterFetches((source, signal) => this.#fetch(source, signal));
     const stage = (mutant.stage ?? ((each) => each))((record) => stager.stage(record));
     const tiers = startTiers({
       backend: {
@@ -175,6 +188,8 @@ class TierSimulation {
       },
       pool: this.#pool,
       lru: this.#lru,
+      isElsewhere: (adapterId) => this.#registry.get(adapterId).isElsewhere,
+      fetchAdapter: (adapterId, signal) => fetches.fetch(this.#registry.get(adapterId), signal),
       readAdapter: async (adapterId) => stage(this.#registry.get(adapterId)),
       maxImages: chance.int(1, 4),
       maxLoads: MAX_LOADS,
@@ -189,6 +204,7 @@ class TierSimulation {
       onFatal: (error) => void this.#broken.push(error),
     });
     const forget = (adapterId: AdapterId): void => {
+      this.#fetching.delete(adapterId);
       this.#reading.delete(adapterId);
       tiers.forget(adapterId);
     };
@@ -198,14 +214,14 @@ class TierSimulation {
       lru: this.#lru,
       pool: this.#pool,
       system: this.#tiers,
-      // Every path is a source that is at hand: the disk is simulated.
+      // Every path is a source that may be named, and what was fetched lies under its name.
       adapterRoots: [],
-      fetchAdapter: (path) => Promise.resolve(path),
+      sourceOf: (path) => path,
       onLoad: () => undefined,
       clock: this.#time.clock,
       yieldTurn: this.#time.yieldTurn,
     });
-    for (let i = 0; i < NUM_NAMES / 2; i++) this.#registry.register(`n${i}`, `${i}`, 0);
+    for (let i = 0; i < NUM_NAMES / 2; i++) this.#registry.register(`n${i}`, { path: `${i}`, isElsewhere: i % 2 === 0 }, 0);
   }
 
   async run(numSteps: number): Promise<TierReport> {
@@ -233,7 +249,7 @@ class TierSimulation {
     if (draw < 42) return this.#endRandom("done");
     if (draw < 48) return this.#endRandom("cancelled");
     if (draw < 54) return this.#preempt();
-    if (draw < 70) return this.#endRead();
+    if (draw < 70) return draw < 58 ? this.#endFetch() : this.#endRead();
     if (draw < 84) return this.#endUpload();
     if (draw < 87) return this.#load();
     if (draw < 88) return this.#unload();
@@ -272,7 +288,7 @@ class TierSimulation {
   #lease(group: Group): void {
     group.lease = "asked";
     group.leaseNumber = this.#nextLease++;
-    this.#tiers.slots.send({ type: "slot.lease", adapterId: group.record.id, leaseNumber: group.leaseNumber });
+    this.#tiers.lease(group.record.id, group.leaseNumber);
   }
 
   #giveBack(group: Group): void {
@@ -280,7 +296,7 @@ class TierSimulation {
     group.lease = "none";
     group.slot = null;
     for (const request of group.requests) request.isRunning = false;
-    this.#tiers.slots.send({ type: "slot.release", adapterId: group.record.id, leaseNumber: group.leaseNumber });
+    this.#tiers.release(group.record.id, group.leaseNumber);
   }
 
   #endRandom(ending: "done" | "cancelled"): void {
@@ -338,6 +354,7 @@ class TierSimulation {
       case "slot.blocked":
         this.#asked(fact).lease = "blocked";
         return;
+      case "fetch.refused":
       case "slot.refused": {
         const group = this.#asked(fact);
         if (fact.error.message.includes("beside the pinned ones")) this.#checkHopeless(group);
@@ -347,7 +364,16 @@ class TierSimulation {
         for (const request of [...group.requests]) this.#end(request, "refused");
         return;
       }
+      case "adapter.fetching":
+        promise(!this.#fetching.has(fact.adapterId), "an adapter is fetched once at a time");
+        promise(this.#registry.get(fact.adapterId).isElsewhere, "what is here is not fetched");
+        this.#fetching.add(fact.adapterId);
+        return;
+      case "adapter.fetched":
+        this.#fetching.delete(fact.adapterId);
+        return;
       case "adapter.reading":
+        promise(!this.#registry.get(fact.adapterId).isElsewhere, "what is elsewhere is not read");
         promise(!this.#reading.has(fact.adapterId), "an adapter is read once at a time");
         this.#reading.add(fact.adapterId);
         promise(this.#reading.size <= MAX_LOADS, "no more adapters are read at once than may be");
@@ -356,7 +382,7 @@ class TierSimulation {
         this.#reading.delete(fact.adapterId);
         return;
       case "adapter.failed":
-        if (this.#reading.delete(fact.adapterId)) this.#fail(fact.adapterId, fact.error);
+        if (this.#fetching.delete(fact.adapterId) || this.#reading.delete(fact.adapterId)) this.#fail(fact.adapterId, fact.error);
         return;
       case "slot.evicted":
         this.#counts.evictions++;
@@ -371,6 +397,31 @@ class TierSimulation {
 
   #fail(adapterId: AdapterId, error: LorikeetError): void {
     this.#failures.set(adapterId, { error, atMs: this.#time.clock.nowMs() });
+  }
+
+  // The sources' part.
+
+  #fetch(source: string, signal: AbortSignal): Promise<FetchedAdapter> {
+    this.#counts.fetches++;
+    const { promise: fetching, resolve, reject } = Promise.withResolvers<FetchedAdapter>();
+    const fetch = { source, signal, resolve, reject };
+    this.#guard(() => promise(this.#fetches.every((each) => each.source !== source), "a source is fetched once at a time"));
+    this.#fetches.push(fetch);
+    signal.addEventListener("abort", () => {
+      this.#fetches.splice(this.#fetches.indexOf(fetch), 1);
+      reject(signal.reason);
+    });
+    return fetching;
+  }
+
+  async #endFetch(): Promise<void> {
+    const fetch = this.#fetches.shift();
+    if (fetch === undefined) return;
+    if (!this.#isOver && this.#chance.isOnce(this.#failureRate)) {
+      this.#counts.failedFetches++;
+      fetch.reject(new CapacityError("source_unavailable", "not now"));
+    } else fetch.resolve({ path: fetch.source, origin: `${fetch.source}@1` });
+    await settle();
   }
 
   // The disk's part.
@@ -595,12 +646,13 @@ class TierSimulation {
   /** Faults are over: everything ends, and every adapter that there is can be had once more. */
   async #finish(): Promise<void> {
     this.#isOver = true;
-    const isBusy = () => this.#live.length + this.#numControls + this.#uploads.length + this.#reading.size > 0;
+    const isBusy = () => this.#live.length + this.#numControls + this.#uploads.length + this.#fetches.length + this.#reading.size > 0;
     for (let i = 0; isBusy(); i++) {
       promise(i < 2000, `everything ends once faults are over; left are ${this.#live.length} requests and ${this.#numControls} loads`);
       this.#endRandom("done");
       this.#preempt();
       this.#makeWay();
+      await this.#endFetch();
       await this.#endRead();
       await this.#endUpload();
       await this.#advance(3);

@@ -10,8 +10,8 @@
  */
 import { assign, enqueueActions, setup, stopChild } from "xstate";
 import type { Clock } from "../../core/clock.ts";
-import type { LorikeetError } from "../../core/errors.ts";
 import type { AdapterId } from "../../core/ids.ts";
+import { recentFailure, type RecentFailures, withFailure, withoutFailure } from "../recent-failures.ts";
 import type {
   AdapterLoaderCommand,
   AdapterLoaderFact,
@@ -35,29 +35,12 @@ export interface AdapterLoaderInput {
   readonly failureMs: number;
 }
 
-interface Failure {
-  readonly error: LorikeetError;
-  readonly untilMs: number;
-}
-
 interface AdapterLoaderContext extends AdapterLoaderInput {
   /** Being read. */
   readonly active: readonly AdapterId[];
   /** First in, first out. */
   readonly queue: readonly AdapterId[];
-  /** The latest failures, oldest first, at most `MAX_FAILURES`. */
-  readonly failures: ReadonlyMap<AdapterId, Failure>;
-}
-
-const MAX_FAILURES = 256;
-
-function withFailure(
-  failures: ReadonlyMap<AdapterId, Failure>,
-  adapterId: AdapterId,
-  failure: Failure,
-): ReadonlyMap<AdapterId, Failure> {
-  const others = [...failures].filter(([id]) => id !== adapterId).slice(1 - MAX_FAILURES);
-  return new Map([...others, [adapterId, failure]]);
+  readonly failures: RecentFailures;
 }
 
 interface AdapterParam {
@@ -73,17 +56,15 @@ export const adapterLoaderMachine = setup({
   },
   actors: { load: loadMachine },
   guards: {
-    failedLately: ({ context }, { adapterId }: AdapterParam) =>
-      (context.failures.get(adapterId)?.untilMs ?? -Infinity) > context.clock.nowMs(),
+    failedLately: ({ context: { failures, clock } }, { adapterId }: AdapterParam) =>
+      recentFailure(failures, adapterId, clock.nowMs()) !== null,
     isUnderWay: ({ context }, { adapterId }: AdapterParam) =>
       context.active.includes(adapterId) || context.queue.includes(adapterId),
   },
   actions: {
-    tellFailedAgain: enqueueActions(({ context, enqueue }, { adapterId }: AdapterParam) => {
-      const failure = context.failures.get(adapterId);
-      if (failure !== undefined) {
-        enqueue.emit({ type: "adapter.failed", adapterId, error: failure.error });
-      }
+    tellFailedAgain: enqueueActions(({ context: { failures, clock }, enqueue }, { adapterId }: AdapterParam) => {
+      const error = recentFailure(failures, adapterId, clock.nowMs());
+      if (error !== null) enqueue.emit({ type: "adapter.failed", adapterId, error });
     }),
     enqueue: assign({
       queue: ({ context }, { adapterId }: AdapterParam) => [...context.queue, adapterId],
@@ -104,7 +85,7 @@ export const adapterLoaderMachine = setup({
     forget: assign(({ context }, { adapterId }: AdapterParam) => ({
       active: context.active.filter((id) => id !== adapterId),
       queue: context.queue.filter((id) => id !== adapterId),
-      failures: new Map([...context.failures].filter(([id]) => id !== adapterId)),
+      failures: withoutFailure(context.failures, adapterId),
     })),
     stopLoad: stopChild((_, { adapterId }: AdapterParam) => `load-${adapterId}`),
     tellOutcome: enqueueActions(
@@ -116,8 +97,7 @@ export const adapterLoaderMachine = setup({
           return;
         }
         const untilMs = context.clock.nowMs() + context.failureMs;
-        const failure = { error: outcome.error, untilMs };
-        enqueue.assign({ failures: withFailure(context.failures, adapterId, failure) });
+        enqueue.assign({ failures: withFailure(context.failures, adapterId, outcome.error, untilMs) });
         enqueue.emit({ type: "adapter.failed", adapterId, error: outcome.error });
       },
     ),

@@ -20,6 +20,7 @@ const adapterCard = (adapter: AdapterListing, isAdmin: boolean) => ({
   rank: adapter.rank,
   modules: adapter.numModules,
   bytes: adapter.numBytes,
+  ...(adapter.download === null ? {} : { downloaded_bytes: adapter.download.numBytes, download_bytes: adapter.download.totalBytes }),
   ...(adapter.invocation === null ? {} : { alora_invocation_tokens: adapter.invocation }),
   active_requests: adapter.numLive,
   requests: adapter.numRequests,
@@ -28,5 +29,5 @@ const adapterCard = (adapter: AdapterListing, isAdmin: boolean) => ({
   loads: adapter.numLoads,
   last_used: adapter.lastUsed,
   last_error: adapter.lastError,
-  ...(isAdmin ? { path: adapter.path } : {}),
+  ...(isAdmin ? { path: adapter.path, origin: adapter.origin } : {}),
 });

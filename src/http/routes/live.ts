@@ -47,7 +47,7 @@ function liveState({ runtime, metrics, clock, version, access }: HttpDependencie
 
 const sum = (counts: Readonly<Record<string, number>>): number => Object.values(counts).reduce((total, count) => total + count, 0);
 
-const ORDER: Readonly<Record<AdapterListing["state"], number>> = { device: 0, loading: 1, draining: 1, host: 2, failed: 3, registered: 4 };
+const ORDER: Readonly<Record<AdapterListing["state"], number>> = { device: 0, downloading: 1, loading: 1, draining: 1, host: 2, failed: 3, registered: 4 };
 
 const byInterest = (a: AdapterListing, b: AdapterListing): number =>
   ORDER[a.state] - ORDER[b.state] || b.numRequests - a.numRequests || a.name.localeCompare(b.name);

@@ -67,6 +67,7 @@ export async function openTracing(env: Environment, version: string): Promise<Tr
 
 /** What has an end with a duration, by the transition that tells it. */
 const ADAPTER_SPANS: { readonly [T in Transition["type"]]?: string } = {
+  "adapter.fetched": "adapter download",
   "adapter.loaded": "adapter load",
   "adapter.failed": "adapter load",
   "slot.filled": "adapter attach",

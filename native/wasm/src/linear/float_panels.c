@@ -90,64 +90,46 @@ static void one_row(const linear_t* op, uint32_t panel0, uint32_t panel1) {
   }
 #define LOAD_SUMS(r) v128_t s##r##0 = sums[4 * r], s##r##1 = sums[4 * r + 1];
 #define STORE_SUMS(r) sums[4 * r] = s##r##0, sums[4 * r + 1] = s##r##1;
-#define TILE_COLUMN(rows, width, i)                                                          \
-  {                                                                                          \
-    const v128_t w0 = wasm_v128_load(w + width * i), w1 = wasm_v128_load(w + width * i + 4); \
-    REPEAT_##rows(TILE_ROW, i)                                                               \
-    KEEP_ORDER(rows)                                                                         \
+/*
+ * Where two times four weights come from, `i` columns ahead: a panel of floats, one of bfloat16, or one of bfloat16 that is left
+ * unpacked for the tile that follows. A pass of its own for that takes as long as the arithmetic. The panel must be in the
+ * cache then (see fetch): straight from memory this was the slowest form.
+ */
+#define FLOAT32_PANEL const uint8_t* w
+#define FLOAT32_NEXT(count) w += 4 * (count)
+#define FLOAT32_WEIGHTS(width, i) \
+  const v128_t w0 = wasm_v128_load(w + 4 * width * i), w1 = wasm_v128_load(w + 4 * width * i + 16);
+#define BFLOAT16_PANEL const uint8_t* w
+#define BFLOAT16_NEXT(count) w += 2 * (count)
+#define BFLOAT16_WEIGHTS(width, i)                           \
+  const v128_t halves = wasm_v128_load(w + 2 * width * i);   \
+  const v128_t w0 = bfloat16_low(halves), w1 = bfloat16_high(halves);
+#define UNPACK_PANEL const uint8_t *w, float *unpacked
+#define UNPACK_NEXT(count) w += 2 * (count), unpacked += (count)
+#define UNPACK_WEIGHTS(width, i)              \
+  BFLOAT16_WEIGHTS(width, i)                  \
+  wasm_v128_store(unpacked + width * i, w0);  \
+  wasm_v128_store(unpacked + width * i + 4, w1);
+
+#define TILE_COLUMN(PANEL, rows, width, i) \
+  {                                        \
+    PANEL##_WEIGHTS(width, i)              \
+    REPEAT_##rows(TILE_ROW, i)             \
+    KEEP_ORDER(rows)                       \
   }
 /*
- * sums[4 * row + half] gains w[k][8] * x[k][row] over `columns` columns; rows of w are `width` floats apart.
+ * sums[4 * row + half] gains w[k][8] * x[k][row] over `columns` columns; rows of w are `width` numbers apart.
  * Activations come as whole vectors: loads are free beside the arithmetic, copies of lanes are not.
  */
-#define TILE_KERNEL(rows, width)                                                                                      \
-  static __attribute__((noinline)) void tile_##rows##_##width(const float* w, const float* x, uint32_t columns, v128_t* sums) { \
+#define TILE_KERNEL(name, PANEL, rows, width)                                                                         \
+  static __attribute__((noinline)) void name(PANEL##_PANEL, const float* x, uint32_t columns, v128_t* sums) {         \
     REPEAT_##rows(LOAD_SUMS)                                                                                          \
-    for (; columns >= 4; columns -= 4, w += 4 * width, x += 64) {                                                     \
-      TILE_COLUMN(rows, width, 0) TILE_COLUMN(rows, width, 1) TILE_COLUMN(rows, width, 2) TILE_COLUMN(rows, width, 3) \
+    for (; columns >= 4; columns -= 4, PANEL##_NEXT(4 * width), x += 64) {                                            \
+      TILE_COLUMN(PANEL, rows, width, 0) TILE_COLUMN(PANEL, rows, width, 1)                                           \
+      TILE_COLUMN(PANEL, rows, width, 2) TILE_COLUMN(PANEL, rows, width, 3)                                           \
     }                                                                                                                 \
-    for (; columns > 0; columns--, w += width, x += 16) TILE_COLUMN(rows, width, 0)                                   \
+    for (; columns > 0; columns--, PANEL##_NEXT(width), x += 16) TILE_COLUMN(PANEL, rows, width, 0)                   \
     REPEAT_##rows(STORE_SUMS)                                                                                         \
-  }
-/* The same from a bfloat16 panel. */
-#define BFLOAT16_COLUMN(rows, width, i)                                 \
-  {                                                                     \
-    const v128_t halves = wasm_v128_load(w + 2 * width * i);            \
-    const v128_t w0 = bfloat16_low(halves), w1 = bfloat16_high(halves); \
-    REPEAT_##rows(TILE_ROW, i)                                          \
-    KEEP_ORDER(rows)                                                    \
-  }
-#define BFLOAT16_KERNEL(rows, width)                                                                                         \
-  static __attribute__((noinline)) void bfloat16_tile_##rows##_##width(const uint8_t* w, const float* x, uint32_t columns, v128_t* sums) { \
-    REPEAT_##rows(LOAD_SUMS)                                                                                                 \
-    for (; columns >= 4; columns -= 4, w += 8 * width, x += 64) {                                                            \
-      BFLOAT16_COLUMN(rows, width, 0) BFLOAT16_COLUMN(rows, width, 1) BFLOAT16_COLUMN(rows, width, 2) BFLOAT16_COLUMN(rows, width, 3) \
-    }                                                                                                                        \
-    for (; columns > 0; columns--, w += 2 * width, x += 16) BFLOAT16_COLUMN(rows, width, 0)                                  \
-    REPEAT_##rows(STORE_SUMS)                                                                                                \
-  }
-/*
- * The same for four rows, which leaves the panel unpacked for the tile that follows: a pass of its own for that takes as
- * long as the arithmetic. The panel must be in the cache (see fetch): straight from memory this was the slowest form.
- */
-#define UNPACK_COLUMN(width, i)                                         \
-  {                                                                     \
-    const v128_t halves = wasm_v128_load(w + 2 * width * i);            \
-    const v128_t w0 = bfloat16_low(halves), w1 = bfloat16_high(halves); \
-    wasm_v128_store(unpacked + width * i, w0);                          \
-    wasm_v128_store(unpacked + width * i + 4, w1);                      \
-    REPEAT_4(TILE_ROW, i)                                               \
-    KEEP_ORDER(4)                                                       \
-  }
-#define UNPACK_KERNEL(width)                                                                                         \
-  static __attribute__((noinline)) void unpack_tile_##width(const uint8_t* w, float* unpacked, const float* x,       \
-                                                            uint32_t columns, v128_t* sums) {                        \
-    REPEAT_4(LOAD_SUMS)                                                                                              \
-    for (; columns >= 4; columns -= 4, w += 8 * width, unpacked += 4 * width, x += 64) {                             \
-      UNPACK_COLUMN(width, 0) UNPACK_COLUMN(width, 1) UNPACK_COLUMN(width, 2) UNPACK_COLUMN(width, 3)    \
-    }                                                                                                                \
-    for (; columns > 0; columns--, w += 2 * width, unpacked += width, x += 16) UNPACK_COLUMN(width, 0)            \
-    REPEAT_4(STORE_SUMS)                                                                                             \
   }
 /* Two rows and 16 outputs: tiles of eight have too few chains of additions to keep the adders busy. */
 #define WIDE_ROW(r, i)                                       \
@@ -173,21 +155,21 @@ static __attribute__((noinline)) void bfloat16_wide_2(const uint8_t* w, const fl
   sums[0] = s00, sums[1] = s01, sums[2] = s02, sums[3] = s03, sums[4] = s10, sums[5] = s11, sums[6] = s12, sums[7] = s13;
 }
 
-TILE_KERNEL(1, 16)
-TILE_KERNEL(2, 16)
-TILE_KERNEL(3, 16)
-TILE_KERNEL(4, 16)
-TILE_KERNEL(1, 8)
-TILE_KERNEL(4, 8)
-BFLOAT16_KERNEL(1, 16)
-BFLOAT16_KERNEL(3, 16)
-BFLOAT16_KERNEL(4, 16)
-BFLOAT16_KERNEL(4, 8)
-UNPACK_KERNEL(16)
-UNPACK_KERNEL(8)
+TILE_KERNEL(tile_1_16, FLOAT32, 1, 16)
+TILE_KERNEL(tile_2_16, FLOAT32, 2, 16)
+TILE_KERNEL(tile_3_16, FLOAT32, 3, 16)
+TILE_KERNEL(tile_4_16, FLOAT32, 4, 16)
+TILE_KERNEL(tile_1_8, FLOAT32, 1, 8)
+TILE_KERNEL(tile_4_8, FLOAT32, 4, 8)
+TILE_KERNEL(bfloat16_tile_1_16, BFLOAT16, 1, 16)
+TILE_KERNEL(bfloat16_tile_3_16, BFLOAT16, 3, 16)
+TILE_KERNEL(bfloat16_tile_4_16, BFLOAT16, 4, 16)
+TILE_KERNEL(bfloat16_tile_4_8, BFLOAT16, 4, 8)
+TILE_KERNEL(unpack_tile_16, UNPACK, 4, 16)
+TILE_KERNEL(unpack_tile_8, UNPACK, 4, 8)
 
 /* Half panels are rare, and a tile that is not full repeats its first row. */
-static void tile(uint32_t rows, const float* w, uint32_t width, const float* x, uint32_t columns, v128_t* sums) {
+static void tile(uint32_t rows, const uint8_t* w, uint32_t width, const float* x, uint32_t columns, v128_t* sums) {
   if (width == HALF_ROWS) (rows == 1 ? tile_1_8 : tile_4_8)(w, x, columns, sums);
   else if (rows == 4) tile_4_16(w, x, columns, sums);
   else if (rows == 3) tile_3_16(w, x, columns, sums);
@@ -214,13 +196,13 @@ static inline __attribute__((always_inline)) void add_part(const linear_t* op, c
     v128_t* sums = part->sums + at / 4;
     const uint8_t* w = part->w + at * (is_bfloat16 ? 2 : 4);
     const uint32_t first = at_most(ACTIVATION_TILE, part->rows);
-    if (!is_bfloat16) tile(first, (const float*)w, width, x, columns, sums);
+    if (!is_bfloat16) tile(first, w, width, x, columns, sums);
     else if (part->rows <= ACTIVATION_TILE) bfloat16_tile(first, w, width, x, columns, sums);
     else if (width == PANEL_ROWS) unpack_tile_16(w, unpacked + at, x, columns, sums);
     else unpack_tile_8(w, unpacked + at, x, columns, sums);
     for (uint32_t row = ACTIVATION_TILE; row < part->rows; row += ACTIVATION_TILE) {
       x += part->tile_bytes / 4;
-      tile(at_most(ACTIVATION_TILE, part->rows - row), is_bfloat16 ? unpacked + at : (const float*)w, width, x, columns, sums + 4 * row);
+      tile(at_most(ACTIVATION_TILE, part->rows - row), is_bfloat16 ? (const uint8_t*)(unpacked + at) : w, width, x, columns, sums + 4 * row);
     }
   }
 }
