@@ -6,7 +6,7 @@ import { charge, joinRunning, laneOf, leaveQueue } from "./lanes.ts";
 import { findPrefix, takePrefix } from "./prefixes.ts";
 import { reservePages } from "./preempt.ts";
 import { hasPages, maxRunning, promisedPages } from "./room.ts";
-import { groupOf, type ScheduleTable } from "./schedule-table.ts";
+import type { ScheduleTable } from "./schedule-table.ts";
 import { isDecoding, isScoring, numUncomputed, type Sequence } from "./sequence.ts";
 
 /** Consecutive positions of one sequence, all with its adapter or all without. */
@@ -69,12 +69,12 @@ export function composeStep(table: ScheduleTable, nowMs: number): StepPlan {
 }
 
 function addRows(table: ScheduleTable, plan: StepPlan, sequence: Sequence, numRows: number): void {
-  const { slot } = groupOf(table, sequence.adapter);
-  plan.entries.push({ sequence, slot, position: sequence.computed, numRows });
+  const lane = laneOf(table, sequence);
+  plan.entries.push({ sequence, slot: lane.group.slot, position: sequence.computed, numRows });
   plan.numRows += numRows;
   if (isScoring(sequence)) plan.numScores += numRows - 1;
   // At once: who starts next in this very step goes by it.
-  charge(laneOf(table, sequence), numRows);
+  charge(lane, numRows);
 }
 
 /** Samples that nobody in the step needs, were every running sequence to pick a token. */
