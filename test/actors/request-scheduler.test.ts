@@ -242,6 +242,17 @@ describe("request scheduler", () => {
     expect([scheduler.state(), scheduler.steps.length, numTransitions]).toEqual(["idle", 10, 1]);
   });
 
+  test("keeps no sequences of steps that are over", async () => {
+    const scheduler = open();
+    scheduler.submit("a", { maxTokens: 1 });
+    scheduler.submit("b", { maxTokens: 5 });
+    await scheduler.turn();
+    const [{ plan }] = scheduler.steps as [Running];
+    expect(plan.entries).toHaveLength(2);
+    await scheduler.finishStep();
+    expect([scheduler.state(), plan.entries]).toEqual(["stepping", []]);
+  });
+
   test("composes nothing more once it was stopped, whatever becomes of the step under way", async () => {
     for (const error of [undefined, deviceLost()]) {
       const scheduler = open();

@@ -2,11 +2,12 @@
  * Runs step after step while there are requests, and hears of everything that changes who may run.
  *
  *   idle ── request.submit ──▶ gathering ──▶ composing ── has a plan ──▶ stepping ── steps.failed ──▶ failed
- *    ▲                             ▲             │                          │
- *    │                             │             └─ nothing can run ─▶ waiting ◀─ steps.over
- *    ├── no requests ── composing, stepping        │
- *    │                             └──── adapter.*, request.*, deadline (composing)
- *    └─ draining and no requests ─▶ drained
+ *    │                                        ▲      │                      │
+ *    │                adapter.*, request.*, deadline └─ nothing can run     │ steps.over
+ *    │                                        │      ▼                      │
+ *    │                                       waiting ◀── has requests ──────┤
+ *    │◀────────────────── no requests ──────────────────────────────────────┘
+ *    └─ draining ─▶ drained
  *
  * The schedule table is changed in place and is no part of XState's snapshot: it has thousands of entries,
  * and copying it per event would cost more than a step. Tokens do not pass through here either: the engine
@@ -112,7 +113,6 @@ export const requestSchedulerMachine = setup({
     tell: enqueueActions(({ enqueue }, params: { readonly facts: readonly RequestSchedulerFact[] }) => {
       for (const fact of params.facts) enqueue.emit(fact);
     }),
-    forgetPlan: assign({ plan: NO_PLAN }),
     fail: enqueueActions(({ context, enqueue }, params: { readonly thrown: unknown; readonly plan: StepPlan }) => {
       const { table, clock } = context;
       const error = toLorikeetError(params.thrown);
@@ -161,7 +161,6 @@ export const requestSchedulerMachine = setup({
     },
     stepping: {
       invoke: { src: "runSteps", input: ({ context }) => context },
-      exit: "forgetPlan",
       on: {
         "steps.told": { actions: { type: "tell", params: ({ event }) => event } },
         "steps.over": [

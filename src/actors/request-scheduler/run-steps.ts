@@ -44,6 +44,8 @@ export const runSteps = fromCallback<EventObject, RunStepsInput>(({ input, sendB
       if (isStopped) return;
       const nowMs = clock.nowMs();
       const ended = settleStep(table, plan, nowMs).map(endedFact);
+      // The first plan stays in this actor's input as long as steps go on; the sequences in it must not.
+      plan.entries = [];
       onStepTime(nowMs - composedMs);
       const next = composeNext(table, clock.nowMs());
       ({ plan, composedMs } = next);
