@@ -22,7 +22,7 @@ const SET: readonly (readonly [script: string, args: readonly string[], result: 
   ["bench/serving/streams.ts", [], "serving-streams-200.json"],
   ["bench/serving/streams.ts", ["--streams", "1000"], "serving-streams-1000.json"],
   ["bench/serving/load-generator.ts", [], "load-generator.json"],
-  ["bench/micro/scheduler.ts", [], "scheduler.json"],
+  ["bench/micro/step.ts", [], "step.json"],
   ["bench/kernels/wasm-linear.ts", [], "wasm-linear.json"],
   ["bench/kernels/wasm-experts.ts", [], "wasm-experts.json"],
 ];

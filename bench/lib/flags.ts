@@ -24,6 +24,9 @@ export function integerIn(flag: string, text: string, least: number, most: numbe
   return value >= least && value <= most ? value : fail(`--${flag} ${text}: give a whole number from ${least} to ${most}.`);
 }
 
+/** Numbers with commas between them, each once. */
+export const integersIn = (flag: string, text: string, least: number, most: number): number[] => [...new Set(text.split(",").map((part) => integerIn(flag, part, least, most)))];
+
 function fail(message: string): never {
   console.error(message);
   process.exit(2);

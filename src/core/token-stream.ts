@@ -37,6 +37,11 @@ export class TokenStream implements AsyncIterable<GenerationEvent> {
   #waiting: ((result: ReadResult) => void) | null = null;
   #isTaken = false;
   #isWaking = false;
+  /** One for all wake-ups: there is one a token. */
+  readonly #wakeNow = (): void => {
+    this.#isWaking = false;
+    this.#wake();
+  };
 
   /**
    * @param onAbandon called once when the reader leaves before it has read the finish
@@ -95,10 +100,7 @@ export class TokenStream implements AsyncIterable<GenerationEvent> {
   #wakeSoon(): void {
     if (this.#waiting === null || this.#isWaking) return;
     this.#isWaking = true;
-    this.#soon(() => {
-      this.#isWaking = false;
-      this.#wake();
-    });
+    this.#soon(this.#wakeNow);
   }
 
   #wake(): void {
@@ -113,8 +115,8 @@ export class TokenStream implements AsyncIterable<GenerationEvent> {
   }
 
   #take(): ReadResult {
-    const prompt = this.#prompt === null ? {} : { prompt: this.#prompt };
-    const value: GenerationEvent = { text: this.#text, tokens: this.#tokens, finish: this.#finish, ...prompt };
+    const piece = { text: this.#text, tokens: this.#tokens, finish: this.#finish };
+    const value: GenerationEvent = this.#prompt === null ? piece : { ...piece, prompt: this.#prompt };
     this.#prompt = null;
     this.#text = "";
     this.#tokens = [];

@@ -52,13 +52,14 @@ export class Engine {
     const nowMs = this.#clock.nowMs();
     let next = 0;
     for (const entry of plan.entries) {
-      const scores = result.sampled.slice(next, (next += numScores(entry)));
-      const token = picksToken(entry) ? result.sampled[next++]! : undefined;
-      entry.sequence.computed = entry.position + entry.numRows;
-      if (scores.length > 0 && entry.sequence.ending === null) score(entry.sequence, scores);
-      if (token !== undefined && entry.sequence.ending === null) {
-        this.#apply(entry.sequence, token, nowMs);
-      }
+      const { sequence } = entry;
+      const numScored = numScores(entry);
+      sequence.computed = entry.position + entry.numRows;
+      if (numScored > 0 && sequence.ending === null) score(sequence, result.sampled.slice(next, next + numScored));
+      next += numScored;
+      if (!picksToken(entry)) continue;
+      const token = result.sampled[next++]!;
+      if (sequence.ending === null) this.#apply(sequence, token, nowMs);
     }
   }
 
@@ -95,19 +96,16 @@ function score(sequence: Sequence, scores: readonly (SampledToken | null)[]): vo
   sequence.output.score?.(finite);
 }
 
-/** @complexity O(sequences); tokens are views, page tables and adjustments are shared with the records */
+/** @complexity O(sequences); tokens are copied one by one or viewed, page tables and adjustments are shared with the records */
 export const toStep = (plan: StepPlan): Step => ({ sequences: plan.entries.map(toStepSequence) });
 
 function toStepSequence(entry: PlanEntry): StepSequence {
   const { sequence, slot, position, numRows } = entry;
-  return {
-    tokens: sequence.tokens.subarray(position, position + numRows),
-    position,
-    pages: sequence.pages,
-    slot,
-    sample: picksToken(entry) ? toSample(sequence) : null,
-    ...(isScoring(sequence) ? { scores: toScores(entry) } : {}),
-  };
+  // Of a single token a list is cheaper than a view.
+  const tokens = numRows === 1 ? [sequence.tokens[position]!] : sequence.tokens.subarray(position, position + numRows);
+  const sample = picksToken(entry) ? toSample(sequence) : null;
+  const rows = { tokens, position, pages: sequence.pages, slot, sample };
+  return isScoring(sequence) ? { ...rows, scores: toScores(entry) } : rows;
 }
 
 function toScores(entry: PlanEntry): StepScore[] {
@@ -127,5 +125,6 @@ const notFinite = (): NativeError =>
 function toSample(sequence: Sequence): StepSample {
   const { sampling, output } = sequence;
   const allowed = output.allowed ?? null;
-  return { sampling, counter: numGenerated(sequence), adjustments: output.adjustments(), ...(allowed === null ? {} : { allowed }) };
+  const sample = { sampling, counter: numGenerated(sequence), adjustments: output.adjustments() };
+  return allowed === null ? sample : { ...sample, allowed };
 }

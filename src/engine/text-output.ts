@@ -7,7 +7,7 @@ import type { TokenStream } from "../core/token-stream.ts";
 import type { Detokenizer, Tokenizer } from "../model/tokenizer.ts";
 import type { Ending, SequenceOutput } from "../schedule/sequence.ts";
 import { StopMatcher } from "./stop-matcher.ts";
-import { TokenAdjustments } from "./token-adjustments.ts";
+import { changesLogits, TokenAdjustments } from "./token-adjustments.ts";
 
 export interface TextOutputInput {
   readonly sampling: Sampling;
@@ -19,10 +19,12 @@ export interface TextOutputInput {
   readonly grammar?: GrammarCursor | null;
 }
 
+const NO_ADJUSTMENTS: readonly TokenAdjustment[] = [];
+
 export class TextOutput implements SequenceOutput {
   readonly #sampling: Sampling;
   readonly #stream: TokenStream;
-  readonly #adjustments: TokenAdjustments;
+  readonly #adjustments: TokenAdjustments | null;
   readonly #detokenizer: Detokenizer | null;
   readonly #matcher: StopMatcher | null;
   readonly #grammar: GrammarCursor | null;
@@ -36,7 +38,7 @@ export class TextOutput implements SequenceOutput {
     this.#sampling = sampling;
     this.#stream = stream;
     this.#grammar = grammar;
-    this.#adjustments = new TokenAdjustments(sampling, promptTokens);
+    this.#adjustments = changesLogits(sampling) ? new TokenAdjustments(sampling, promptTokens) : null;
     this.#detokenizer =
       tokenizer?.detokenizer({ skipSpecialTokens: sampling.skipSpecialTokens }) ?? null;
     this.#matcher =
@@ -44,7 +46,7 @@ export class TextOutput implements SequenceOutput {
   }
 
   adjustments(): readonly TokenAdjustment[] {
-    return this.#adjustments.entries;
+    return this.#adjustments?.entries ?? NO_ADJUSTMENTS;
   }
 
   get isReady(): boolean {
@@ -60,7 +62,7 @@ export class TextOutput implements SequenceOutput {
     if (lost !== null) return { reason: "error", stopReason: null, error: lost };
     const { stopTokenIds, eosTokenIds, includeStop, minTokens, maxTokens } = this.#sampling;
     this.#numGenerated++;
-    this.#adjustments.count(token.id);
+    this.#adjustments?.count(token.id);
 
     let ending: Ending | null = null;
     let text = "";

@@ -2,6 +2,10 @@
 import type { Sampling } from "../core/sampling.ts";
 import type { TokenAdjustment } from "../core/step.ts";
 
+/** Whether any logit of a sequence is ever changed; of most none is. */
+export const changesLogits = ({ logitBias, minTokens, repetitionPenalty, presencePenalty, frequencyPenalty }: Sampling): boolean =>
+  logitBias.size > 0 || minTokens > 0 || repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0;
+
 interface Entry {
   readonly token: number;
   generatedCount: number;

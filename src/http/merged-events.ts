@@ -30,7 +30,17 @@ export class MergedEvents {
    *
    * @returns an empty list once every generation has ended
    */
-  async next(): Promise<readonly ChoiceEvent[]> {
+  next(): Promise<readonly ChoiceEvent[]> {
+    return this.#iterators.length === 1 ? this.#nextOfOne() : this.#nextOfAny();
+  }
+
+  /** Of a single generation, as most answers have: its stream does all the waiting. */
+  async #nextOfOne(): Promise<readonly ChoiceEvent[]> {
+    const { done, value } = await this.#iterators[0]!.next();
+    return done === true ? [] : [{ choice: 0, event: value }];
+  }
+
+  async #nextOfAny(): Promise<readonly ChoiceEvent[]> {
     for (const choice of this.#idle) this.#ask(choice);
     this.#idle.clear();
     while (this.#arrived.length === 0 && this.#failure === null && this.#numOpen > 0) {

@@ -14,5 +14,7 @@ export const pagesMissing = (
 ): number => Math.max(0, pagesFor(numPositions, pageTokens) - table.length);
 
 /** Makes room for `numPositions` positions, or changes nothing when the pool lacks pages. */
-export const growTable = (pool: PagePool, table: PageId[], numPositions: number): boolean =>
-  pool.allocate(pagesMissing(table, numPositions, pool.pageTokens), table);
+export function growTable(pool: PagePool, table: PageId[], numPositions: number): boolean {
+  const numMissing = pagesMissing(table, numPositions, pool.pageTokens);
+  return numMissing === 0 || pool.allocate(numMissing, table);
+}

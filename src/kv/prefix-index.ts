@@ -12,7 +12,8 @@ export interface PrefixNode {
   /** `null` for a first page. */
   readonly parent: PrefixNode | null;
   readonly scope: string;
-  readonly next: Map<string, PrefixNode>;
+  /** Pages behind it, by key; made with the first of them, since most pages have one or none. */
+  next: Map<string, PrefixNode> | null;
   /** Cleared once it is found no longer. */
   isIndexed: boolean;
 }
@@ -33,7 +34,7 @@ export class PrefixIndex {
       const node = next?.get(key);
       if (node === undefined) return path;
       path.push(node);
-      next = node.next;
+      next = node.next ?? undefined;
     }
     return path;
   }
@@ -43,10 +44,10 @@ export class PrefixIndex {
    * @returns the node of `page`, or of another page that holds the same and was first
    */
   insert(scope: string, parent: PrefixNode | null, key: string, page: PageId): PrefixNode {
-    const siblings = parent === null ? this.#firstsOf(scope) : parent.next;
+    const siblings = parent === null ? this.#firstsOf(scope) : (parent.next ??= new Map());
     const existing = siblings.get(key);
     if (existing !== undefined) return existing;
-    const node: PrefixNode = { page, key, parent, scope, next: new Map(), isIndexed: true };
+    const node: PrefixNode = { page, key, parent, scope, next: null, isIndexed: true };
     siblings.set(key, node);
     this.#byPage.set(page, node);
     return node;
@@ -56,16 +57,16 @@ export class PrefixIndex {
   drop(page: PageId): PageId[] {
     const node = this.#byPage.get(page);
     if (node === undefined) return [page];
-    const siblings = node.parent === null ? this.#firsts.get(node.scope)! : node.parent.next;
+    const siblings = node.parent === null ? this.#firsts.get(node.scope)! : node.parent.next!;
     siblings.delete(node.key);
     if (node.parent === null && siblings.size === 0) this.#firsts.delete(node.scope);
     const dropped: PageId[] = [];
-    for (let rest = [node]; rest.length > 0; ) {
+    for (const rest = [node]; rest.length > 0; ) {
       const each = rest.pop()!;
       each.isIndexed = false;
       this.#byPage.delete(each.page);
       dropped.push(each.page);
-      rest = [...rest, ...each.next.values()];
+      if (each.next !== null) rest.push(...each.next.values());
     }
     return dropped;
   }

@@ -3,11 +3,14 @@ import { type TokenText } from "./detokenizer.ts";
 import type { TokenDecoder } from "./token-decoder.ts";
 
 const NO_BYTES = new Uint8Array(0);
+const wholeCharacters = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 export class TokenTable implements TokenText {
   readonly numTokens: number;
   readonly strip: TokenText["strip"];
   readonly #bytes: (Uint8Array | undefined)[];
+  /** What `text` has been asked for, by id. */
+  readonly #texts: (string | null | undefined)[];
   /** Only where it differs from `#bytes`. */
   readonly #firstBytes = new Map<number, Uint8Array>();
   /** Contents, which can differ from what the decoder makes of them. */
@@ -46,6 +49,8 @@ export class TokenTable implements TokenText {
     }
     this.#idOf = idOf;
     this.numTokens = numTokens;
+    // Filled, lest an array with a few entries far apart be kept as a table of them.
+    this.#texts = Array.from({ length: numTokens }, () => undefined);
   }
 
   #set(
@@ -63,6 +68,13 @@ export class TokenTable implements TokenText {
     return this.#bytes[id] ?? NO_BYTES;
   }
 
+  text(id: number): string | null {
+    if (id >= this.numTokens) return "";
+    let text = this.#texts[id];
+    if (text === undefined) this.#texts[id] = text = textOf(this.bytes(id));
+    return text;
+  }
+
   firstBytes(id: number): Uint8Array {
     return this.#firstBytes.get(id) ?? this.bytes(id);
   }
@@ -78,5 +90,13 @@ export class TokenTable implements TokenText {
 
   idOf(content: string): number | undefined {
     return this.#idOf.get(content);
+  }
+}
+
+function textOf(bytes: Uint8Array): string | null {
+  try {
+    return wholeCharacters.decode(bytes);
+  } catch {
+    return null;
   }
 }

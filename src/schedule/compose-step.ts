@@ -6,7 +6,7 @@ import { charge, joinRunning, laneOf, leaveQueue } from "./lanes.ts";
 import { findPrefix, takePrefix } from "./prefixes.ts";
 import { reservePages } from "./preempt.ts";
 import { hasPages, maxRunning, promisedPages } from "./room.ts";
-import { groupOf, type ScheduleTable } from "./schedule-table.ts";
+import type { ScheduleTable } from "./schedule-table.ts";
 import { isDecoding, isScoring, numUncomputed, type Sequence } from "./sequence.ts";
 
 /** Consecutive positions of one sequence, all with its adapter or all without. */
@@ -63,18 +63,27 @@ export function composeStep(table: ScheduleTable, nowMs: number): StepPlan {
   for (const entry of plan.entries) {
     entry.sequence.isInStep = true;
   }
-  plan.entries.sort((a, b) => a.slot - b.slot || a.sequence.startOrder - b.sequence.startOrder);
+  // Prompts were put behind what decodes, whichever started first.
+  if (prefilling.length > 0) plan.entries.sort((a, b) => a.sequence.startOrder - b.sequence.startOrder);
+  plan.entries = bySlot(plan.entries);
   table.step++;
   return plan;
 }
 
+/** Stable; by distribution, which takes 5 us for 256 entries where comparing them takes 12. */
+function bySlot(entries: readonly PlanEntry[]): PlanEntry[] {
+  const perSlot: PlanEntry[][] = [];
+  for (const entry of entries) (perSlot[entry.slot - NO_SLOT] ??= []).push(entry);
+  return perSlot.flat();
+}
+
 function addRows(table: ScheduleTable, plan: StepPlan, sequence: Sequence, numRows: number): void {
-  const { slot } = groupOf(table, sequence.adapter);
-  plan.entries.push({ sequence, slot, position: sequence.computed, numRows });
+  const lane = laneOf(table, sequence);
+  plan.entries.push({ sequence, slot: lane.group.slot, position: sequence.computed, numRows });
   plan.numRows += numRows;
   if (isScoring(sequence)) plan.numScores += numRows - 1;
   // At once: who starts next in this very step goes by it.
-  charge(laneOf(table, sequence), numRows);
+  charge(lane, numRows);
 }
 
 /** Samples that nobody in the step needs, were every running sequence to pick a token. */

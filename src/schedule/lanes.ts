@@ -34,15 +34,18 @@ export interface Lane {
 /** Tenants, and lanes, that have gone and are still charged for what they had. */
 export const MAX_REMEMBERED = 1024;
 
+/** The lane of a sequence: found once, since a lane stays as long as it has sequences. */
+export const laneOf = (table: ScheduleTable, sequence: Sequence): Lane => (sequence.lane ??= laneFor(table, sequence));
+
 /**
- * The lane of a sequence, made when missing, and its tenant with it.
+ * Made when missing, and its tenant with it.
  *
  * Whoever comes (back) starts level with the least served: idle time earns no credit, and what was had before
  * still counts.
  *
  * @source Sheng et al., Fairness in Serving Large Language Models, arXiv:2401.00588 (virtual token counter)
  */
-export function laneOf(table: ScheduleTable, { adapter, tenant: name }: Sequence): Lane {
+function laneFor(table: ScheduleTable, { adapter, tenant: name }: Sequence): Lane {
   const group = groupOf(table, adapter);
   const existing = group.lanes.get(name);
   if (existing !== undefined) return existing;

@@ -66,8 +66,10 @@ function keyOf(table: ScheduleTable, sequence: Sequence, page: number): string {
   if (known !== undefined) return known;
   const { pageTokens } = table.pool;
   const start = page * pageTokens;
-  const tokens = sequence.tokens.subarray(start, start + pageTokens);
-  const key = `${computedBy(table, sequence, start, pageTokens)}|${String.fromCharCode(...new Uint16Array(tokens.slice().buffer))}`;
+  const { buffer, byteOffset, BYTES_PER_ELEMENT: width } = sequence.tokens;
+  // Each byte as a character, which is a copy.
+  const tokens = Buffer.from(buffer, byteOffset + start * width, pageTokens * width).toString("latin1");
+  const key = `${computedBy(table, sequence, start, pageTokens)}|${tokens}`;
   sequence.pageKeys[page] = key;
   return key;
 }

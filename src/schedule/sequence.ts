@@ -8,6 +8,7 @@ import type { AdapterId, PageId, RequestId } from "../core/ids.ts";
 import type { Finish } from "../core/request.ts";
 import type { FinishReason, SampledToken, Sampling } from "../core/sampling.ts";
 import type { TokenAdjustment } from "../core/step.ts";
+import type { Lane } from "./lanes.ts";
 import type { Indexed } from "./prefixes.ts";
 
 /** Why a sequence is to end; it is retired when no step names it. */
@@ -69,6 +70,8 @@ export interface Sequence {
   activeFrom: number;
 
   phase: "waiting" | "running" | "ended";
+  /** Where it waits and runs; `null` before it has joined a queue. */
+  lane: Lane | null;
   /** Order of the latest start; the highest is preempted first. */
   startOrder: number;
   /** Step and `length` at the latest start. */
@@ -125,6 +128,7 @@ export function createSequence(start: SequenceStart): Sequence {
     numCached: 0,
     activeFrom: 0,
     phase: "waiting",
+    lane: null,
     startOrder: -1,
     startStep: 0,
     startLength: promptLength,

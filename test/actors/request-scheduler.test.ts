@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { createActor, SimulatedClock } from "xstate";
 import type { RequestSchedulerFact } from "../../src/actors/request-scheduler/request-scheduler.events.ts";
 import { requestSchedulerMachine } from "../../src/actors/request-scheduler/request-scheduler.machine.ts";
-import { AdapterError } from "../../src/core/errors.ts";
+import { AdapterError, InvariantError } from "../../src/core/errors.ts";
 import { asAdapterId, asRequestId, asSlotId } from "../../src/core/ids.ts";
 import { picksToken, type StepPlan } from "../../src/schedule/compose-step.ts";
 import { appendToken, createSequence, numRemaining } from "../../src/schedule/sequence.ts";
@@ -227,5 +227,55 @@ describe("request scheduler", () => {
     expect(scheduler.heard()).toEqual(["x error", "a error", "engine.failed"]);
     expect(scheduler.table.pool.numHeld).toBe(0);
     checkTable(scheduler.table);
+  });
+
+  test("makes no transition for steps in which nothing ends", async () => {
+    const scheduler = open();
+    scheduler.submit("a", { maxTokens: 10 });
+    await scheduler.turn();
+    let numTransitions = 0;
+    scheduler.actor.subscribe(() => numTransitions++);
+    for (let i = 0; i < 9; i++) await scheduler.finishStep();
+    expect([scheduler.steps.length, numTransitions]).toEqual([10, 0]);
+    await scheduler.finishStep();
+    expect(scheduler.heard()).toEqual(["a length"]);
+    expect([scheduler.state(), scheduler.steps.length, numTransitions]).toEqual(["idle", 10, 1]);
+  });
+
+  test("keeps no sequences of steps that are over", async () => {
+    const scheduler = open();
+    scheduler.submit("a", { maxTokens: 1 });
+    scheduler.submit("b", { maxTokens: 5 });
+    await scheduler.turn();
+    const [{ plan }] = scheduler.steps as [Running];
+    expect(plan.entries).toHaveLength(2);
+    await scheduler.finishStep();
+    expect([scheduler.state(), plan.entries]).toEqual(["stepping", []]);
+  });
+
+  test("composes nothing more once it was stopped, whatever becomes of the step under way", async () => {
+    for (const error of [undefined, deviceLost()]) {
+      const scheduler = open();
+      scheduler.submit("a", { maxTokens: 10 });
+      await scheduler.turn();
+      scheduler.actor.stop();
+      await scheduler.finishStep(error);
+      expect(scheduler.steps).toHaveLength(1);
+      expect(scheduler.heard()).toEqual([]);
+      expect(scheduler.table.running[0]!.isInStep).toBe(true);
+    }
+  });
+
+  test("ends everything where a bug shows itself between two steps", async () => {
+    const scheduler = open();
+    scheduler.submit("a", { maxTokens: 10 });
+    await scheduler.turn();
+    scheduler.table.groups.values = () => {
+      throw new InvariantError("a bug");
+    };
+    await scheduler.finishStep();
+    expect(scheduler.heard()).toEqual(["a error", "engine.failed"]);
+    expect(scheduler.state()).toBe("failed");
+    expect(scheduler.table.sequences.size).toBe(0);
   });
 });

@@ -205,6 +205,8 @@ describe("preemption", () => {
             expect(slot as number).toBe(hasSlot ? sequence.adapter! : -1);
             if (!hasSlot && sequence.adapter !== null) expect(position + count).toBeLessThanOrEqual(activeFrom);
           }
+          const order = plan.entries.map(({ slot, sequence }) => [slot, sequence.startOrder] as const);
+          expect(order).toEqual(order.toSorted(([slot, start], [otherSlot, otherStart]) => slot - otherSlot || start - otherStart));
           const numSamples = plan.entries.map((entry) => (isScoring(entry.sequence) ? entry.numRows : Number(picksToken(entry)))).reduce((a, b) => a + b, 0);
           expect(numSamples).toBeLessThanOrEqual(maxSequences);
           for (const { sequence, position, numRows } of plan.entries) {

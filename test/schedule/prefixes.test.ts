@@ -1,5 +1,6 @@
 /** What sequences take over of others, over the schedule's own functions; that answers stay the same is tested with them all. */
 import { describe, expect, test } from "bun:test";
+import fc from "fast-check";
 import type { ScheduleTable } from "../../src/schedule/schedule-table.ts";
 import type { Sequence } from "../../src/schedule/sequence.ts";
 import { pagesFor } from "../../src/kv/page-table.ts";
@@ -31,6 +32,19 @@ describe("a prefix", () => {
     expect(run(table, { prompt: 10 })).toBe(0);
     expect([run(table, { prompt: 10 }), run(table, { prompt: 8 }), run(table, { prompt: 9 }), run(table, { prompt: 3 })]).toEqual([8, 4, 8, 0]);
     expect([table.pool.numHeld, table.counters.prefixQueries, table.counters.prefixHits]).toEqual([0, 10 + 10 + 8 + 9 + 3, 20]);
+  });
+
+  test("is one of the very same tokens, whatever bit they differ in", () => {
+    const token = fc.integer({ min: 0, max: 2 ** 31 - 1 });
+    fc.assert(
+      fc.property(fc.array(token, { minLength: 9, maxLength: 9 }), fc.nat(8), fc.nat(30), (tokens, at, bit) => {
+        const table = sharing();
+        run(table, { tokens, maxTokens: 1 });
+        const other = tokens.with(at, tokens[at]! ^ (1 << bit));
+        expect([run(table, { tokens: other, maxTokens: 1 }), run(table, { tokens, maxTokens: 1 })]).toEqual([at - (at % 4), 8]);
+      }),
+      { numRuns: 500 },
+    );
   });
 
   test("is not computed again: the first step has the rest only, and only that is charged", () => {

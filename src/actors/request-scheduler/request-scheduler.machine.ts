@@ -1,16 +1,17 @@
 /**
  * Runs step after step while there are requests, and hears of everything that changes who may run.
  *
- *   idle ── request.submit ──▶ gathering ──▶ composing ◀─────────────┐
- *    ▲                             ▲         │  │  │                 │ done
- *    │                             │         │  │  └─ has a plan ─▶ stepping ── error ──▶ failed
- *    ├───────── no requests ───────┼─────────┘  └─ nothing can run ─▶ waiting
- *    │                             └──── adapter.*, request.*, deadline ─┘
- *    └─ draining and no requests ─▶ drained
+ *   idle ── request.submit ──▶ gathering ──▶ composing ── has a plan ──▶ stepping ── steps.failed ──▶ failed
+ *    │                                        ▲      │                      │
+ *    │                adapter.*, request.*, deadline └─ nothing can run     │ steps.over
+ *    │                                        │      ▼                      │
+ *    │                                       waiting ◀── has requests ──────┤
+ *    │◀────────────────── no requests ──────────────────────────────────────┘
+ *    └─ draining ─▶ drained
  *
  * The schedule table is changed in place and is no part of XState's snapshot: it has thousands of entries,
  * and copying it per event would cost more than a step. Tokens do not pass through here either: the engine
- * writes them to each request's stream, and this machine hears one `done` per step.
+ * writes them to each request's stream; and of steps this machine hears what others have to know (`run-steps.ts`).
  */
 import { assign, emit, enqueueActions, setup } from "xstate";
 import type { Clock } from "../../core/clock.ts";
@@ -18,29 +19,16 @@ import { toLorikeetError, type LorikeetError } from "../../core/errors.ts";
 import type { AdapterId, RequestId, SlotId } from "../../core/ids.ts";
 import type { Engine } from "../../engine/engine.ts";
 import { enqueue as enqueueSequence } from "../../schedule/admission.ts";
-import { composeStep, type StepPlan } from "../../schedule/compose-step.ts";
-import {
-  blockLease,
-  changeLeases,
-  grantLease,
-  refuseLease,
-  type LeaseChange,
-} from "../../schedule/leases.ts";
-import {
-  endAll,
-  endingOf,
-  endSequence,
-  expire,
-  failure,
-  type Retired,
-} from "../../schedule/retire.ts";
+import type { StepPlan } from "../../schedule/compose-step.ts";
+import { blockLease, changeLeases, grantLease, refuseLease } from "../../schedule/leases.ts";
+import { endAll, endingOf, endSequence, failure } from "../../schedule/retire.ts";
 import type { ScheduleTable } from "../../schedule/schedule-table.ts";
 import type { Sequence } from "../../schedule/sequence.ts";
 import { settleStep } from "../../schedule/settle-step.ts";
-import { turnOver } from "../../schedule/turn-over.ts";
 import { awaitTurn } from "./await-turn.ts";
+import { composeNext, endedFact, leaseFact } from "./compose-next.ts";
 import type { RequestSchedulerCommand, RequestSchedulerFact } from "./request-scheduler.events.ts";
-import { runStep } from "./run-step.ts";
+import { runSteps, type StepsEvent } from "./run-steps.ts";
 
 export interface RequestSchedulerInput {
   readonly table: ScheduleTable;
@@ -53,7 +41,7 @@ export interface RequestSchedulerInput {
 }
 
 interface RequestSchedulerContext extends RequestSchedulerInput {
-  /** The step under way. */
+  /** The first of the steps to run. */
   readonly plan: StepPlan;
   readonly composedMs: number;
   readonly isDraining: boolean;
@@ -63,21 +51,6 @@ const NO_PLAN: StepPlan = { entries: [], numRows: 0, numScores: 0 };
 /** Timers hold 31 bits of milliseconds; a minute is often enough to look for later deadlines. */
 const MAX_DEADLINE_DELAY_MS = 60_000;
 
-const leaseFact = (change: LeaseChange): RequestSchedulerFact => ({
-  type: change.kind === "wanted" ? "adapter.wanted" : "adapter.released",
-  adapterId: change.adapterId,
-  leaseNumber: change.leaseNumber,
-});
-
-const endedFact = ({ sequence, finish }: Retired): RequestSchedulerFact => ({
-  type: "request.ended",
-  requestId: sequence.id,
-  adapterId: sequence.adapter,
-  tenant: sequence.tenant,
-  hasRun: sequence.startedMs !== null,
-  finish,
-});
-
 interface Lease {
   readonly adapterId: AdapterId;
   readonly leaseNumber: number;
@@ -86,11 +59,11 @@ interface Lease {
 export const requestSchedulerMachine = setup({
   types: {
     context: {} as RequestSchedulerContext,
-    events: {} as RequestSchedulerCommand,
+    events: {} as RequestSchedulerCommand | StepsEvent,
     emitted: {} as RequestSchedulerFact,
     input: {} as RequestSchedulerInput,
   },
-  actors: { awaitTurn, runStep },
+  actors: { awaitTurn, runSteps },
   delays: {
     nextDeadline: ({ context: { table, clock } }) =>
       Math.min(Math.max(table.nextDeadlineMs - clock.nowMs(), 0), MAX_DEADLINE_DELAY_MS),
@@ -133,28 +106,20 @@ export const requestSchedulerMachine = setup({
       for (const change of changeLeases(context.table)) enqueue.emit(leaseFact(change));
     }),
     compose: enqueueActions(({ context, enqueue }) => {
+      const { plan, composedMs, facts } = composeNext(context.table, context.clock.nowMs());
+      for (const fact of facts) enqueue.emit(fact);
+      enqueue.assign({ plan, composedMs });
+    }),
+    tell: enqueueActions(({ enqueue }, params: { readonly facts: readonly RequestSchedulerFact[] }) => {
+      for (const fact of params.facts) enqueue.emit(fact);
+    }),
+    fail: enqueueActions(({ context, enqueue }, params: { readonly thrown: unknown; readonly plan: StepPlan }) => {
       const { table, clock } = context;
-      const composedMs = clock.nowMs();
-      for (const retired of expire(table, composedMs)) enqueue.emit(endedFact(retired));
-      turnOver(table);
-      for (const change of changeLeases(table)) enqueue.emit(leaseFact(change));
-      enqueue.assign({ plan: composeStep(table, composedMs), composedMs });
-    }),
-    settle: enqueueActions(({ context, enqueue }) => {
-      const nowMs = context.clock.nowMs();
-      const ended = settleStep(context.table, context.plan, nowMs);
-      for (const retired of ended) enqueue.emit(endedFact(retired));
-      enqueue.assign({ plan: NO_PLAN });
-      context.onStepTime(nowMs - context.composedMs);
-    }),
-    fail: enqueueActions(({ context, enqueue }, params: { readonly thrown: unknown }) => {
-      const { table, plan, clock } = context;
       const error = toLorikeetError(params.thrown);
       const nowMs = clock.nowMs();
       const waiting = endAll(table, failure(error), nowMs);
-      const inStep = settleStep(table, plan, nowMs);
+      const inStep = settleStep(table, params.plan, nowMs);
       for (const retired of [...waiting, ...inStep]) enqueue.emit(endedFact(retired));
-      enqueue.assign({ plan: NO_PLAN });
       enqueue.emit({ type: "engine.failed", error });
     }),
     tellDrained: emit({ type: "scheduler.drained" }),
@@ -195,14 +160,14 @@ export const requestSchedulerMachine = setup({
       ],
     },
     stepping: {
-      invoke: {
-        src: "runStep",
-        input: ({ context: { engine, plan, yieldTurn } }) => ({ engine, plan, yieldTurn }),
-        onDone: { target: "composing", actions: "settle" },
-        onError: {
-          target: "failed",
-          actions: { type: "fail", params: ({ event }) => ({ thrown: event.error }) },
-        },
+      invoke: { src: "runSteps", input: ({ context }) => context },
+      on: {
+        "steps.told": { actions: { type: "tell", params: ({ event }) => event } },
+        "steps.over": [
+          { guard: "hasRequests", target: "waiting", actions: { type: "tell", params: ({ event }) => event } },
+          { target: "idle", actions: { type: "tell", params: ({ event }) => event } },
+        ],
+        "steps.failed": { target: "failed", actions: { type: "fail", params: ({ event }) => event } },
       },
     },
     waiting: {
