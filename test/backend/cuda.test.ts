@@ -167,7 +167,7 @@ describe.skipIf(noCudaReason !== null).each([...FORMS])("cuda: %s", (form) => {
     const shaped = tinyProgram(withForm(form, { ...SHAPES, ...WIDE }[key]!));
     const own = randomWeights(shaped, 5);
     const reference = new ReferenceExecutor(shaped, own);
-    const backend = await openCuda({ ...LIMITS, program: shaped, weights: own, format: "bfloat16" });
+    const backend = await openCuda({ ...LIMITS, adapterBytes: 64 << 20, program: shaped, weights: own, format: "bfloat16" });
     expect(backend.info.adapterForms).toContain(form);
     // Not the seed of plain adapters: on heads of 96 its gains multiply the noise of bfloat16 by five, in float64 emulation too.
     const adapter = randomAdapter(shaped, 4, { ranks: [1, 4, 9, 3], coverage: 0.8, form });
@@ -264,6 +264,19 @@ describe.skipIf(noCudaReason !== null)("cuda: forms side by side", () => {
         expect(largestError(answers[i]!, logSoftmax(reference.logits(tokens, adapters[slot] ?? null)))).toBeLessThan(BOUND);
       }
     }
+  });
+
+  test("a row of the base is answered while no row of an adapter that changes the head is", async () => {
+    const sample = { sampling: samplingWith({ logprobs: 20 }), counter: 0, adjustments: [] };
+    const [base, prompt] = [tokensOf(5, program.vocabSize, 1), tokensOf(9, program.vocabSize, 2)];
+    const { sampled } = await backend.run({
+      sequences: [
+        { tokens: base, position: 0, pages: [asPageId(0)], slot: NO_SLOT, sample },
+        { tokens: prompt, position: 0, pages: [asPageId(1)], slot: asSlotId(2), sample: null },
+      ],
+    });
+    expect(sampled.length).toBe(1);
+    expect(largestError(sampled[0]!, logSoftmax(reference.logits(base)))).toBeLessThan(BOUND);
   });
 
   test("every scored row of a mixed step has the logits of its own adapter", async () => {

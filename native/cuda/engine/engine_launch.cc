@@ -231,7 +231,7 @@ void Engine::launch_linear(const Run& run, const LaunchSpec& launch) {
   const bool sampled = launch[LAUNCH_SAMPLED_ROWS] == 1;
   LinearArgs args = linear_args(launch, sampled ? run.padded_sampled : run.padded_rows);
   const int site = launch[LAUNCH_SITE];
-  const bool changed = is_head(site) ? (run.forms & FORM_HEAD) != 0 : site >= 0 && run.has_adapters;
+  const bool changed = is_head(site) ? run.layout.sampled_tiles > 0 : site >= 0 && run.has_adapters;
   if (!changed) return matmul_->run(args, false, main_queue());
   const bool apart = is_head(site) || is_apart(run);
   const uint32_t forms = is_head(site) ? site_forms_[site] : site_forms_[site] & run.forms;
