@@ -258,7 +258,10 @@ describe.skipIf(noCudaReason !== null)("cuda: forms side by side", () => {
   test.each([20, 70, 200, 290])("%d rows of one decode step have the logits of their own adapters", async (rows) => {
     for (const owners of [[0, 1, 2, 3, 4, 5, 6, 7, -1], [4, 4, 4, -1], [2], [5, 6]]) {
       const jobs = jobsOf(Array.from({ length: rows }, (_, i) => ({ length: 2, slot: owners[Math.floor((i * owners.length) / rows)]!, seed: i % 7 })));
-      const answers = await runJobs(backend, jobs, [1], samplingWith({ logprobs: 20 }));
+      const sample = { sampling: samplingWith({ logprobs: 20 }), counter: 0, adjustments: [] };
+      const stepAt = (position: number) => ({ sequences: jobs.map(({ tokens, slot }, i) => ({ tokens: [tokens[position]!], position, pages: [asPageId(i)], slot, sample })) });
+      await backend.run(stepAt(0));
+      const { sampled: answers } = await backend.run(stepAt(1));
       for (let i = 0; i < rows; i += 13) {
         const { tokens, slot } = jobs[i]!;
         expect(largestError(answers[i]!, logSoftmax(reference.logits(tokens, adapters[slot] ?? null)))).toBeLessThan(BOUND);
