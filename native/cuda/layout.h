@@ -18,6 +18,8 @@ enum {
   LAUNCH_LAYER = 11,
   LAUNCH_WINDOW = 12,
   LAUNCH_EPS = 13,
+  LAUNCH_Q_NORM_SITE = 14,
+  LAUNCH_K_NORM_SITE = 15,
 };
 
 enum {
@@ -31,3 +33,10 @@ enum {
 };
 enum { LAUNCH_WORDS = 16 };
 enum { PAGE_TOKENS = 64 };
+
+enum {
+  SITE_KIND_MATRIX = 0,
+  SITE_KIND_EMBEDDING = 1,
+  SITE_KIND_HEAD = 2,
+  SITE_KIND_NORM = 3,
+};

@@ -22,7 +22,7 @@ import { LIMITS, tokensOf } from "./cases.ts";
 
 /** Of sums in float32. */
 const SUM_ERROR = 2 ** -14;
-const ROOM = { ...LIMITS, maxRows: 512, maxSequences: 256, numExtents: 320 + 8192, numPages: 320 };
+const ROOM = { ...LIMITS, maxRows: 512, maxSequences: 256, numExtents: 320 + 8192, numPages: 320, numSlots: 8 };
 const SHAPE: TinyShape = { hidden: 256, layers: 2, heads: 8, kvHeads: 2, headDim: 64, ffn: 384, vocab: 500, bias: true, qkNorm: true, maxContext: 4096 };
 /** Up to 64 rows adapters are read with the weights, up to 256 they leave deltas, above they come first. */
 const ROWS = [1, 5, 33, 64, 65, 200, 300] as const;
@@ -95,10 +95,11 @@ describe.skipIf(noCudaReason !== null)("cuda: one operation", () => {
   // Matrices are bfloat16 in both.
   const exact = new ReferenceExecutor(program, roundedMatrices(program, weights));
   const rounded = new ReferenceExecutor(program, weights, "bfloat16");
-  const adapters = ([undefined, "dora", "lora_bias"] as const).map((adapterForm) =>
-    randomAdapter(program, 1, { ranks: [16, 4, 9], dtype: "BF16", coverage: 0.8, ...(adapterForm === undefined ? {} : { form: adapterForm }) }),
+  const adapters = ([undefined, "dora", "lora_bias", "base_bias", "modules_to_save", "head_lora", "embedding_lora", "trainable_tokens"] as const).map((adapterForm) =>
+    randomAdapter(program, 1, { ranks: [16, 4, 9], dtype: "BF16", coverage: 0.8, replaced: 1, ...(adapterForm === undefined ? {} : { form: adapterForm }) }),
   );
   const adapter = adapters[0]!;
+  const [whole, headLora, embeddingLora, tokenRows] = adapters.slice(4) as [AdapterWeights, AdapterWeights, AdapterWeights, AdapterWeights];
   let backend: CudaBackend;
   beforeAll(async () => {
     backend = (await openCuda({ ...ROOM, program, weights, format: "bfloat16" })) as CudaBackend;
@@ -163,7 +164,12 @@ describe.skipIf(noCudaReason !== null)("cuda: one operation", () => {
         test("linear with an adapter, bias, activation", () => compare(partOf(program, 2, "linear", "siluMul"), form, rows, ["normed"], "activated", adapter));
         test("linear with an adapter onto the residual stream, bias, norm", () =>
           compare(partOf(program, 1, "linear", "rmsNorm"), form, rows, ["attended", "residual"], "normed", adapter));
-        test.each([1, 2])("both with the forms of adapter %d", async (which) => {
+        test.each([["the head's LoRA", headLora], ["a whole head", whole], ["tokens of the head", tokenRows]] as const)("logits with %s", (_, changed) =>
+          compare(partOf(program, -1, "linear"), form, rows, ["lastNormed"], "logits", changed));
+        test.each([["the embedding's LoRA", embeddingLora], ["a whole embedding", whole], ["tokens", tokenRows]] as const)("embedding with %s", (_, changed) =>
+          compare(partOf(program, 0, "embed"), form, rows, [], "residual", changed));
+        test("norm of the adapter's own", () => compare(partOf(program, 0, "rmsNorm"), form, rows, ["residual"], "normed", whole));
+        test.each([1, 2, 3, 4])("both with the forms of adapter %d", async (which) => {
           await compare(partOf(program, 2, "linear", "siluMul"), form, rows, ["normed"], "activated", adapters[which]!);
           await compare(partOf(program, 1, "linear", "rmsNorm"), form, rows, ["attended", "residual"], "normed", adapters[which]!);
         });
@@ -175,6 +181,8 @@ describe.skipIf(noCudaReason !== null)("cuda: one operation", () => {
     compare(partOf(program, 0, "linear", "attention"), "prefill", rows, ["normed"], "attended"));
 
   test.each([1, 40, 130, 300])("the same with an adapter, %d rows", (rows) => compare(partOf(program, 0, "linear", "attention"), "prefill", rows, ["normed"], "attended", adapter));
+
+  test.each([1, 40, 130, 300])("the same with matrices and norms of the adapter's own, %d rows", (rows) => compare(partOf(program, 0, "linear", "attention"), "prefill", rows, ["normed"], "attended", whole));
 
   test.each([2, 64, 65, 130, 300])("attention of one row over %d positions in pages", async (length) => {
     const part = partOf(program, 0, "ropeKvWrite", "attention");

@@ -9,8 +9,9 @@ import fc from "fast-check";
 import type { Backend } from "../../src/backend/backend.ts";
 import { asPageId, asSlotId, NO_SLOT, type SlotId } from "../../src/core/ids.ts";
 import type { SampledToken } from "../../src/core/sampling.ts";
+import type { AdapterForm, AdapterWeights, Replacement } from "../../src/lora/adapter-weights.ts";
 import { attach, detach } from "../helpers/attach.ts";
-import { logSoftmax, ReferenceExecutor } from "../helpers/reference-executor.ts";
+import { logSoftmax, readWeight, ReferenceExecutor } from "../helpers/reference-executor.ts";
 import { noCudaReason, openCuda } from "../helpers/cuda.ts";
 import { samplingWith } from "../helpers/sampling.ts";
 import { randomAdapter, randomWeights, TINY, type TinyShape, tinyProgram } from "../helpers/tiny-program.ts";
@@ -155,16 +156,24 @@ describe.skipIf(noCudaReason !== null)("cuda: batches", () => {
   });
 });
 
-describe.skipIf(noCudaReason !== null).each(["lora_bias", "dora"] as const)("cuda: %s", (form) => {
+const FORMS: readonly AdapterForm[] = ["lora_bias", "dora", "head_lora", "embedding_lora", "modules_to_save", "trainable_tokens", "base_bias"];
+/** Other bases have no biases to train. */
+const withForm = (form: AdapterForm, shape: TinyShape): TinyShape => (form === "base_bias" ? { ...shape, bias: true } : shape);
+
+describe.skipIf(noCudaReason !== null).each([...FORMS])("cuda: %s", (form) => {
+  const program = tinyProgram(withForm(form, WIDE["heads of 64, four to a kv head"]!));
+  const weights = randomWeights(program, 5);
+
   test.each(Object.keys({ ...SHAPES, ...WIDE }))("is near float64 arithmetic on %s", async (key) => {
-    const program = tinyProgram({ ...SHAPES, ...WIDE }[key]!);
-    const weights = randomWeights(program, 5);
-    const reference = new ReferenceExecutor(program, weights);
-    const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16" });
+    const shaped = tinyProgram(withForm(form, { ...SHAPES, ...WIDE }[key]!));
+    const own = randomWeights(shaped, 5);
+    const reference = new ReferenceExecutor(shaped, own);
+    const backend = await openCuda({ ...LIMITS, numExtents: LIMITS.numPages + 8192, program: shaped, weights: own, format: "bfloat16" });
+    expect(backend.info.adapterForms).toContain(form);
     // Not the seed of plain adapters: on heads of 96 its gains multiply the noise of bfloat16 by five, in float64 emulation too.
-    const adapter = randomAdapter(program, 4, { ranks: [1, 4, 9, 3], coverage: 0.8, form });
+    const adapter = randomAdapter(shaped, 4, { ranks: [1, 4, 9, 3], coverage: 0.8, form });
     await attach(backend, asSlotId(2), await backend.stage(adapter));
-    const job = { tokens: tokensOf(39, program.vocabSize, 8), slot: asSlotId(2) };
+    const job = { tokens: tokensOf(39, shaped.vocabSize, 8), slot: asSlotId(2) };
     const wanted = logSoftmax(reference.logits(job.tokens, adapter));
     // As one prompt, and by a decode step at the end, whose graph is captured behind its first use.
     for (const chunks of [[39], [38, 1], [37, 1]]) {
@@ -177,24 +186,23 @@ describe.skipIf(noCudaReason !== null).each(["lora_bias", "dora"] as const)("cud
   });
 
   test.each([1, 40, 100, 300])("rows keep their answers beside plain adapters and %d rows of the base", async (length) => {
-    const program = tinyProgram(WIDE["heads of 64, four to a kv head"]!);
-    const weights = randomWeights(program, 5);
     const reference = new ReferenceExecutor(program, weights);
     const backend = await openCuda({ ...LIMITS, maxRows: 1024, maxSequences: 64, numExtents: LIMITS.numPages + 8192, program, weights, format: "bfloat16" });
     const adapters = [randomAdapter(program, 1, { ranks: [4], form }), randomAdapter(program, 2, { ranks: [8, 1, 17], coverage: 0.5 }), randomAdapter(program, 3, { ranks: [16], coverage: 0.6, form })];
     for (const [slot, adapter] of adapters.entries()) await attach(backend, asSlotId(slot), await backend.stage(adapter));
     const jobs = [...adapters.keys()].map((slot) => ({ tokens: tokensOf(60, program.vocabSize, slot), slot: asSlotId(slot) }));
     const base = { tokens: tokensOf(length, program.vocabSize, 99), slot: NO_SLOT };
-    const answers = await runJobs(backend, [...jobs, base], [1000], samplingWith({ logprobs: 20 }));
-    for (const [i, job] of [...jobs, base].entries()) {
-      expect(largestError(answers[i]!, logSoftmax(reference.logits(job.tokens, adapters[i] ?? null)))).toBeLessThan(BOUND);
+    // Whole prompts, and with the last tokens by a decode step.
+    for (const chunks of [[1000], [59, 1]]) {
+      const answers = await runJobs(backend, [...jobs, base], chunks, samplingWith({ logprobs: 20 }));
+      for (const [i, job] of [...jobs, base].entries()) {
+        expect(largestError(answers[i]!, logSoftmax(reference.logits(job.tokens, adapters[i] ?? null)))).toBeLessThan(BOUND);
+      }
     }
     await backend.close();
   });
 
   test("an adapter that comes back has what was found at first, and a plain one in its slot has none of it", async () => {
-    const program = tinyProgram(WIDE["heads of 64, four to a kv head"]!);
-    const weights = randomWeights(program, 5);
     const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16" });
     const [formed, plain] = [await backend.stage(randomAdapter(program, 1, { ranks: [4], form })), await backend.stage(randomAdapter(program, 2, { ranks: [4] }))];
     const job = { tokens: tokensOf(20, program.vocabSize, 3), slot: asSlotId(0) };
@@ -208,6 +216,137 @@ describe.skipIf(noCudaReason !== null).each(["lora_bias", "dora"] as const)("cud
     expect(answers[2]).toEqual(answers[0]!);
     expect(answers[3]).toEqual(answers[1]!);
     expect(answers[1]).not.toEqual(answers[0]!);
+    await backend.close();
+  });
+});
+
+describe.skipIf(noCudaReason !== null)("cuda: forms side by side", () => {
+  const program = tinyProgram({ ...WIDE["heads of 64, four to a kv head"]!, bias: true, qkNorm: true });
+  const weights = randomWeights(program, 5);
+  const reference = new ReferenceExecutor(program, weights);
+  const adapters = [...FORMS, undefined].map((form, i) =>
+    randomAdapter(program, 30 + i, { ranks: [4, 12], coverage: 0.7, dtype: i % 2 === 0 ? "F32" : "BF16", ...(form === undefined ? {} : { form }) }));
+  let backend: Backend;
+  beforeAll(async () => {
+    backend = await openCuda({ ...LIMITS, maxRows: 1024, maxSequences: 300, numPages: 300, numSlots: 8, numExtents: LIMITS.numPages + 8192, program, weights, format: "bfloat16" });
+    for (const [slot, adapter] of adapters.entries()) await attach(backend, asSlotId(slot), await backend.stage(adapter));
+  });
+  afterAll(() => backend?.close());
+
+  const jobsOf = (specs: readonly { length: number; slot: number; seed: number }[]) =>
+    specs.map(({ length, slot, seed }) => ({ tokens: tokensOf(length, program.vocabSize, seed), slot: slot < 0 ? NO_SLOT : asSlotId(slot) }));
+
+  test("a row's answer is the same beside any others, in any chunks", async () => {
+    const job = fc.record({ length: fc.integer({ min: 1, max: 120 }), slot: fc.integer({ min: -1, max: 7 }), seed: fc.nat(1000) });
+    let worst = 0;
+    await fc.assert(
+      fc.asyncProperty(fc.array(job, { minLength: 1, maxLength: 12 }), fc.array(fc.integer({ min: 1, max: 200 }), { minLength: 1, maxLength: 4 }), async (specs, chunks) => {
+        const jobs = jobsOf(specs);
+        const sampling = samplingWith({ logprobs: 20 });
+        const together = await runJobs(backend, jobs, chunks, sampling);
+        for (const [i, one] of jobs.entries()) {
+          const [alone] = await runJobs(backend, [one], [backend.info.maxRows], sampling);
+          worst = Math.max(worst, distance(together[i]!, alone!));
+        }
+        expect(worst).toBeLessThan(BATCH_BOUND);
+      }),
+      { numRuns: 30, seed: 22 },
+    );
+    if (process.env["SHOW_ERRORS"] !== undefined) console.log(`rows in batches of forms: ${worst.toFixed(4)}`);
+  });
+
+  // More of them than one tile of the head takes, and more than any graph.
+  test.each([20, 70, 200, 290])("%d rows of one decode step have the logits of their own adapters", async (rows) => {
+    for (const owners of [[0, 1, 2, 3, 4, 5, 6, 7, -1], [4, 4, 4, -1], [2], [5, 6]]) {
+      const jobs = jobsOf(Array.from({ length: rows }, (_, i) => ({ length: 2, slot: owners[Math.floor((i * owners.length) / rows)]!, seed: i % 7 })));
+      const sample = { sampling: samplingWith({ logprobs: 20 }), counter: 0, adjustments: [] };
+      const stepAt = (position: number) => ({ sequences: jobs.map(({ tokens, slot }, i) => ({ tokens: [tokens[position]!], position, pages: [asPageId(i)], slot, sample })) });
+      await backend.run(stepAt(0));
+      const { sampled: answers } = await backend.run(stepAt(1));
+      for (let i = 0; i < rows; i += 13) {
+        const { tokens, slot } = jobs[i]!;
+        expect(largestError(answers[i]!, logSoftmax(reference.logits(tokens, adapters[slot] ?? null)))).toBeLessThan(BOUND);
+      }
+    }
+  });
+
+  test("a row of the base is answered while no row of an adapter that changes the head is", async () => {
+    const sample = { sampling: samplingWith({ logprobs: 20 }), counter: 0, adjustments: [] };
+    const [base, prompt] = [tokensOf(5, program.vocabSize, 1), tokensOf(9, program.vocabSize, 2)];
+    const { sampled } = await backend.run({
+      sequences: [
+        { tokens: base, position: 0, pages: [asPageId(0)], slot: NO_SLOT, sample },
+        { tokens: prompt, position: 0, pages: [asPageId(1)], slot: asSlotId(2), sample: null },
+      ],
+    });
+    expect(sampled.length).toBe(1);
+    expect(largestError(sampled[0]!, logSoftmax(reference.logits(base)))).toBeLessThan(BOUND);
+  });
+
+  test("every scored row of a mixed step has the logits of its own adapter", async () => {
+    const sample = { sampling: samplingWith({ logprobs: 20 }), counter: 0, adjustments: [] };
+    const owners = [5, 4, 2, -1];
+    const prompts = owners.map((slot) => tokensOf(7 + slot, program.vocabSize, 40 + slot));
+    const scored = [[0, 3], [], [1, 2, 4], [2]];
+    const { sampled } = await backend.run({
+      sequences: owners.map((slot, i) => ({
+        tokens: prompts[i]!,
+        position: 0,
+        pages: [asPageId(i)],
+        slot: slot < 0 ? NO_SLOT : asSlotId(slot),
+        sample: i === 1 ? null : sample,
+        scores: scored[i]!.map((row) => ({ row, sample })),
+      })),
+    });
+    const rows = owners.flatMap((slot, i) => [...scored[i]!, ...(i === 1 ? [] : [prompts[i]!.length - 1])].map((row) => ({ slot, tokens: prompts[i]!.slice(0, row + 1) })));
+    expect(sampled.length).toBe(rows.length);
+    for (const [i, { slot, tokens }] of rows.entries()) {
+      expect(largestError(sampled[i]!, logSoftmax(reference.logits(tokens, adapters[slot] ?? null)))).toBeLessThan(BOUND);
+    }
+  });
+});
+
+describe.skipIf(noCudaReason !== null)("cuda: rows of the base's own", () => {
+  const program = tinyProgram({ ...TINY, tied: true });
+  const weights = randomWeights(program, 5);
+  const plain = randomAdapter(program, 1, { ranks: [2], dtype: "BF16" });
+  const embed = program.weights[0]!;
+  const edges = program.sites.flatMap(({ kind }, site) => (kind === "embedding" || kind === "head" ? [site] : []));
+  const withRows = (form: Replacement["form"], change: number): AdapterWeights => {
+    const numbers = Float32Array.from(readWeight(weights, embed), (value, i) => (i % 7 === 0 ? value + change : value));
+    const values = { dtype: "F32", rows: embed.rows, cols: embed.cols, bytes: new Uint8Array(numbers.buffer) } as const;
+    return { ...plain, replacements: edges.map((site) => ({ site, part: "weight", form, rows: 0, values })) };
+  };
+
+  test("copies of the base take no memory and change nothing, others do", async () => {
+    const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16" });
+    const jobs = [{ tokens: tokensOf(9, program.vocabSize, 3), slot: asSlotId(0) }];
+    const [bare, copied, changed, saved] = await Promise.all([plain, withRows("base_copies", 0), withRows("base_copies", 0.5), withRows("modules_to_save", 0.5)].map((each) => backend.stage(each)));
+    expect(copied!.numBytes).toBe(bare!.numBytes);
+    expect(changed!.numBytes).toBeGreaterThan(bare!.numBytes + 2 * 2 * embed.rows * embed.cols);
+    const answers = [];
+    for (const image of [bare!, copied!, changed!, saved!]) {
+      await attach(backend, asSlotId(0), image);
+      answers.push(await runJobs(backend, jobs, [9], samplingWith({ logprobs: 20 })));
+      detach(backend, asSlotId(0));
+    }
+    expect(answers[1]).toEqual(answers[0]!);
+    expect(answers[2]).not.toEqual(answers[0]!);
+    expect(answers[3]).toEqual(answers[2]!);
+    await backend.close();
+  });
+
+  test("an adapter of replaced rows that has no room is refused by its size", async () => {
+    const wide = tinyProgram({ ...TINY, vocab: 3000 });
+    const backend = await openCuda({ ...LIMITS, program: wide, weights: randomWeights(wide, 5), format: "bfloat16", numExtents: LIMITS.numPages + 8192 });
+    await attach(backend, asSlotId(0), await backend.stage(randomAdapter(wide, 1, { ranks: [2] })));
+    await expect(attach(backend, asSlotId(1), await backend.stage(randomAdapter(wide, 1, { ranks: [2], form: "modules_to_save", replaced: 1 })))).rejects.toMatchObject({ errorCode: "adapter_too_large" });
+    await backend.close();
+  });
+
+  test("rows that are not finite are refused while an adapter is staged", async () => {
+    const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16" });
+    await expect(backend.stage(withRows("modules_to_save", Number.NaN))).rejects.toMatchObject({ errorCode: "adapter_invalid" });
     await backend.close();
   });
 });

@@ -1,7 +1,7 @@
 /** Forward programs as the CUDA engine runs them, one readable line per kernel. */
 import { describe, expect, test } from "bun:test";
 import { LAUNCH, LAUNCH_OP, LAUNCH_WORDS } from "../../src/backend/cuda/layout.ts";
-import { checkProgram, lowerProgram } from "../../src/backend/cuda/lower-program.ts";
+import { checkProgram, lowerProgram, moduleBorders } from "../../src/backend/cuda/lower-program.ts";
 import { ModelError } from "../../src/core/errors.ts";
 import type { Program } from "../../src/model/program.ts";
 import { thrownBy } from "../helpers/thrown.ts";
@@ -30,7 +30,9 @@ function lines(program: Program): string[] {
       ...part("weight", weight("weight")),
       ...part("site", site("site")),
       ...part("q", weight("qNorm")),
+      ...part("at", site("qNormSite")),
       ...part("k", weight("kNorm")),
+      ...part("at", site("kNormSite")),
       ...part("+bias", weight("pendingBias")),
       ...part("+delta", site("pendingSite")),
       ...(at("accumulate") === 1 ? ["accumulate"] : []),
@@ -47,18 +49,18 @@ const one = (changes: Partial<TinyShape> = {}): Program => tinyProgram({ ...TINY
 describe("a layer", () => {
   test("adds each delta where its site's output is read, and gathers within the last norm", () => {
     expect(lines(one())).toEqual([
-      "embed, out residual, weight embed",
-      "rmsNorm, x residual, out normed, weight norm1.0, eps 0.00001",
+      "embed, out residual, weight embed, site embed",
+      "rmsNorm, x residual, out normed, weight norm1.0, site norm1.0, eps 0.00001",
       "linear, x normed, out qkv, weight layers.0.qkv, site layers.0.qkv",
       "ropeKvWrite, x qkv, +delta layers.0.qkv, layer 0",
       "attention, x qkv, out attended, layer 0",
       "linear, x attended, out residual, weight layers.0.o, site layers.0.o, accumulate",
-      "rmsNorm, x residual, out normed, weight norm2.0, +delta layers.0.o, eps 0.00001",
+      "rmsNorm, x residual, out normed, weight norm2.0, site norm2.0, +delta layers.0.o, eps 0.00001",
       "linear, x normed, out gateUp, weight layers.0.gateUp, site layers.0.gateUp",
       "siluMul, x gateUp, out activated, +delta layers.0.gateUp",
       "linear, x activated, out residual, weight layers.0.down, site layers.0.down, accumulate",
-      "rmsNorm, x residual, out lastNormed, weight norm, +delta layers.0.down, sampled rows, eps 0.00001",
-      "linear, x lastNormed, out logits, weight head, sampled rows",
+      "rmsNorm, x residual, out lastNormed, weight norm, site norm, +delta layers.0.down, sampled rows, eps 0.00001",
+      "linear, x lastNormed, out logits, weight head, site head, sampled rows",
       "sample, x logits, sampled rows",
     ]);
   });
@@ -67,28 +69,28 @@ describe("a layer", () => {
     const all = lines(one({ bias: true })).filter((line) => line.includes("+bias"));
     expect(all).toEqual([
       "ropeKvWrite, x qkv, +bias layers.0.qkv.bias, +delta layers.0.qkv, layer 0",
-      "rmsNorm, x residual, out normed, weight norm2.0, +bias layers.0.o.bias, +delta layers.0.o, eps 0.00001",
+      "rmsNorm, x residual, out normed, weight norm2.0, site norm2.0, +bias layers.0.o.bias, +delta layers.0.o, eps 0.00001",
       "siluMul, x gateUp, out activated, +bias layers.0.gateUp.bias, +delta layers.0.gateUp",
-      "rmsNorm, x residual, out lastNormed, weight norm, +bias layers.0.down.bias, +delta layers.0.down, sampled rows, eps 0.00001",
+      "rmsNorm, x residual, out lastNormed, weight norm, site norm, +bias layers.0.down.bias, +delta layers.0.down, sampled rows, eps 0.00001",
     ]);
   });
 
   test("norms heads within the rotation, with their own epsilon", () => {
     const all = lines(one({ qkNorm: true }));
     expect(all.length).toBe(lines(one()).length);
-    expect(all[3]).toBe("ropeKvWrite, x qkv, q qnorm.0, k knorm.0, +delta layers.0.qkv, layer 0, eps 0.000001");
+    expect(all[3]).toBe("ropeKvWrite, x qkv, q qnorm.0, at qnorm.0, k knorm.0, at knorm.0, +delta layers.0.qkv, layer 0, eps 0.000001");
   });
 
   test("takes tied embeddings as its head", () => {
-    expect(lines(one({ tied: true })).at(-2)).toBe("linear, x lastNormed, out logits, weight embed, sampled rows");
+    expect(lines(one({ tied: true })).at(-2)).toBe("linear, x lastNormed, out logits, weight embed, site head, sampled rows");
   });
 
   test("of several is followed by the next, whose first norm adds what the one before left", () => {
     const all = lines(tinyProgram({ ...TINY, layers: 3 }));
     expect(all.filter((line) => line.includes("weight norm1."))).toEqual([
-      "rmsNorm, x residual, out normed, weight norm1.0, eps 0.00001",
-      "rmsNorm, x residual, out normed, weight norm1.1, +delta layers.0.down, eps 0.00001",
-      "rmsNorm, x residual, out normed, weight norm1.2, +delta layers.1.down, eps 0.00001",
+      "rmsNorm, x residual, out normed, weight norm1.0, site norm1.0, eps 0.00001",
+      "rmsNorm, x residual, out normed, weight norm1.1, site norm1.1, +delta layers.0.down, eps 0.00001",
+      "rmsNorm, x residual, out normed, weight norm1.2, site norm1.2, +delta layers.1.down, eps 0.00001",
     ]);
     expect(all.filter((line) => line.startsWith("attention")).map((line) => line.split(", ").at(-1))).toEqual(["layer 0", "layer 1", "layer 2"]);
   });
@@ -109,6 +111,25 @@ describe("buffers", () => {
       "lastNormed 24 sampled",
       "logits 61 sampled float32",
     ]);
+  });
+});
+
+describe("sites", () => {
+  test("begin and end where their modules do, those outside the layers as a whole", () => {
+    const { sites } = one({ qkNorm: true });
+    expect(Object.fromEntries(sites.map((site) => [site.name, [...moduleBorders(site)]]))).toEqual({
+      embed: [0, 24],
+      "norm1.0": [0, 24],
+      "layers.0.qkv": [0, 48, 64, 80],
+      "qnorm.0": [0, 8],
+      "knorm.0": [0, 8],
+      "layers.0.o": [0, 24],
+      "norm2.0": [0, 24],
+      "layers.0.gateUp": [0, 40, 80],
+      "layers.0.down": [0, 24],
+      norm: [0, 24],
+      head: [0, 61],
+    });
   });
 });
 

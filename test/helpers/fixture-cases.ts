@@ -65,9 +65,6 @@ export const FIXTURE_CASES: readonly FixtureCase[] = [
 ];
 export const NUM_FIXTURE_CASES = 21 + 6 + 27 + 13 + 11 + 10 + 23;
 
-/** Cases that not every backend serves: of bases with experts, and of adapters that replace rows or change embeddings. */
-const WHOLE_MODULES = new Set(["peft/embed_lmhead", "peft/saved_head", "peft/tokens"]);
-const hasExperts = (name: string): boolean => /^experts\/|^peft\/(_base_mixtral|moe_)/.test(name);
-const isReplacement = (name: string): boolean => name.startsWith("replacements/");
-export const NUM_DENSE_CASES = NUM_FIXTURE_CASES - WHOLE_MODULES.size - 5 - 11 - 23;
-export const DENSE_CASES: readonly FixtureCase[] = FIXTURE_CASES.filter(({ name }) => !WHOLE_MODULES.has(name) && !isReplacement(name) && !hasExperts(name));
+/** Cases of bases without experts. */
+export const NUM_DENSE_CASES = NUM_FIXTURE_CASES - 5 - 11 - 1;
+export const DENSE_CASES: readonly FixtureCase[] = FIXTURE_CASES.filter(({ base }) => !/\/experts\/|base_mixtral/.test(base));

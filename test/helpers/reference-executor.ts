@@ -87,7 +87,7 @@ export class ReferenceExecutor {
     if (own.length === 0) return base;
     const numbers = base.slice();
     for (const { rows, values } of own.toSorted((one) => (typeof one.rows === "number" ? -1 : 1))) {
-      const replaced = matrixNumbers(values);
+      const replaced = values.cols === 1 ? matrixNumbers(values) : this.#stored(matrixNumbers(values));
       for (let i = 0; i < values.rows; i++) {
         numbers.set(replaced.subarray(i * values.cols, (i + 1) * values.cols), (typeof rows === "number" ? rows + i : rows[i]!) * values.cols);
       }
@@ -111,7 +111,9 @@ export class ReferenceExecutor {
         const n = width(operation.out);
         const own = this.#own(this.#weights[operation.weight]!, "weight", operation.site, adapter);
         tokens.forEach((token, row) => buffers[operation.out]!.set(own.subarray(token * n, (token + 1) * n), row * n));
-        for (const delta of adapter?.deltas.filter(({ site }) => site === operation.site) ?? []) addToEmbedding(delta, own, tokens, buffers[operation.out]!);
+        for (const delta of adapter?.deltas.filter(({ site }) => site === operation.site) ?? []) {
+          addToEmbedding({ ...delta, a: this.#stored(matrixNumbers(delta.a)), b: this.#stored(matrixNumbers(delta.b)) }, own, tokens, buffers[operation.out]!);
+        }
         return;
       }
       case "rmsNorm": {
@@ -306,10 +308,11 @@ function product(matrix: Float64Array, x: Float64Array, rows: number): Float64Ar
   return y;
 }
 
+type NumberedDelta = Omit<LoraDelta, "a" | "b"> & { readonly a: Float64Array; readonly b: Float64Array };
+
 /** The input is a one at each token; what DoRA gives a length are columns of the matrix. */
-function addToEmbedding({ a, b, rank, scale, magnitude }: LoraDelta, matrix: Float64Array, tokens: readonly number[], out: Float64Array): void {
-  const [numTokens, n] = [a.cols, b.rows];
-  const [columns, rows] = [matrixNumbers(a), matrixNumbers(b)];
+function addToEmbedding({ a: columns, b: rows, rank, width: n, scale, magnitude }: NumberedDelta, matrix: Float64Array, tokens: readonly number[], out: Float64Array): void {
+  const numTokens = columns.length / rank;
   const changed = (token: number): Float64Array =>
     product(rows, Float64Array.from({ length: rank }, (_, r) => columns[r * numTokens + token]!), n).map((value, i) => matrix[token * n + i]! + scale * value);
   const squares = new Float64Array(n);
@@ -321,7 +324,7 @@ function addToEmbedding({ a, b, rank, scale, magnitude }: LoraDelta, matrix: Flo
 function doraGains(
   base: Float64Array,
   cols: number,
-  { a, b, rank, width, offset, scale, magnitude }: Omit<LoraDelta, "a" | "b"> & { readonly a: Float64Array; readonly b: Float64Array },
+  { a, b, rank, width, offset, scale, magnitude }: NumberedDelta,
 ): Float64Array {
   return Float64Array.from({ length: width }, (_, row) => {
     let squares = 0;

@@ -180,6 +180,8 @@ export interface RandomAdapterOptions {
   readonly coverage?: number;
   /** What it has beyond A and B. */
   readonly form?: AdapterForm;
+  /** Share that it replaces of what the form may replace, tokens aside; default 0.6. */
+  readonly replaced?: number;
 }
 
 export function randomAdapter(program: Program, seed: number, options: RandomAdapterOptions): AdapterWeights {
@@ -207,7 +209,7 @@ export function randomAdapter(program: Program, seed: number, options: RandomAda
       });
     }
   });
-  const replacements = randomReplacements(program, form, dtype, random);
+  const replacements = randomReplacements(program, form, dtype, random, options.replaced ?? 0.6);
   const ranks = deltas.map((delta) => delta.rank);
   return {
     digest: `${seed}`.padStart(64, "0"),
@@ -228,8 +230,7 @@ export function randomAdapter(program: Program, seed: number, options: RandomAda
   };
 }
 
-/** About half of what the form may replace. */
-function randomReplacements(program: Program, form: AdapterForm | undefined, dtype: "F32" | "BF16", random: () => number): Replacement[] {
+function randomReplacements(program: Program, form: AdapterForm | undefined, dtype: "F32" | "BF16", random: () => number, share: number): Replacement[] {
   if (form !== "modules_to_save" && form !== "trainable_tokens" && form !== "base_bias") return [];
   const column = (rows: number, centre: number): AdapterMatrix => ({ dtype: "F32", rows, cols: 1, bytes: new Uint8Array(vector(rows, centre, random).buffer) });
   const found = program.operations.flatMap((operation): Replacement[] => {
@@ -252,7 +253,7 @@ function randomReplacements(program: Program, form: AdapterForm | undefined, dty
     if (kind === "embedding") return [{ site, part: "weight", form, rows: 0, values: matrix(numRows) }];
     return runsOf(program, site, form, matrix);
   });
-  return found.filter(() => form === "trainable_tokens" || random() < 0.2);
+  return found.filter(() => form === "trainable_tokens" || random() < 2 * share - 1);
 }
 
 const runsOf = (program: Program, site: number, form: Replacement["form"], matrix: (rows: number) => AdapterMatrix): Replacement[] =>

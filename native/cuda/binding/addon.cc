@@ -73,7 +73,7 @@ EngineOptions options_of(const Napi::Object& from) {
   for (uint32_t i = 0; i < sites.Length(); i++) {
     const Napi::Object site = object_at(sites, i);
     const Napi::Int32Array borders = site.Get("borders").As<Napi::Int32Array>();
-    to.sites.push_back({int_of(site, "inWidth"), {borders.Data(), borders.Data() + borders.ElementLength()}});
+    to.sites.push_back({int_of(site, "inWidth"), {borders.Data(), borders.Data() + borders.ElementLength()}, int_of(site, "kind")});
   }
   const Napi::Int32Array launches = from.Get("launches").As<Napi::Int32Array>();
   for (size_t at = 0; at + LAUNCH_WORDS <= launches.ElementLength(); at += LAUNCH_WORDS) {
@@ -101,6 +101,17 @@ const float* floats_of(const Napi::Object& from, const char* name, int count) {
   return floats.Data();
 }
 
+SourceReplacement replacement_of(const Napi::Object& from, size_t num_sites) {
+  SourceReplacement to = {int_of(from, "site"), from.Get("ofBias").ToBoolean(), from.Get("isCopy").ToBoolean(), int_of(from, "firstRow"), {}, matrix_of(from.Get("values").As<Napi::Object>()), {}};
+  if (to.site < 0 || static_cast<size_t>(to.site) >= num_sites) throw to_js(from.Env(), "argument_invalid", "there is no site " + std::to_string(to.site));
+  const Napi::Value rows = from.Get("rows");
+  if (rows.IsUndefined()) return to;
+  const Napi::Int32Array list = rows.As<Napi::Int32Array>();
+  if (list.ElementLength() != static_cast<size_t>(to.values.rows)) throw to_js(from.Env(), "argument_invalid", "rows are as many as their values");
+  to.rows.assign(list.Data(), list.Data() + list.ElementLength());
+  return to;
+}
+
 class EngineObject : public Napi::ObjectWrap<EngineObject> {
  public:
   static Napi::Function define(Napi::Env env) {
@@ -125,7 +136,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     const Napi::Env env = info.Env();
     try {
       const EngineOptions options = options_of(info[0].As<Napi::Object>());
-      sites_ = options.sites;
+      num_sites_ = options.sites.size();
       engine_ = std::make_unique<Engine>(options);
     } catch (const Error& error) {
       throw to_js(env, error.code, error.what());
@@ -306,9 +317,9 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     });
   }
 
-  /** stage(deltas): Promise<{ image, numBytes, maxTotalRank }>. The matrices' bytes must not change meanwhile. */
+  /** stage(deltas, replacements): Promise<{ image, numBytes, maxTotalRank }>. The matrices' bytes must not change meanwhile. */
   Napi::Value stage(const Napi::CallbackInfo& info) {
-    const Napi::Array from = info[0].As<Napi::Array>();
+    const Napi::Array from = info[0].As<Napi::Array>(), replaced = info[1].As<Napi::Array>();
     auto deltas = std::make_shared<std::vector<SourceDelta>>();
     for (uint32_t i = 0; i < from.Length(); i++) {
       const Napi::Object delta = object_at(from, i);
@@ -316,10 +327,16 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
                          matrix_of(delta.Get("a").As<Napi::Object>()), matrix_of(delta.Get("b").As<Napi::Object>()), floats_of(delta, "bias", int_of(delta, "width")),
                          floats_of(delta, "magnitude", int_of(delta, "width"))});
     }
+    auto replacements = std::make_shared<std::vector<SourceReplacement>>();
+    for (uint32_t i = 0; i < replaced.Length(); i++) replacements->push_back(replacement_of(object_at(replaced, i), num_sites_));
+    /* Both hold what the matrices point to. */
+    const Napi::Array kept = Napi::Array::New(info.Env(), 2);
+    kept.Set(0u, from);
+    kept.Set(1u, replaced);
     return promise(
         info.Env(), *copies_,
-        [this, deltas]() -> std::function<Napi::Value(Napi::Env)> {
-          auto image = std::make_shared<AdapterImage>(*deltas, sites_);
+        [this, deltas, replacements]() -> std::function<Napi::Value(Napi::Env)> {
+          auto image = engine_->stage(*deltas, std::move(*replacements));
           return [image](Napi::Env env) -> Napi::Value {
             const Napi::Object result = Napi::Object::New(env);
             const int64_t bytes = static_cast<int64_t>(image->bytes());
@@ -330,11 +347,11 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
                                                                                       delete held;
                                                                                     }));
             result.Set("numBytes", Napi::Number::New(env, static_cast<double>(bytes)));
-            result.Set("maxTotalRank", Napi::Number::New(env, image->max_total_rank()));
+            result.Set("maxTotalRank", Napi::Number::New(env, image->layout().max_total_rank()));
             return result;
           };
         },
-        &from);
+        &kept);
   }
 
   /** attach(slot, offset, image): Promise<void>. */
@@ -347,7 +364,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
       return nullptr;
     };
     if (engine_ != nullptr && engine_->has_room_for(*image)) return promise(info.Env(), *copies_, copy);
-    /* More ranks than any adapter before, or the first forms: work areas grow between steps. */
+    /* More ranks than any adapter before, or the first forms somewhere: work areas grow between steps. */
     return promise(info.Env(), *steps_, [this, image, copy] {
       engine_->reserve(*image);
       return copy();
@@ -384,7 +401,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   }
 
   std::unique_ptr<Engine> engine_;
-  std::vector<SiteSpec> sites_;
+  size_t num_sites_ = 0;
   Napi::ThreadSafeFunction finished_;
   std::unique_ptr<TaskThread> steps_, copies_;
   int pending_ = 0; /* JavaScript thread only */

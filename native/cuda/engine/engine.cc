@@ -22,9 +22,10 @@ DeviceInfo find_device(int index) {
   throw Error("no_device", probe.devices.empty() ? probe.reason : "there is no NVIDIA device " + std::to_string(index));
 }
 
-/** Whether products can read the adapters of every site along with the weights: tiny heads of test models are not whole octets. */
+/** Whether products of layers can read the adapters of every site along with the weights: tiny heads of test models are not whole octets. */
 bool streams(const std::vector<SiteSpec>& sites) {
   return std::all_of(sites.begin(), sites.end(), [](const SiteSpec& site) {
+    if (site.kind != SITE_KIND_MATRIX) return true;
     return site.borders.size() <= MAX_PARTS + 1 && site.borders.back() <= MAX_STREAMED_OUTPUTS &&
            std::all_of(site.borders.begin(), site.borders.end(), [](int border) { return border % B_OCTET == 0; });
   });
@@ -79,16 +80,21 @@ void Engine::allocate() {
   }
   deltas_.resize(o.buffers.size());
   for (const LaunchSpec& launch : o.launches) {
-    if (launch[LAUNCH_OP] != LAUNCH_OP_LINEAR || launch[LAUNCH_SITE] < 0) continue;
+    if (launch[LAUNCH_OP] != LAUNCH_OP_LINEAR || !is_in_layer(launch[LAUNCH_SITE])) continue;
     DeviceMemory& delta = deltas_[launch[LAUNCH_OUT]];
     const size_t rows = options_.buffers[launch[LAUNCH_OUT]].is_float ? std::max(SMALL_ROWS, row_capacity_) : SMALL_ROWS;
     if (delta.bytes() == 0) delta = DeviceMemory(rows * stride_of(launch[LAUNCH_OUT]) * sizeof(uint16_t), "adapter deltas");
   }
   pool_ = DeviceMemory(o.num_extents * o.extent_bytes, "KV pages and adapters");
-  site_weights_.resize(o.sites.size());
-  for (const LaunchSpec& launch : o.launches)
-    if (launch[LAUNCH_OP] == LAUNCH_OP_LINEAR && launch[LAUNCH_SITE] >= 0) site_weights_[launch[LAUNCH_SITE]] = launch[LAUNCH_WEIGHT];
-  slots_with_forms_.resize(o.num_slots);
+  site_weights_.assign(o.sites.size(), -1);
+  site_biases_.assign(o.sites.size(), -1);
+  for (const LaunchSpec& launch : o.launches) {
+    const int site = launch[LAUNCH_SITE], read = launch[LAUNCH_PENDING_SITE];
+    if ((launch[LAUNCH_OP] == LAUNCH_OP_LINEAR || launch[LAUNCH_OP] == LAUNCH_OP_EMBED) && site >= 0) site_weights_[site] = launch[LAUNCH_WEIGHT];
+    if (read >= 0) site_biases_[read] = launch[LAUNCH_PENDING_BIAS];
+  }
+  slot_forms_.resize(o.num_slots);
+  site_forms_.resize(o.sites.size());
   forms_ = DeviceMemory(static_cast<size_t>(std::max(1, o.num_slots)) * std::max<size_t>(1, o.sites.size()) * sizeof(FormRecord), "the table of forms");
   sites_ = DeviceMemory(static_cast<size_t>(std::max(1, o.num_slots)) * std::max<size_t>(1, o.sites.size()) * sizeof(SiteRecord), "the table of adapters");
   rope_table_ = DeviceMemory(static_cast<size_t>(o.max_context) * o.rotary_dim * sizeof(float), "rotation tables");
@@ -98,8 +104,8 @@ void Engine::allocate() {
   arrived_ = DeviceMemory(static_cast<size_t>(row_capacity_) * o.num_heads * sizeof(uint32_t), "attention's counters");
   PlanLimits smallest_tiles = limits_;
   smallest_tiles.large_tile_rows = SMALL_TILE_ROWS;
-  const int most_tiles = std::max(max_tiles(limits_, SMALL_ROWS), max_tiles(smallest_tiles, row_capacity_));
-  const BlockLayout largest = BlockLayout::of(row_capacity_, sampled_capacity_, decode_item_capacity_, row_capacity_, most_tiles);
+  const int most_tiles = std::max(max_tiles(limits_, SMALL_ROWS, 0), max_tiles(smallest_tiles, row_capacity_, FORM_ROWS));
+  const BlockLayout largest = BlockLayout::of(row_capacity_, sampled_capacity_, decode_item_capacity_, row_capacity_, most_tiles, max_sampled_tiles(smallest_tiles, sampled_capacity_));
   const size_t most_listed = static_cast<size_t>(MAX_TABLES_PER_PAGE) * o.num_pages;
   /* Twice where an adapter comes to act within a step: its sequence is there two times then. */
   const size_t block_words = largest.pages_at + 2 * most_listed + o.max_sequences;
@@ -121,7 +127,7 @@ std::string Engine::description() const {
 const int32_t* Engine::run(const int32_t* block, size_t num_words, size_t& result_words) {
   const auto started = std::chrono::steady_clock::now();
   const Run run = send(block, num_words);
-  const GraphKey key = {run.bucket, run.layout.tiles, run.has_forms};
+  const GraphKey key = {run.bucket, run.layout.tiles, run.forms};
   const auto graph = run.bucket == 0 ? graphs_.end() : graphs_.find(key);
   if (graph != graphs_.end()) {
     check(cudaGraphLaunch(graph->second.exec, *main_), "launching a graph");
@@ -156,16 +162,14 @@ size_t Engine::receive(const int32_t* block) {
 }
 
 Engine::Run Engine::send(const int32_t* block, size_t num_words) {
-  const StepShape& shape = plan_.read(block, num_words);
+  const StepShape& shape = plan_.read(block, num_words, slot_forms_.data());
   const int bucket = shape.is_decode ? bucket_of(shape.rows) : 0;
-  Run run = {{}, shape.rows, padded(shape.rows), shape.sampled, padded(shape.sampled), shape.has_adapters, false, bucket};
-  for (int i = 0; i < block[STEP_HEADER_NUM_SEGMENTS]; i++)
-    run.has_forms |= slots_with_forms_[block[block[STEP_HEADER_SEGMENTS_AT] + i * SEGMENT_WORDS + SEGMENT_SLOT]] != 0;
+  Run run = {{}, shape.rows, padded(shape.rows), shape.sampled, padded(shape.sampled), shape.has_adapters, shape.forms, bucket};
   if (bucket != 0) {
-    run.layout = decode_layout(bucket, shape.has_adapters ? tile_bucket(shape.tiles, max_tiles(limits_, bucket)) : 0);
+    run.layout = decode_layout(bucket, shape.has_adapters ? tile_bucket(shape.tiles, max_tiles(limits_, bucket, shape.forms)) : 0, shape.forms);
     run.rows = run.sampled = bucket;
   } else {
-    run.layout = BlockLayout::of(run.padded_rows, run.padded_sampled, shape.decode_items, shape.prefill_items, shape.tiles);
+    run.layout = BlockLayout::of(run.padded_rows, run.padded_sampled, shape.decode_items, shape.prefill_items, shape.tiles, shape.sampled_tiles);
   }
   const size_t words = plan_.words_of(run.layout);
   if (words * sizeof(int32_t) > host_block_.bytes()) throw Error("step_invalid", "a step lists more pages than the engine holds");

@@ -5,8 +5,8 @@
  * without adapters; other steps launch their kernels one by one. Everything that varies lies in device memory at fixed
  * addresses and arrives with one copy per step.
  *
- * Not thread-safe: one thread calls it, but for `attach`, which another may call while steps run, and `load_rows`, which it may call
- * before the first.
+ * Not thread-safe: one thread calls it, but for `stage` and `attach`, which another may call while steps run, and `load_rows`, which it
+ * may call before the first.
  *
  * Files of this class: engine.cc opens it and runs a step, engine_launch.cc turns launches into kernels, engine_graphs.cc warms up,
  * engine_load.cc takes weights, engine_adapters.cc adapters, and engine_inspect.cc serves benches and tests.
@@ -107,9 +107,15 @@ class Engine {
    * may name the slot meanwhile.
    */
   void attach(int slot, size_t offset, AdapterImage& image);
-  /** Makes room for an adapter with more ranks at one site than any before, or with the first forms; steps must not run meanwhile. */
+  /** Makes room for an adapter with more ranks at one site than any before, or with the first forms at some site; steps must not run meanwhile. */
   void reserve(const AdapterImage& image);
-  bool has_room_for(const AdapterImage& image) const { return image.max_total_rank() <= shrunk_stride_ && (!image.has_forms() || product_.bytes() > 0); }
+  bool has_room_for(const AdapterImage& image) const;
+  /**
+   * Lays an adapter out. Copies of base weights that are those of this base are left out, in the precision that the base is held in.
+   *
+   * @throws Error `adapter_invalid` as AdapterLayout, or for a bias that the base does not have
+   */
+  std::shared_ptr<AdapterImage> stage(const std::vector<SourceDelta>& deltas, std::vector<SourceReplacement> replacements) const;
 
   EngineStats stats() const { return stats_; }
   std::string description() const;
@@ -120,25 +126,37 @@ class Engine {
     BlockLayout layout;
     int rows, padded_rows, sampled, padded_sampled;
     bool has_adapters;
-    bool has_forms; /* of adapters, beyond plain LoRA */
+    uint32_t forms; /* of adapters, beyond plain LoRA */
     int bucket; /* of the graph that runs it, or 0 */
+  };
+  /** Rows as adapters' kernels take them: all of a step, or the sampled ones. */
+  struct AdapterRows {
+    const RowTile* tiles;
+    int num_tiles;
+    bool large;
+    const int32_t* row_slot;
+    int padded_rows;
   };
   struct Graph {
     cudaGraphExec_t exec = nullptr;
   };
-  /** Rows, tiles (0 without adapters), and whether there are forms. */
-  using GraphKey = std::tuple<int, int, bool>;
+  /** Rows, tiles (0 without adapters), and forms. */
+  using GraphKey = std::tuple<int, int, uint32_t>;
 
   /** Blocks of an adapter's kernel for many rows that one multiprocessor holds. */
   static constexpr int LARGE_BLOCKS_PER_MULTIPROCESSOR = 3;
 
   void allocate();
   void reserve_rank(int total_rank);
+  void reserve_forms(const AdapterLayout& layout);
+  /** Graphs of which it holds end to be. */
+  void drop_graphs(const std::function<bool(const GraphKey&)>& holds);
+  bool equals_base(const SourceReplacement& copy) const;
   /** Lengths of an adapter's rows become gains, on the device and, for the next time, in the image. */
   void find_gains(AdapterImage& image, uint8_t* device);
   void tune_products();
   void capture(const GraphKey& key);
-  BlockLayout decode_layout(int bucket, int tiles) const;
+  BlockLayout decode_layout(int bucket, int tiles, uint32_t forms) const;
   LinearArgs linear_args(const LaunchSpec& launch, int padded_rows) const;
 
   /** First of the tags that a step's launches sign with; one for each site. */
@@ -157,19 +175,29 @@ class Engine {
   cudaGraphExec_t captured(const std::function<void()>& launches);
   void launch_linear(const Run& run, const LaunchSpec& launch);
   void launch_adapted(const Run& run, const LaunchSpec& launch, LinearArgs args);
+  void launch_apart(const Run& run, const LaunchSpec& launch, const LinearArgs& args);
+  void launch_embed(const Run& run, const LaunchSpec& launch);
   void launch_norm(const Run& run, const LaunchSpec& launch);
   void launch_rope(const Run& run, const LaunchSpec& launch);
   void launch_attention(const Run& run, const LaunchSpec& launch);
   void launch_silu(const Run& run, const LaunchSpec& launch);
-  LoraArgs lora_args(const Run& run, int site) const;
+  AdapterRows adapter_rows(const Run& run, bool sampled) const;
+  LoraArgs lora_args(const AdapterRows& rows, int site) const;
   StreamedLora streamed_lora(const Run& run, int site) const;
   Pending pending_of(const Run& run, const LaunchSpec& launch) const;
+  /** For a kernel that looks for one of `forms`. */
+  FormTable form_table(const Run& run, uint32_t forms) const;
 
   /** Whether products read adapters along with the weights. */
-  bool is_streamed(const Run& run) const { return run.padded_rows <= limits_.streamed_rows; }
+  bool is_streamed(const Run& run) const { return run.padded_rows <= limits_.streamed_rows && !is_apart(run); }
+  /** Whether deltas are added behind the products, because an adapter has rows of its own. */
+  static bool is_apart(const Run& run) { return (run.forms & FORM_ROWS) != 0; }
+  bool is_head(int site) const { return site >= 0 && options_.sites[site].kind == SITE_KIND_HEAD; }
+  /** Of a linear operation of a layer. */
+  bool is_in_layer(int site) const { return site >= 0 && options_.sites[site].kind == SITE_KIND_MATRIX; }
   bool is_small(const Run& run) const { return run.rows <= limits_.small_rows; }
   /** Whether adapters' part of this output waits in a delta for the kernel that reads the output. */
-  bool leaves_delta(const Run& run, int buffer) const { return !is_streamed(run) && (is_small(run) || options_.buffers[buffer].is_float); }
+  bool leaves_delta(const Run& run, int buffer) const { return !is_streamed(run) && !is_apart(run) && (is_small(run) || options_.buffers[buffer].is_float); }
   bool overlaps() const { return device_.major >= 9; }
   Queue main_queue() const { return {*main_, overlaps()}; }
   /** Of a kernel that reads what a linear operation and perhaps an adapter on the other stream wrote. */
@@ -197,11 +225,12 @@ class Engine {
   std::optional<Event> forked_, joined_, copied_;
   std::unique_ptr<Matmul> matmul_;
   std::vector<DeviceMemory> weights_, buffers_, deltas_; /* deltas_ by output buffer */
-  std::vector<int> site_weights_; /* the base matrix of each site */
-  std::vector<uint8_t> slots_with_forms_;
+  std::vector<int> site_weights_, site_biases_; /* the base's of each site, or -1 */
+  std::vector<uint32_t> slot_forms_;
+  std::vector<uint8_t> site_forms_; /* of FORM_OUTPUTS and FORM_ROWS, what any adapter so far has there */
   std::mutex gains_mutex_; /* held while gains are found, or copied to or from an image */
   DeviceMemory forms_;   /* FormRecord of every slot and site */
-  DeviceMemory product_; /* [rows, stride] float32: what is not yet part of the residual stream; none before an adapter with forms */
+  DeviceMemory product_; /* [rows, stride] float32: what is not yet part of the residual stream; none before an adapter with forms in layers */
   DeviceMemory pool_; /* KV pages and adapters */
   DeviceMemory sites_, rope_table_, shrunk_, told_, partial_, arrived_, block_, adjustments_, results_, bad_row_;
   DeviceMemory landing_; /* weights as stored, on their way; none once there are all */

@@ -70,7 +70,7 @@ std::vector<LaunchTime> Engine::profile(const int32_t* block, size_t num_words) 
     const auto launch_kind = [&, &same = launches] {
       for (const int i : same) launch_one(run, options_.launches[i]);
     };
-    const bool has_parts = run.has_adapters && !is_streamed(run) && options_.launches[launches[0]][LAUNCH_OP] == LAUNCH_OP_LINEAR && options_.launches[launches[0]][LAUNCH_SITE] >= 0;
+    const bool has_parts = run.has_adapters && !is_streamed(run) && !is_apart(run) && options_.launches[launches[0]][LAUNCH_OP] == LAUNCH_OP_LINEAR && is_in_layer(options_.launches[launches[0]][LAUNCH_SITE]);
     for (const int parts : {ALL_PARTS, PART_BASE, PART_SHRINK, PART_EXPAND}) {
       if (parts != ALL_PARTS && !has_parts) break;
       parts_ = parts;

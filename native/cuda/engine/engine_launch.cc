@@ -26,13 +26,7 @@ void Engine::launch_all(const Run& run) {
 
 void Engine::launch_one(const Run& run, const LaunchSpec& launch) {
   switch (launch[LAUNCH_OP]) {
-    case LAUNCH_OP_EMBED: {
-      const WeightSpec& weight = options_.weights[launch[LAUNCH_WEIGHT]];
-      embed({weights_[launch[LAUNCH_WEIGHT]].as<bf16>(), aligned_width(weight.cols), block_at<int32_t>(run.layout.tokens_at), buffers_[launch[LAUNCH_OUT]].as<float>(),
-             stride_of(launch[LAUNCH_OUT]), weight.cols, run.rows},
-            main_queue());
-      break;
-    }
+    case LAUNCH_OP_EMBED: launch_embed(run, launch); break;
     case LAUNCH_OP_RMS_NORM: launch_norm(run, launch); break;
     case LAUNCH_OP_LINEAR: launch_linear(run, launch); break;
     case LAUNCH_OP_ROPE_KV_WRITE: launch_rope(run, launch); break;
@@ -68,9 +62,32 @@ bf16* Engine::kv_of_layer(int layer) const {
   return pool_.as<bf16>() + static_cast<int64_t>(layer) * 2 * options_.num_kv_heads * PAGE_TOKENS * options_.head_dim;
 }
 
+FormTable Engine::form_table(const Run& run, uint32_t forms) const {
+  return {run.forms & forms ? forms_.as<FormRecord>() : nullptr, static_cast<int>(options_.sites.size()), block_at<int32_t>(run.layout.row_slots_at)};
+}
+
+void Engine::launch_embed(const Run& run, const LaunchSpec& launch) {
+  const WeightSpec& weight = options_.weights[launch[LAUNCH_WEIGHT]];
+  const EmbedArgs args = {
+      .table = weights_[launch[LAUNCH_WEIGHT]].as<bf16>(),
+      .vocabulary = weight.rows,
+      .table_stride = aligned_width(weight.cols),
+      .tokens = block_at<int32_t>(run.layout.tokens_at),
+      .out = buffers_[launch[LAUNCH_OUT]].as<float>(),
+      .out_stride = stride_of(launch[LAUNCH_OUT]),
+      .width = weight.cols,
+      .rows = run.rows,
+      .forms = form_table(run, FORM_EMBEDDING),
+      .sites = sites_.as<SiteRecord>(),
+      .site = launch[LAUNCH_SITE],
+  };
+  embed(args, main_queue());
+}
+
 Pending Engine::pending_of(const Run& run, const LaunchSpec& launch) const {
   const int bias = launch[LAUNCH_PENDING_BIAS];
-  const bool has_delta = launch[LAUNCH_PENDING_SITE] >= 0 && run.has_adapters && !run.has_forms && leaves_delta(run, launch[LAUNCH_X]);
+  const int site = launch[LAUNCH_PENDING_SITE];
+  const bool has_delta = site >= 0 && run.has_adapters && !(run.forms & site_forms_[site] & FORM_OUTPUTS) && leaves_delta(run, launch[LAUNCH_X]);
   return {
       .bias = bias < 0 ? nullptr : weights_[bias].as<float>(),
       .delta = has_delta ? deltas_[launch[LAUNCH_X]].as<bf16>() : nullptr,
@@ -91,6 +108,8 @@ void Engine::launch_norm(const Run& run, const LaunchSpec& launch) {
       .width = options_.buffers[launch[LAUNCH_X]].width,
       .rows = sampled ? run.sampled : run.rows,
       .pending = pending_of(run, launch),
+      .forms = form_table(run, FORM_NORMS),
+      .site = launch[LAUNCH_SITE],
   };
   rms_norm(args, queue_behind(run, launch));
 }
@@ -114,6 +133,9 @@ void Engine::launch_rope(const Run& run, const LaunchSpec& launch) {
       .layer_kv = kv_of_layer(launch[LAUNCH_LAYER]),
       .page_stride = page_stride(),
       .pending = pending_of(run, launch),
+      .forms = form_table(run, FORM_NORMS),
+      .q_site = launch[LAUNCH_Q_NORM_SITE],
+      .k_site = launch[LAUNCH_K_NORM_SITE],
   };
   rope_kv_write(args, queue_behind(run, launch));
 }
@@ -152,22 +174,28 @@ void Engine::launch_silu(const Run& run, const LaunchSpec& launch) {
   silu_mul(args, queue_behind(run, launch));
 }
 
-LoraArgs Engine::lora_args(const Run& run, int site) const {
+Engine::AdapterRows Engine::adapter_rows(const Run& run, bool sampled) const {
+  const bool large = limits_.large_tile_rows == LARGE_TILE_ROWS && (sampled || is_apart(run) || !is_small(run));
+  if (sampled) return {block_at<RowTile>(run.layout.sampled_tiles_at), run.layout.sampled_tiles, large, block_at<int32_t>(run.layout.sampled_slots_at), run.padded_sampled};
+  return {block_at<RowTile>(run.layout.tiles_at), run.layout.tiles, large, block_at<int32_t>(run.layout.row_slots_at), run.padded_rows};
+}
+
+LoraArgs Engine::lora_args(const AdapterRows& rows, int site) const {
   /* Partial sums of all splits lie side by side in one area. */
-  const int tiles = std::max(1, run.layout.tiles);
-  const int wanted = is_small(run) ? MAX_SPLITS : std::max(1, LARGE_BLOCKS_PER_MULTIPROCESSOR * device_.num_multiprocessors / tiles);
+  const int tiles = std::max(1, rows.num_tiles);
+  const int wanted = rows.padded_rows <= limits_.small_rows ? MAX_SPLITS : std::max(1, LARGE_BLOCKS_PER_MULTIPROCESSOR * device_.num_multiprocessors / tiles);
   return {
-      .tiles = block_at<RowTile>(run.layout.tiles_at),
-      .num_tiles = run.layout.tiles,
-      .large = !is_small(run) && limits_.large_tile_rows == LARGE_TILE_ROWS,
-      .row_slot = block_at<int32_t>(run.layout.row_slots_at),
+      .tiles = rows.tiles,
+      .num_tiles = rows.num_tiles,
+      .large = rows.large,
+      .row_slot = rows.row_slot,
       .sites = sites_.as<SiteRecord>(),
       .num_sites = static_cast<int>(options_.sites.size()),
       .site = site,
       .shrunk = shrunk_.as<float>(),
-      .shrunk_rows = run.padded_rows,
+      .shrunk_rows = rows.padded_rows,
       .shrunk_stride = shrunk_stride_,
-      .splits = std::min({wanted, MAX_SPLITS, static_cast<int>(shrunk_rows_ / run.padded_rows)}),
+      .splits = std::min({wanted, MAX_SPLITS, static_cast<int>(shrunk_rows_ / rows.padded_rows)}),
       .max_rank = shrunk_stride_,
   };
 }
@@ -197,34 +225,61 @@ StreamedLora Engine::streamed_lora(const Run& run, int site) const {
  * Up to 64 rows: the product reads A and B along with the weights. Up to 256, or on older devices: the adapter works beside the
  * base product and leaves a delta, which the kernel that reads the output adds. Many rows: the adapter's part is written first
  * and the base product added onto it, whose epilogue hides the read; the residual stream, float32 and read by a norm anyway,
- * takes a delta here too.
+ * takes a delta here too. The head, and layers of a step in which an adapter has rows of its own there: one after the other.
  */
 void Engine::launch_linear(const Run& run, const LaunchSpec& launch) {
   const bool sampled = launch[LAUNCH_SAMPLED_ROWS] == 1;
   LinearArgs args = linear_args(launch, sampled ? run.padded_sampled : run.padded_rows);
   const int site = launch[LAUNCH_SITE];
-  if (site < 0 || !run.has_adapters) return matmul_->run(args, false, main_queue());
-  if (!run.has_forms) return launch_adapted(run, launch, args);
+  const bool changed = is_head(site) ? run.layout.sampled_tiles > 0 : site >= 0 && run.has_adapters;
+  if (!changed) return matmul_->run(args, false, main_queue());
+  const bool apart = is_head(site) || is_apart(run);
+  const uint32_t forms = is_head(site) ? site_forms_[site] : site_forms_[site] & run.forms;
 
-  /* A gain is of what base and adapter add, so that goes aside where it would be lost in the residual stream. */
-  const bool aside = args.accumulate;
-  const bool delta = leaves_delta(run, launch[LAUNCH_OUT]);
-  void* out = args.out;
+  /* A gain is of what base and adapter add, and own rows take the base's place: that goes aside where it would be lost in the residual stream. */
+  const bool aside = args.accumulate && forms != 0;
+  void* const out = args.out;
   if (aside) args.out = product_.as<float>(), args.accumulate = false;
-  launch_adapted(run, launch, args);
-  const FormArgs forms = {
-      .forms = forms_.as<FormRecord>(),
-      .num_sites = static_cast<int>(options_.sites.size()),
+  if (apart) launch_apart(run, launch, args);
+  else launch_adapted(run, launch, args);
+  if (!aside && !(forms & FORM_OUTPUTS)) return;
+  const FormArgs applied = {
+      .forms = {forms_.as<FormRecord>(), static_cast<int>(options_.sites.size()), adapter_rows(run, is_head(site)).row_slot},
       .site = site,
-      .row_slot = block_at<int32_t>(run.layout.row_slots_at),
       .product = aside ? product_.as<float>() : nullptr,
-      .delta = delta ? deltas_[launch[LAUNCH_OUT]].as<bf16>() : nullptr,
+      .delta = !apart && leaves_delta(run, launch[LAUNCH_OUT]) ? deltas_[launch[LAUNCH_OUT]].as<bf16>() : nullptr,
       .out = out,
+      .out_type = args.out_type,
       .stride = args.out_stride,
       .width = args.n,
-      .rows = run.rows,
+      .rows = sampled ? run.sampled : run.rows,
   };
-  apply_forms(forms, {*main_, overlaps() && !(is_small(run) && !is_streamed(run))});
+  apply_forms(applied, {*main_, overlaps() && (apart || is_streamed(run) || !is_small(run))});
+}
+
+/** The base's product, own rows over it, and deltas added to both. */
+void Engine::launch_apart(const Run& run, const LaunchSpec& launch, const LinearArgs& args) {
+  const int site = launch[LAUNCH_SITE];
+  const AdapterRows rows = adapter_rows(run, is_head(site));
+  matmul_->run(args, false, main_queue());
+  if (site_forms_[site] & FORM_ROWS) {
+    const OwnRowsArgs own = {
+        .forms = {forms_.as<FormRecord>(), static_cast<int>(options_.sites.size()), rows.row_slot},
+        .site = site,
+        .tiles = rows.tiles,
+        .num_tiles = rows.num_tiles,
+        .x = args.x,
+        .x_stride = args.x_stride,
+        .out = args.out,
+        .out_type = args.out_type,
+        .out_stride = args.out_stride,
+    };
+    own_rows(own, device_.num_multiprocessors, main_queue());
+  }
+  const LoraArgs lora = lora_args(rows, site);
+  lora_shrink(lora, args.x, args.x_stride, main_queue());
+  /* Shrinking waits for nothing where no adapter has a delta here, so that waiting for it alone would be too little. */
+  lora_expand(lora, ExpandMode::add, args.out, args.out_type, args.out_stride, args.n, {*main_, false});
 }
 
 /** The product of a step with adapters: see above. */
@@ -234,21 +289,21 @@ void Engine::launch_adapted(const Run& run, const LaunchSpec& launch, LinearArgs
     const StreamedLora lora = streamed_lora(run, site);
     return linear_stream(args, &lora, device_.num_multiprocessors, main_queue());
   }
-  const LoraArgs lora = lora_args(run, site);
+  const LoraArgs lora = lora_args(adapter_rows(run, false), site);
   const int out_width = options_.buffers[launch[LAUNCH_OUT]].width;
   if (is_small(run)) {
     check(cudaEventRecord(*forked_, *main_), "forking");
     check(cudaStreamWaitEvent(*side_, *forked_, 0), "forking");
     if (parts_ & PART_SHRINK) lora_shrink(lora, args.x, args.x_stride, {*side_, false});
-    if (parts_ & PART_EXPAND) lora_expand(lora, ExpandMode::delta, deltas_[launch[LAUNCH_OUT]].as<bf16>(), args.out_stride, out_width, {*side_, overlaps()});
+    if (parts_ & PART_EXPAND) lora_expand(lora, ExpandMode::delta, deltas_[launch[LAUNCH_OUT]].as<void>(), OutType::bf16, args.out_stride, out_width, {*side_, overlaps()});
     check(cudaEventRecord(*joined_, *side_), "joining");
     if (parts_ & PART_BASE) matmul_->run(args, true, main_queue());
     check(cudaStreamWaitEvent(*main_, *joined_, 0), "joining");
   } else {
     const bool delta = leaves_delta(run, launch[LAUNCH_OUT]);
-    bf16* out = delta ? deltas_[launch[LAUNCH_OUT]].as<bf16>() : static_cast<bf16*>(args.out);
+    void* out = delta ? deltas_[launch[LAUNCH_OUT]].as<void>() : args.out;
     if (parts_ & PART_SHRINK) lora_shrink(lora, args.x, args.x_stride, main_queue());
-    if (parts_ & PART_EXPAND) lora_expand(lora, delta ? ExpandMode::delta : ExpandMode::replace, out, args.out_stride, out_width, main_queue());
+    if (parts_ & PART_EXPAND) lora_expand(lora, delta ? ExpandMode::delta : ExpandMode::replace, out, OutType::bf16, args.out_stride, out_width, main_queue());
     args.accumulate = args.accumulate || !delta;
     if (parts_ & PART_BASE) matmul_->run(args, false, main_queue());
   }

@@ -24,6 +24,7 @@ struct SiteSpec {
   int in_width;
   /** Where outputs of its modules begin and end, ascending: 0, ..., all outputs. */
   std::vector<int> borders;
+  int kind = SITE_KIND_MATRIX;
 };
 
 /** LAUNCH record: see ../layout.h. */

@@ -6,6 +6,7 @@
 
 #include "../../step_layout.h"
 #include "../kernels/kernels.h"
+#include "adapters.h"
 #include "error.h"
 #include "round_up.h"
 
@@ -49,7 +50,8 @@ int blocks_per_stretch(const PlanLimits& limits) {
 /** Large steps overwrite whole outputs: base rows', too. */
 bool covers_all_rows(const PlanLimits& limits, int rows) { return rows > limits.small_rows; }
 
-int tile_rows_of(const PlanLimits& limits, int rows) {
+int tile_rows_of(const PlanLimits& limits, int rows, uint32_t forms) {
+  if (forms & FORM_ROWS) return limits.large_tile_rows;
   return rows <= limits.streamed_rows ? limits.streamed_rows : rows <= limits.small_rows ? SMALL_TILE_ROWS : limits.large_tile_rows;
 }
 
@@ -81,9 +83,9 @@ void require_sections(const int32_t* block, size_t num_words) {
 
 }  // namespace
 
-BlockLayout BlockLayout::of(int rows, int sampled, int decode_items, int prefill_items, int tiles) {
+BlockLayout BlockLayout::of(int rows, int sampled, int decode_items, int prefill_items, int tiles, int sampled_tiles) {
   BlockLayout layout = {};
-  layout.rows = rows, layout.sampled = sampled, layout.decode_items = decode_items, layout.prefill_items = prefill_items, layout.tiles = tiles;
+  layout.rows = rows, layout.sampled = sampled, layout.decode_items = decode_items, layout.prefill_items = prefill_items, layout.tiles = tiles, layout.sampled_tiles = sampled_tiles;
   int end = 0;
   const auto place = [&end](int words) {
     const int at = end;
@@ -95,10 +97,12 @@ BlockLayout BlockLayout::of(int rows, int sampled, int decode_items, int prefill
   layout.kv_slots_at = place(rows);
   layout.row_slots_at = place(rows);
   layout.sampled_rows_at = place(sampled);
+  layout.sampled_slots_at = place(sampled);
   layout.samples_at = place(sampled * SAMPLE_WORDS);
   layout.decode_items_at = place(decode_items * static_cast<int>(sizeof(DecodeItem) / 4));
   layout.prefill_items_at = place(prefill_items * static_cast<int>(sizeof(PrefillItem) / 4));
   layout.tiles_at = place(tiles * static_cast<int>(sizeof(RowTile) / 4));
+  layout.sampled_tiles_at = place(sampled_tiles * static_cast<int>(sizeof(RowTile) / 4));
   layout.first_tag_at = place(1);
   layout.pages_at = end;
   return layout;
@@ -108,17 +112,27 @@ int max_decode_items(const PlanLimits& limits, int rows) {
   return rows + divide_up(DECODE_BLOCKS_PER_MULTIPROCESSOR * limits.num_multiprocessors, blocks_per_stretch(limits)) + 1;
 }
 
-int max_tiles(const PlanLimits& limits, int rows) {
+int max_tiles(const PlanLimits& limits, int rows, uint32_t forms) {
   /* Each run of rows with one slot ends in a tile that may not be full; base rows lie between runs. */
   const int slots = std::min(rows, limits.num_slots), runs = covers_all_rows(limits, rows) ? 2 * slots + 1 : slots;
-  return std::min(rows, rows / tile_rows_of(limits, rows) + runs);
+  return std::min(rows, rows / tile_rows_of(limits, rows, forms) + runs);
 }
 
-const StepShape& StepPlan::read(const int32_t* block, size_t num_words) {
+int max_sampled_tiles(const PlanLimits& limits, int sampled) {
+  return std::min(sampled, sampled / limits.large_tile_rows + std::min(sampled, limits.num_slots));
+}
+
+int sampled_tiles_of(const PlanLimits& limits, int bucket, int tiles) {
+  /* All rows are sampled, and no tile of theirs has more rows than a large one can have. */
+  return std::min(max_sampled_tiles(limits, bucket), tiles * (LARGE_TILE_ROWS / limits.large_tile_rows));
+}
+
+const StepShape& StepPlan::read(const int32_t* block, size_t num_words, const uint32_t* slot_forms) {
   shape_ = {};
   stretches_.clear();
   runs_.clear();
   tiles_.clear();
+  sampled_tiles_.clear();
   block_ = block;
   require(num_words >= STEP_HEADER_WORDS && block[STEP_HEADER_VERSION] == ABI_VERSION, "its version is this build's");
   require(static_cast<size_t>(block[STEP_HEADER_NUM_WORDS]) == num_words, "its length is what it says");
@@ -142,6 +156,7 @@ const StepShape& StepPlan::read(const int32_t* block, size_t num_words) {
   for (int i = 0; i < shape_.sampled; i++) {
     const int32_t* sample = samples + i * SAMPLE_WORDS;
     require(sample[SAMPLE_ROW] >= 0 && sample[SAMPLE_ROW] < shape_.rows, "a sampled row is the step's");
+    require(i == 0 || sample[SAMPLE_ROW] > (sample - SAMPLE_WORDS)[SAMPLE_ROW], "sampled rows ascend");
     const int64_t first = sample[SAMPLE_ADJUSTMENTS_START], count = sample[SAMPLE_NUM_ADJUSTMENTS];
     require(first >= 0 && count >= 0 && first + count <= shape_.adjustments, "a sample's penalties are the step's");
   }
@@ -173,10 +188,12 @@ const StepShape& StepPlan::read(const int32_t* block, size_t num_words) {
   cut_decode_rows();
   /* Rows that see most come first, so that none of them is left running alone at the end. */
   std::stable_sort(runs_.begin(), runs_.end(), [](const Run& a, const Run& b) { return a.position + a.num_rows > b.position + b.num_rows; });
-  tile_rows();
+  tile_rows(slot_forms);
+  if (shape_.forms & FORM_HEAD) tile_sampled_rows();
   shape_.decode_items = static_cast<int>(stretches_.size());
   shape_.prefill_items = static_cast<int>(runs_.size());
   shape_.tiles = static_cast<int>(tiles_.size());
+  shape_.sampled_tiles = static_cast<int>(sampled_tiles_.size());
   return shape_;
 }
 
@@ -209,11 +226,17 @@ void StepPlan::cut_decode_rows() {
   stretches_ = std::move(cut);
 }
 
-void StepPlan::tile_rows() {
+void StepPlan::tile_rows(const uint32_t* slot_forms) {
   const int num_segments = block_[STEP_HEADER_NUM_SEGMENTS];
   shape_.has_adapters = num_segments > 0;
   if (num_segments == 0) return;
-  const int size = tile_rows_of(limits_, shape_.rows);
+  const int32_t* const segments = block_ + block_[STEP_HEADER_SEGMENTS_AT];
+  for (int i = 0; i < num_segments; i++) {
+    const int slot = segments[i * SEGMENT_WORDS + SEGMENT_SLOT];
+    require(slot >= 0 && slot < limits_.num_slots, "a segment's slot exists");
+    if (slot_forms != nullptr) shape_.forms |= slot_forms[slot];
+  }
+  const int size = tile_rows_of(limits_, shape_.rows, shape_.forms);
   const bool covers_all = covers_all_rows(limits_, shape_.rows);
   const auto add = [&](int slot, int begin, int end) {
     for (int row = begin; row < end; row += size) tiles_.push_back({slot, row, std::min(size, end - row)});
@@ -221,9 +244,8 @@ void StepPlan::tile_rows() {
   int next = 0;
   std::vector<bool> seen(limits_.num_slots, false);
   for (int i = 0; i < num_segments; i++) {
-    const int32_t* segment = block_ + block_[STEP_HEADER_SEGMENTS_AT] + i * SEGMENT_WORDS;
+    const int32_t* segment = segments + i * SEGMENT_WORDS;
     const int row = segment[SEGMENT_ROW_START], slot = segment[SEGMENT_SLOT];
-    require(slot >= 0 && slot < limits_.num_slots, "a segment's slot exists");
     /* Tiles are counted by slots, so rows of one slot are neighbours. */
     require(!seen[slot], "a slot has one segment");
     seen[slot] = true;
@@ -234,6 +256,22 @@ void StepPlan::tile_rows() {
     add(slot, row, next);
   }
   if (covers_all) add(-1, next, shape_.rows);
+}
+
+/** Rows of a slot are neighbours, and so are their samples. */
+void StepPlan::tile_sampled_rows() {
+  const int32_t* const samples = block_ + block_[STEP_HEADER_SAMPLES_AT];
+  const int32_t* segment = block_ + block_[STEP_HEADER_SEGMENTS_AT];
+  const int32_t* const end = segment + block_[STEP_HEADER_NUM_SEGMENTS] * SEGMENT_WORDS;
+  for (int i = 0; i < shape_.sampled; i++) {
+    const int row = samples[i * SAMPLE_WORDS + SAMPLE_ROW];
+    while (segment < end && segment[SEGMENT_ROW_START] + segment[SEGMENT_NUM_ROWS] <= row) segment += SEGMENT_WORDS;
+    if (segment == end || segment[SEGMENT_ROW_START] > row) continue;
+    const int slot = segment[SEGMENT_SLOT];
+    Tile* const last = sampled_tiles_.empty() ? nullptr : &sampled_tiles_.back();
+    if (last != nullptr && last->slot == slot && last->num_rows < limits_.large_tile_rows) last->num_rows++;
+    else sampled_tiles_.push_back({slot, i, 1});
+  }
 }
 
 void StepPlan::write(const BlockLayout& layout, uint32_t first_tag, int32_t* out) const {
@@ -262,6 +300,7 @@ void StepPlan::write(const BlockLayout& layout, uint32_t first_tag, int32_t* out
   for (int i = 0; i < layout.sampled; i++) {
     const int row = i < shape_.sampled ? samples[i * SAMPLE_WORDS + SAMPLE_ROW] : -1;
     out[layout.sampled_rows_at + i] = row;
+    out[layout.sampled_slots_at + i] = row < 0 ? -1 : out[layout.row_slots_at + row];
     if (row < 0) out[layout.samples_at + i * SAMPLE_WORDS + SAMPLE_ROW] = -1;
   }
 
@@ -277,11 +316,15 @@ void StepPlan::write(const BlockLayout& layout, uint32_t first_tag, int32_t* out
     const PrefillItem item = {runs_[i].row, runs_[i].num_rows, runs_[i].position, runs_[i].pages_at};
     std::memcpy(out + layout.prefill_items_at + i * (sizeof item / 4), &item, sizeof item);
   }
-  for (int i = 0; i < layout.tiles; i++) {
-    RowTile tile = {-1, 0, 0, 0};
-    if (i < shape_.tiles) tile = {tiles_[i].slot, tiles_[i].row, tiles_[i].num_rows, 0};
-    std::memcpy(out + layout.tiles_at + i * (sizeof tile / 4), &tile, sizeof tile);
-  }
+  const auto write_tiles = [out](const std::vector<Tile>& tiles, int at, int capacity) {
+    for (int i = 0; i < capacity; i++) {
+      RowTile tile = {-1, 0, 0, 0};
+      if (i < static_cast<int>(tiles.size())) tile = {tiles[i].slot, tiles[i].row, tiles[i].num_rows, 0};
+      std::memcpy(out + at + i * (sizeof tile / 4), &tile, sizeof tile);
+    }
+  };
+  write_tiles(tiles_, layout.tiles_at, layout.tiles);
+  write_tiles(sampled_tiles_, layout.sampled_tiles_at, layout.sampled_tiles);
   std::memcpy(out + layout.first_tag_at, &first_tag, sizeof first_tag);
   std::memcpy(out + layout.pages_at, pages, shape_.pages * sizeof(int32_t));
 }

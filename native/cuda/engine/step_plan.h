@@ -14,10 +14,10 @@ namespace lorikeet {
 
 /** Capacities of one layout and the word offsets that follow from them. */
 struct BlockLayout {
-  int rows, sampled, decode_items, prefill_items, tiles;
-  int tokens_at, positions_at, kv_slots_at, row_slots_at, sampled_rows_at, samples_at, decode_items_at, prefill_items_at, tiles_at, first_tag_at, pages_at;
+  int rows, sampled, decode_items, prefill_items, tiles, sampled_tiles;
+  int tokens_at, positions_at, kv_slots_at, row_slots_at, sampled_rows_at, sampled_slots_at, samples_at, decode_items_at, prefill_items_at, tiles_at, sampled_tiles_at, first_tag_at, pages_at;
 
-  static BlockLayout of(int rows, int sampled, int decode_items, int prefill_items, int tiles);
+  static BlockLayout of(int rows, int sampled, int decode_items, int prefill_items, int tiles, int sampled_tiles);
 };
 
 struct PlanLimits {
@@ -28,13 +28,18 @@ struct PlanLimits {
   int small_rows;
   /** Up to this many rows products read adapters along with the weights, and all rows of a slot are one tile. */
   int streamed_rows;
+  /** Of large steps, of those in which an adapter has rows of its own, and of sampled rows. */
   int large_tile_rows;
 };
 
 /** What is in a step, and how much of each. */
 struct StepShape {
   int rows = 0, sampled = 0, decode_items = 0, prefill_items = 0, tiles = 0, pages = 0, adjustments = 0;
+  /** Runs of sampled rows with one slot; none where no adapter of the step changes the head. */
+  int sampled_tiles = 0;
   bool has_adapters = false;
+  /** Of all adapters of the step: a set of `Form`. */
+  uint32_t forms = 0;
   /** Every sequence has one row and all rows are sampled: a step that a captured graph can run. */
   bool is_decode = false;
 };
@@ -50,8 +55,12 @@ int tile_bucket(int tiles, int most);
 
 /** Most stretches that decode rows can be cut into. */
 int max_decode_items(const PlanLimits& limits, int rows);
-/** Most runs of rows with one slot, in small or large tiles. */
-int max_tiles(const PlanLimits& limits, int rows);
+/** Most runs of rows with one slot, as tiles of a step whose adapters have such forms. */
+int max_tiles(const PlanLimits& limits, int rows, uint32_t forms);
+/** The same of sampled rows. */
+int max_sampled_tiles(const PlanLimits& limits, int sampled);
+/** Most runs of sampled rows in a decode step of so many tiles. */
+int sampled_tiles_of(const PlanLimits& limits, int bucket, int tiles);
 
 class StepPlan {
  public:
@@ -61,9 +70,10 @@ class StepPlan {
   /**
    * Reads a step block and decides what runs.
    *
+   * @param slot_forms of each slot's adapter, sets of `Form`; null for none
    * @throws Error `step_invalid` for a block that breaks its own rules or the engine's limits
    */
-  const StepShape& read(const int32_t* block, size_t num_words);
+  const StepShape& read(const int32_t* block, size_t num_words, const uint32_t* slot_forms = nullptr);
   /** Of the step that was read last. */
   const StepShape& shape() const { return shape_; }
 
@@ -78,7 +88,8 @@ class StepPlan {
     int32_t row, position, pages_at, begin, end, split, num_splits;
   };
   void cut_decode_rows();
-  void tile_rows();
+  void tile_rows(const uint32_t* slot_forms);
+  void tile_sampled_rows();
 
   PlanLimits limits_;
   StepShape shape_;
@@ -92,7 +103,7 @@ class StepPlan {
   struct Tile {
     int32_t slot, row, num_rows;
   };
-  std::vector<Tile> tiles_;
+  std::vector<Tile> tiles_, sampled_tiles_;
 };
 
 }  // namespace lorikeet

@@ -16,6 +16,7 @@ struct __nv_bfloat16;
 namespace lorikeet {
 
 using bf16 = __nv_bfloat16;
+struct SiteRecord;
 
 /** Where a kernel is launched. */
 struct Queue {
@@ -41,15 +42,40 @@ struct Pending {
   const int32_t* row_slot; /* [rows]; a row below 0 has no delta */
 };
 
+/* ---- forms of adapters ----------------------------------------------------------------------------------------- */
+
+/** What an adapter has at a site beside its deltas; null or 0 for what it does not have. */
+struct FormRecord {
+  const float* gain;  /* [outputs] */
+  const float* bias;  /* [outputs], gain already in it */
+  const float* shift; /* [outputs]: its own bias less the base's */
+  const float* norm;  /* [width]: its own weight of a norm */
+  /** Rows of the weight that take the place of the base's. */
+  const bf16* rows; /* [num_rows, aligned width of a row] */
+  const int32_t* row_ids; /* [num_rows], ascending: outputs, or tokens of an embedding */
+  int32_t num_rows;
+};
+
+/** Where kernels find them. */
+struct FormTable {
+  const FormRecord* records; /* [slots, num_sites]; null in steps without any that this kernel would read */
+  int num_sites;
+  const int32_t* row_slot; /* [rows]; below 0 for a row without an adapter */
+};
+
 /* ---- rows ------------------------------------------------------------------------------------------------------ */
 
 struct EmbedArgs {
   const bf16* table; /* [vocabulary, table_stride] */
-  int table_stride;
+  int vocabulary, table_stride;
   const int32_t* tokens; /* [rows] */
   float* out;
   int out_stride, width, rows;
+  FormTable forms;
+  const SiteRecord* sites; /* as `forms`; read along with it */
+  int site;
 };
+/** A row of the table for each token: the adapter's own where it has one, with what it adds. */
 void embed(const EmbedArgs& args, Queue queue);
 
 /** out = bfloat16(x / rms(x) * weight) with x = hidden + pending; hidden is updated where something was pending. */
@@ -62,6 +88,8 @@ struct NormArgs {
   bf16* out;
   int out_stride, width, rows;
   Pending pending;
+  FormTable forms; /* of the rows of hidden */
+  int site;
 };
 void rms_norm(const NormArgs& args, Queue queue);
 
@@ -77,6 +105,8 @@ struct RopeArgs {
   bf16* layer_kv;      /* this layer's keys in page 0 */
   int64_t page_stride; /* elements from one page to the next */
   Pending pending;
+  FormTable forms;
+  int q_site, k_site; /* of the norms */
 };
 void rope_kv_write(const RopeArgs& args, Queue queue);
 
@@ -227,8 +257,10 @@ void lora_shrink(const LoraArgs& args, const bf16* x, int x_stride, Queue queue)
 enum class ExpandMode : int {
   delta = 0,   /* rows with an adapter: out = B · shrunk, zero where no module writes; other rows untouched */
   replace = 1, /* as delta, and rows without an adapter become zero */
+  add = 2,     /* rows with an adapter: out += B · shrunk */
 };
-void lora_expand(const LoraArgs& args, ExpandMode mode, bf16* out, int out_stride, int out_width, Queue queue);
+/** @param out bfloat16; float32 only with `ExpandMode::add` */
+void lora_expand(const LoraArgs& args, ExpandMode mode, void* out, OutType out_type, int out_stride, int out_width, Queue queue);
 
 /** Adapters of a product whose kernel takes them along; see `linear_stream`. */
 struct StreamedLora {
@@ -247,28 +279,45 @@ struct StreamedLora {
   const uint32_t* first_tag; /* of the step; its launches have this and the next num_sites - 1 */
 };
 
-/** What an adapter does to a site's outputs beside its deltas: out = gain · (product + delta) + bias, the base's own bias aside. */
-struct FormRecord {
-  const float* gain; /* [outputs], or null for ones */
-  const float* bias; /* [outputs], gain already in it, or null for zeros */
-};
-
-/** Rows with an adapter get its forms; where products went aside, every row's is added onto `out`. */
+/**
+ * Rows with an adapter get its forms: out = gain · (product + delta) + bias + shift. Where products went aside, every row's is
+ * added onto `out`.
+ */
 struct FormArgs {
-  const FormRecord* forms; /* [slots, num_sites] */
-  int num_sites, site;
-  const int32_t* row_slot; /* [rows]; below 0 for a row without an adapter */
-  const float* product; /* [rows, stride], and `out` is float32; or null, and `out` is bfloat16 and holds the products */
+  FormTable forms;
+  int site;
+  const float* product; /* [rows, stride], and `out` is float32; or null, and `out` holds the products */
   const bf16* delta; /* [rows, stride], or null where the products have it already */
   void* out;
+  OutType out_type;
   int stride, width, rows;
 };
 void apply_forms(const FormArgs& args, Queue queue);
 
-/** One delta whose rows are brought to given lengths: gain = length / |W + scale · B · A|. */
+/**
+ * Products with the rows of the weight that adapters have of their own, written over what the base made of their rows of x:
+ * out[row, id] = own[id] · x[row].
+ */
+struct OwnRowsArgs {
+  FormTable forms;
+  int site;
+  const RowTile* tiles; /* of up to MAX_OWN_TILE_ROWS rows */
+  int num_tiles;
+  const bf16* x;
+  int x_stride; /* that of the rows, too */
+  void* out;
+  OutType out_type;
+  int out_stride;
+};
+constexpr int MAX_OWN_TILE_ROWS = 64;
+void own_rows(const OwnRowsArgs& args, int num_multiprocessors, Queue queue);
+
+/** One delta whose outputs are brought to given lengths: gain = length / |W + scale · B · A|, of rows, or of an embedding's columns. */
 struct GainArgs {
-  const bf16* weight; /* the site's, [outputs, weight_stride] */
+  const bf16* weight; /* the base's, [outputs, weight_stride]; of an embedding [tokens, weight_stride] */
   int weight_stride;
+  FormRecord own; /* whose rows take the place of the base's */
+  int num_tokens; /* of an embedding; otherwise 0 */
   const bf16* a; /* the site's; see adapter_layout.h */
   int a_steps;
   DeltaRecord delta;

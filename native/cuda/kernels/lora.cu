@@ -192,6 +192,33 @@ __device__ __forceinline__ void store_8(bf16* to, const float (&values)[8], int 
   }
 }
 
+__device__ __forceinline__ void add_8(bf16* to, const float (&values)[8], int valid) {
+  float sums[8];
+  if (valid == 8) {
+    const Bf16x8 before = *reinterpret_cast<const Bf16x8*>(to);
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      const float2 pair = __bfloat1622float2(before.pairs[j]);
+      sums[2 * j] = pair.x + values[2 * j], sums[2 * j + 1] = pair.y + values[2 * j + 1];
+    }
+  } else {
+    for (int j = 0; j < valid; j++) sums[j] = __bfloat162float(to[j]) + values[j];
+  }
+  store_8(to, sums, valid);
+}
+
+__device__ __forceinline__ void add_8(float* to, const float (&values)[8], int valid) {
+  if (valid == 8) {
+#pragma unroll
+    for (int j = 0; j < 8; j += 4) {
+      float4& four = *reinterpret_cast<float4*>(to + j);
+      four = make_float4(four.x + values[j], four.y + values[j + 1], four.z + values[j + 2], four.w + values[j + 3]);
+    }
+  } else {
+    for (int j = 0; j < valid; j++) to[j] += values[j];
+  }
+}
+
 static_assert(THREADS == 256, "sixteen threads a row of sixteen");
 
 /** Ranks of a delta in shared memory: whole steps of the product, with zeros behind the true ones. */
@@ -201,8 +228,8 @@ __device__ __forceinline__ int stepped(int rank) { return (rank + 15) / 16 * 16;
  * Block (tile, outputs). The tile's shrunk rows are summed over the splits and scaled first, each delta's ranks in shared
  * memory from a multiple of 16 on.
  */
-template <int M_TILES, ExpandMode MODE>
-__global__ void __launch_bounds__(THREADS, M_TILES == 1 ? 3 : 2) expand_kernel(LoraArgs args, bf16* out, int out_stride, int out_width, int stride) {
+template <int M_TILES, ExpandMode MODE, typename Out>
+__global__ void __launch_bounds__(THREADS, M_TILES == 1 ? 3 : 2) expand_kernel(LoraArgs args, Out* out, int out_stride, int out_width, int stride) {
   extern __shared__ __align__(16) bf16 reduced[]; /* [M_TILES * 16][stride] */
   constexpr int B_RUN = OUT_GROUP * RANK_GROUP;
   __shared__ __align__(16) bf16 exchange[WARPS][2 * B_RUN];
@@ -311,29 +338,33 @@ __global__ void __launch_bounds__(THREADS, M_TILES == 1 ? 3 : 2) expand_kernel(L
           values[2 * j] = sums[m][j][2 * half];
           values[2 * j + 1] = sums[m][j][2 * half + 1];
         }
-        store_8(out + static_cast<int64_t>(tile.row + row) * out_stride + column, values, valid);
+        Out* const place = out + static_cast<int64_t>(tile.row + row) * out_stride + column;
+        if constexpr (MODE == ExpandMode::add) add_8(place, values, valid);
+        else store_8(place, values, valid);
       }
   }
 }
 
-template <int M_TILES, ExpandMode MODE>
-void expand_tiles(const LoraArgs& args, bf16* out, int out_stride, int out_width, Queue queue) {
+template <int M_TILES, ExpandMode MODE, typename Out> void expand_tiles(const LoraArgs& args, Out* out, int out_stride, int out_width, Queue queue) {
   constexpr size_t MOST_SHARED_BYTES = 212 << 10;
   static_assert(SMALL_TILE_ROWS * (MAX_RANK_SMALL_TILES + 16 * MAX_DELTAS + 8) * sizeof(bf16) <= MOST_SHARED_BYTES);
   static_assert(LARGE_TILE_ROWS * (MAX_RANK_LARGE_TILES + 16 * MAX_DELTAS + 8) * sizeof(bf16) <= MOST_SHARED_BYTES);
-  static const bool allowed = (allow_shared_bytes(expand_kernel<M_TILES, MODE>, MOST_SHARED_BYTES), true);
+  static const bool allowed = (allow_shared_bytes(expand_kernel<M_TILES, MODE, Out>, MOST_SHARED_BYTES), true);
   (void)allowed;
   /* Each delta's ranks begin at a multiple of 16; eight more keep rows of a product in different banks. */
   const int stride = args.max_rank + 16 * MAX_DELTAS + 8;
   const size_t bytes = sizeof(bf16) * M_TILES * 16 * stride;
-  launch(expand_kernel<M_TILES, MODE>, dim3(args.num_tiles, (out_width + OUT_BLOCK<M_TILES> - 1) / OUT_BLOCK<M_TILES>), dim3(THREADS), bytes, queue,
+  launch(expand_kernel<M_TILES, MODE, Out>, dim3(args.num_tiles, (out_width + OUT_BLOCK<M_TILES> - 1) / OUT_BLOCK<M_TILES>), dim3(THREADS), bytes, queue,
          args, out, out_stride, out_width, stride);
 }
 
-template <int M_TILES> void expand_any(const LoraArgs& args, ExpandMode mode, bf16* out, int out_stride, int out_width, Queue queue) {
+template <int M_TILES> void expand_any(const LoraArgs& args, ExpandMode mode, void* out, OutType out_type, int out_stride, int out_width, Queue queue) {
+  if (out_type == OutType::f32) return expand_tiles<M_TILES, ExpandMode::add>(args, static_cast<float*>(out), out_stride, out_width, queue);
+  bf16* const halves = static_cast<bf16*>(out);
   switch (mode) {
-    case ExpandMode::delta: return expand_tiles<M_TILES, ExpandMode::delta>(args, out, out_stride, out_width, queue);
-    case ExpandMode::replace: return expand_tiles<M_TILES, ExpandMode::replace>(args, out, out_stride, out_width, queue);
+    case ExpandMode::delta: return expand_tiles<M_TILES, ExpandMode::delta>(args, halves, out_stride, out_width, queue);
+    case ExpandMode::replace: return expand_tiles<M_TILES, ExpandMode::replace>(args, halves, out_stride, out_width, queue);
+    case ExpandMode::add: return expand_tiles<M_TILES, ExpandMode::add>(args, halves, out_stride, out_width, queue);
   }
 }
 
@@ -351,9 +382,9 @@ void lora_shrink(const LoraArgs& args, const bf16* x, int x_stride, Queue queue)
   }
 }
 
-void lora_expand(const LoraArgs& args, ExpandMode mode, bf16* out, int out_stride, int out_width, Queue queue) {
-  if (args.large) expand_any<LARGE_TILE_ROWS / 16>(args, mode, out, out_stride, out_width, queue);
-  else expand_any<SMALL_TILE_ROWS / 16>(args, mode, out, out_stride, out_width, queue);
+void lora_expand(const LoraArgs& args, ExpandMode mode, void* out, OutType out_type, int out_stride, int out_width, Queue queue) {
+  if (args.large) expand_any<LARGE_TILE_ROWS / 16>(args, mode, out, out_type, out_stride, out_width, queue);
+  else expand_any<SMALL_TILE_ROWS / 16>(args, mode, out, out_type, out_stride, out_width, queue);
 }
 
 }  // namespace lorikeet

@@ -1,5 +1,6 @@
-/** Operations that touch each row on its own: embedding, norms, rotation, activation. */
+/** Operations that touch each row on its own: norms, rotation, activation. */
 #include "device.cuh"
+#include "form_of.cuh"
 #include "kernels.h"
 #include "launch.cuh"
 
@@ -15,13 +16,6 @@ __device__ __forceinline__ float pending_value(const Pending& pending, bool has_
 
 __device__ __forceinline__ bool row_has_delta(const Pending& pending, int row) {
   return pending.delta != nullptr && pending.row_slot[row] >= 0;
-}
-
-__global__ void embed_kernel(EmbedArgs args) {
-  begin_behind_previous_kernels();
-  const bf16* from = args.table + static_cast<int64_t>(args.tokens[blockIdx.x]) * args.table_stride;
-  float* to = args.out + static_cast<int64_t>(blockIdx.x) * args.out_stride;
-  for (int i = threadIdx.x; i < args.width; i += blockDim.x) to[i] = __bfloat162float(from[i]);
 }
 
 __device__ __forceinline__ float4 pending_4(const Pending& pending, bool has_delta, int64_t delta_at, int column) {
@@ -41,6 +35,7 @@ template <int VECTORS> __global__ void rms_norm_kernel(NormArgs args) {
   const int row = args.row_index != nullptr ? args.row_index[blockIdx.x] : static_cast<int>(blockIdx.x);
   if (row < 0) return;
   const int64_t at = static_cast<int64_t>(row) * args.hidden_stride;
+  const float* const weights = norm_weight(args.weight, args.forms, args.site, row);
   const bool has_delta = row_has_delta(args.pending, row), changes = has_delta || args.pending.bias != nullptr;
   float4 kept[VECTORS];
   float squares = 0.0f;
@@ -63,7 +58,7 @@ template <int VECTORS> __global__ void rms_norm_kernel(NormArgs args) {
   for (int j = 0; j < VECTORS; j++) {
     const int column = (threadIdx.x + j * blockDim.x) * 4;
     if (column >= args.width) continue;
-    const float4 weight = *reinterpret_cast<const float4*>(args.weight + column);
+    const float4 weight = *reinterpret_cast<const float4*>(weights + column);
     uint2 packed;
     packed.x = pack_bf16(kept[j].x * factor * weight.x, kept[j].y * factor * weight.y);
     packed.y = pack_bf16(kept[j].z * factor * weight.z, kept[j].w * factor * weight.w);
@@ -78,6 +73,7 @@ __global__ void rms_norm_any_width_kernel(NormArgs args) {
   if (row < 0) return;
   const int64_t at = static_cast<int64_t>(row) * args.hidden_stride;
   const bool has_delta = row_has_delta(args.pending, row), changes = has_delta || args.pending.bias != nullptr;
+  const float* const weights = norm_weight(args.weight, args.forms, args.site, row);
   float* x = args.hidden + at;
   float squares = 0.0f;
   for (int i = threadIdx.x; i < args.width; i += blockDim.x) {
@@ -87,7 +83,7 @@ __global__ void rms_norm_any_width_kernel(NormArgs args) {
   }
   const float factor = rsqrtf(block_sum(squares, shared) / static_cast<float>(args.width) + args.eps);
   bf16* out = args.out + static_cast<int64_t>(blockIdx.x) * args.out_stride;
-  for (int i = threadIdx.x; i < args.width; i += blockDim.x) out[i] = __float2bfloat16(x[i] * factor * args.weight[i]);
+  for (int i = threadIdx.x; i < args.width; i += blockDim.x) out[i] = __float2bfloat16(x[i] * factor * weights[i]);
 }
 
 /** Widest head whose numbers a warp keeps in registers. */
@@ -137,6 +133,14 @@ __device__ __forceinline__ void rotate_head(const RopeArgs& args, int row, int c
 
 constexpr int ROPE_WARPS = 4;
 
+/** Weights of the norms of a row's heads; null where there are none. */
+struct HeadNorms {
+  const float *q, *k;
+  __device__ HeadNorms(const RopeArgs& args, int row)
+      : q(args.q_norm == nullptr ? nullptr : norm_weight(args.q_norm, args.forms, args.q_site, row)),
+        k(args.k_norm == nullptr ? nullptr : norm_weight(args.k_norm, args.forms, args.k_site, row)) {}
+};
+
 /** Block (row, kv head): its query heads, its key head and its value head, a warp each in turn. */
 template <int DIMS_PER_LANE> __global__ void rope_kv_write_kernel(RopeArgs args) {
   __shared__ float memory[ROPE_WARPS][32 * DIMS_PER_LANE];
@@ -144,10 +148,11 @@ template <int DIMS_PER_LANE> __global__ void rope_kv_write_kernel(RopeArgs args)
   const int row = blockIdx.x, kv = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int group = args.num_heads / args.num_kv_heads;
   const int slot = args.kv_slots[row];
+  const HeadNorms norms(args, row);
   for (int item = warp; item < group + 2; item += ROPE_WARPS) {
     const bool is_key = item == group, is_value = item == group + 1;
     const int head = is_value ? args.num_heads + args.num_kv_heads + kv : is_key ? args.num_heads + kv : kv * group + item;
-    const float* norm = is_value ? nullptr : is_key ? args.k_norm : args.q_norm;
+    const float* norm = is_value ? nullptr : is_key ? norms.k : norms.q;
     float kept[DIMS_PER_LANE];
     rotate_head<DIMS_PER_LANE>(args, row, head * args.head_dim, norm, !is_value, memory[warp], kept);
     bf16* to = args.qkv + static_cast<int64_t>(row) * args.qkv_stride + head * args.head_dim;
@@ -171,6 +176,7 @@ template <int PAIRS> __global__ void rope_kv_write_paired_kernel(RopeArgs args) 
   begin_behind_previous_kernels();
   const int row = blockIdx.x, kv = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32, dim = lane * PAIRS;
   const int group = args.num_heads / args.num_kv_heads, slot = args.kv_slots[row];
+  const HeadNorms norms(args, row);
   const bool has_delta = row_has_delta(args.pending, row);
   const int64_t at = static_cast<int64_t>(row) * args.qkv_stride;
   const float* table = args.table + static_cast<int64_t>(args.positions[row]) * D;
@@ -201,7 +207,7 @@ template <int PAIRS> __global__ void rope_kv_write_paired_kernel(RopeArgs args) 
         high[j] += pending_value(args.pending, has_delta, at, column + HALF + j);
       }
     }
-    const float* norm = is_value ? nullptr : is_key ? args.k_norm : args.q_norm;
+    const float* norm = is_value ? nullptr : is_key ? norms.k : norms.q;
     if (norm != nullptr) {
       float squares = 0.0f;
 #pragma unroll
@@ -274,10 +280,6 @@ __global__ void silu_mul_any_width_kernel(SiluArgs args) {
 }
 
 }  // namespace
-
-void embed(const EmbedArgs& args, Queue queue) {
-  launch(embed_kernel, dim3(args.rows), dim3(256), 0, queue, args);
-}
 
 void rms_norm(const NormArgs& args, Queue queue) {
   const int vectors = args.width / 4;

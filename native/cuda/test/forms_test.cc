@@ -1,4 +1,4 @@
-/** Forms of adapters beyond plain LoRA: where gains and biases lie, and the lengths of changed rows. */
+/** Forms of adapters beyond plain LoRA: where gains, biases and own rows lie, and the lengths of changed rows and columns. */
 #include "../engine/adapters.h"
 
 #include <cuda_bf16.h>
@@ -132,7 +132,7 @@ TEST_CASE("a warp's lanes sum the squares of each changed row, as by the definit
       }
     for (int i = 0; i < 2; i++) {
       const Delta& from = deltas[i];
-      const GainArgs args = {.weight = numbers, .weight_stride = stride, .a = records[0].a, .a_steps = a_steps(in_width), .delta = records[0].deltas[i], .gain = nullptr, .bias = nullptr, .bad_output = nullptr};
+      const GainArgs args = {.weight = numbers, .weight_stride = stride, .own = {}, .num_tokens = 0, .a = records[0].a, .a_steps = a_steps(in_width), .delta = records[0].deltas[i], .gain = nullptr, .bias = nullptr, .bad_output = nullptr};
       for (int output = 0; output < from.source.width; output++) {
         double wanted = 0.0;
         for (int column = 0; column < in_width; column++) {

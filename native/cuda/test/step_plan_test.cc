@@ -7,6 +7,7 @@
 #include <numeric>
 #include <string>
 
+#include "../engine/adapters.h"
 #include "../engine/error.h"
 #include "../kernels/kernels.h"
 #include "step_block.h"
@@ -64,6 +65,7 @@ struct Written {
   std::vector<int32_t> ints(int at, int count) const { return items<int32_t>(at, count); }
   std::vector<DecodeItem> decode_items() const { return items<DecodeItem>(layout.decode_items_at, layout.decode_items); }
   std::vector<PrefillItem> prefill_items() const { return items<PrefillItem>(layout.prefill_items_at, layout.prefill_items); }
+  std::vector<RowTile> sampled_tiles() const { return items<RowTile>(layout.sampled_tiles_at, layout.sampled_tiles); }
   std::vector<RowTile> tiles() const { return items<RowTile>(layout.tiles_at, layout.tiles); }
 };
 
@@ -75,7 +77,7 @@ Written write(const StepPlan& plan, const BlockLayout& layout) {
   return written;
 }
 
-BlockLayout exact(const StepShape& shape) { return BlockLayout::of(shape.rows, shape.sampled, shape.decode_items, shape.prefill_items, shape.tiles); }
+BlockLayout exact(const StepShape& shape) { return BlockLayout::of(shape.rows, shape.sampled, shape.decode_items, shape.prefill_items, shape.tiles, shape.sampled_tiles); }
 
 /** The code and message that a block is refused with. */
 std::string refusal(const PlanLimits& limits, const Block& block) {
@@ -104,11 +106,11 @@ TEST_CASE("a bucket is the least that holds the rows") {
 TEST_CASE("sections of a layout lie in order, apart, on 64 bytes, and depend on capacities alone") {
   std::mt19937 random(1);
   for (int run = 0; run < 200; run++) {
-    const int rows = 1 + random() % 600, sampled = random() % 300, decode = random() % 700, prefill = random() % 200, tiles = random() % 100;
-    const BlockLayout layout = BlockLayout::of(rows, sampled, decode, prefill, tiles);
+    const int rows = 1 + random() % 600, sampled = random() % 300, decode = random() % 700, prefill = random() % 200, tiles = random() % 100, sampled_tiles = random() % 50;
+    const BlockLayout layout = BlockLayout::of(rows, sampled, decode, prefill, tiles, sampled_tiles);
     const std::vector<std::pair<int, int>> sections = {
         {layout.tokens_at, rows}, {layout.positions_at, rows}, {layout.kv_slots_at, rows}, {layout.row_slots_at, rows}, {layout.sampled_rows_at, sampled},
-        {layout.samples_at, sampled * SAMPLE_WORDS}, {layout.decode_items_at, decode * 8}, {layout.prefill_items_at, prefill * 4}, {layout.tiles_at, tiles * 4}, {layout.first_tag_at, 1}};
+        {layout.sampled_slots_at, sampled}, {layout.samples_at, sampled * SAMPLE_WORDS}, {layout.decode_items_at, decode * 8}, {layout.prefill_items_at, prefill * 4}, {layout.tiles_at, tiles * 4}, {layout.sampled_tiles_at, sampled_tiles * 4}, {layout.first_tag_at, 1}};
     int end = 0;
     for (const auto& [at, words] : sections) {
       REQUIRE(at % 16 == 0);
@@ -221,7 +223,7 @@ TEST_CASE("tiles cover exactly the rows with an adapter, and all rows in large s
     const StepShape shape = plan.read(block.words.data(), block.words.size());
     const bool is_large = block.rows > limits.small_rows, is_streamed = block.rows <= limits.streamed_rows;
     num_large += is_large, num_streamed += is_streamed, num_small += !is_large && !is_streamed;
-    REQUIRE(shape.tiles <= max_tiles(limits, block.rows));
+    REQUIRE(shape.tiles <= max_tiles(limits, block.rows, 0));
     std::vector<int> slots;
     for (const Sequence& each : block.sequences) slots.insert(slots.end(), each.num_rows, each.slot);
     const bool has_adapters = std::any_of(slots.begin(), slots.end(), [](int slot) { return slot >= 0; });
@@ -246,6 +248,63 @@ TEST_CASE("tiles cover exactly the rows with an adapter, and all rows in large s
   CHECK(num_streamed > 50);
   CHECK(num_small > 50);
   CHECK(num_without > 20);
+}
+
+TEST_CASE("where an adapter changes the head, tiles of sampled rows cover exactly those with an adapter") {
+  std::mt19937 random(13);
+  int num_tiles = 0;
+  for (int run = 0; run < 400; run++) {
+    PlanLimits limits = limits_with();
+    limits.large_tile_rows = run % 2 == 0 ? LARGE_TILE_ROWS : SMALL_TILE_ROWS;
+    limits.streamed_rows = run % 4 < 2 ? 64 : 0;
+    std::vector<uint32_t> forms(limits.num_slots, 0);
+    const int changing = static_cast<int>(random() % 4);
+    forms[changing] = FORM_HEAD;
+    StepPlan plan(limits);
+    const Block block = run % 3 == 0 ? make_block(random_decode(random, 1 + random() % 256, 300, 4), VOCABULARY, NUM_PAGES, random)
+                                     : make_block(random_mix(random, 1 + random() % 200, 20, 4), VOCABULARY, NUM_PAGES, random);
+    const StepShape shape = plan.read(block.words.data(), block.words.size(), forms.data());
+    std::vector<int> slots;
+    for (const Sequence& each : block.sequences) slots.insert(slots.end(), each.num_rows, each.slot);
+    const bool changes = std::count(slots.begin(), slots.end(), changing) > 0;
+    REQUIRE(shape.forms == (changes ? FORM_HEAD : 0u));
+    REQUIRE((changes || shape.sampled_tiles == 0));
+    REQUIRE(shape.sampled_tiles <= max_sampled_tiles(limits, block.sampled));
+    const int bucket = shape.is_decode ? bucket_of(block.rows) : 0;
+    /* A graph has room for those of all steps with so many tiles. */
+    if (bucket != 0) REQUIRE(shape.sampled_tiles <= sampled_tiles_of(limits, bucket, shape.tiles));
+    const Written written = write(plan, exact(shape));
+    std::vector<int> times(block.sampled, 0);
+    for (const RowTile& tile : written.sampled_tiles()) {
+      REQUIRE(tile.num_rows >= 1);
+      REQUIRE(tile.num_rows <= limits.large_tile_rows);
+      for (int i = tile.row; i < tile.row + tile.num_rows; i++) {
+        REQUIRE(written.words[written.layout.sampled_slots_at + i] == tile.slot);
+        times[i]++;
+      }
+    }
+    num_tiles += shape.sampled_tiles;
+    const int32_t* samples = block.section(STEP_HEADER_SAMPLES_AT);
+    for (int i = 0; i < block.sampled; i++) REQUIRE(times[i] == (changes && slots[samples[i * SAMPLE_WORDS + SAMPLE_ROW]] >= 0));
+  }
+  CHECK(num_tiles > 500);
+}
+
+TEST_CASE("where an adapter has rows of its own in layers, tiles are large ones, in graphs too") {
+  std::mt19937 random(14);
+  for (int run = 0; run < 200; run++) {
+    PlanLimits limits = limits_with();
+    limits.large_tile_rows = run % 2 == 0 ? LARGE_TILE_ROWS : SMALL_TILE_ROWS;
+    const std::vector<uint32_t> forms(limits.num_slots, FORM_ROWS);
+    StepPlan plan(limits);
+    const Block block = make_block(random_decode(random, 1 + random() % 256, 300, 8), VOCABULARY, NUM_PAGES, random);
+    const StepShape shape = plan.read(block.words.data(), block.words.size(), forms.data());
+    if (!shape.has_adapters) continue;
+    REQUIRE(shape.forms == FORM_ROWS);
+    const int bucket = bucket_of(block.rows);
+    REQUIRE(shape.tiles <= tile_bucket(shape.tiles, max_tiles(limits, bucket, shape.forms)));
+    for (const RowTile& tile : write(plan, exact(shape)).tiles()) REQUIRE(tile.num_rows <= limits.large_tile_rows);
+  }
 }
 
 TEST_CASE("a prompt that is scored has as many samples as rows, within the limit of a step") {
@@ -291,7 +350,11 @@ TEST_CASE("what is written equals a model that looks every row up") {
     REQUIRE(std::equal(pages, pages + first_page, written.words.begin() + layout.pages_at));
     const int32_t* samples = block.section(STEP_HEADER_SAMPLES_AT);
     REQUIRE(std::equal(samples, samples + block.sampled * SAMPLE_WORDS, written.words.begin() + layout.samples_at));
-    for (int i = 0; i < block.sampled; i++) REQUIRE(written.words[layout.sampled_rows_at + i] == samples[i * SAMPLE_WORDS + SAMPLE_ROW]);
+    for (int i = 0; i < block.sampled; i++) {
+      const int sampled_row = samples[i * SAMPLE_WORDS + SAMPLE_ROW];
+      REQUIRE(written.words[layout.sampled_rows_at + i] == sampled_row);
+      REQUIRE(written.words[layout.sampled_slots_at + i] == written.words[layout.row_slots_at + sampled_row]);
+    }
     const int num_adjustments = std::accumulate(block.sequences.begin(), block.sequences.end(), 0, [](int sum, const Sequence& each) { return sum + each.num_scored + (each.sampled ? each.num_adjustments : 0); });
     REQUIRE(shape.adjustments == num_adjustments);
     REQUIRE(plan.adjustments() == block.section(STEP_HEADER_ADJUSTMENTS_AT));
@@ -301,6 +364,7 @@ TEST_CASE("what is written equals a model that looks every row up") {
 TEST_CASE("a block with any word changed is refused by a rule, or still stays within the engine's memory") {
   std::mt19937 random(11);
   const PlanLimits limits = limits_with();
+  const std::vector<uint32_t> forms(NUM_SLOTS, FORM_HEAD);
   int num_refused = 0, num_accepted = 0;
   for (int run = 0; run < 4000; run++) {
     Block block = make_block(random_mix(random, 1 + random() % 12, 20, 8), VOCABULARY, NUM_PAGES, random);
@@ -312,7 +376,7 @@ TEST_CASE("a block with any word changed is refused by a rule, or still stays wi
     const std::vector<int32_t> words(block.words);
     StepPlan plan(limits);
     try {
-      const StepShape shape = plan.read(words.data(), words.size());
+      const StepShape shape = plan.read(words.data(), words.size(), forms.data());
       num_accepted++;
       const Written written = write(plan, exact(shape));
       for (int row = 0; row < shape.rows; row++) {
@@ -331,6 +395,7 @@ TEST_CASE("a block with any word changed is refused by a rule, or still stays wi
         REQUIRE(item.pages_at + (item.position + item.num_rows + PAGE_TOKENS - 1) / PAGE_TOKENS <= shape.pages);
       }
       for (const RowTile& tile : written.tiles()) REQUIRE(tile.row + tile.num_rows <= shape.rows);
+      for (const RowTile& tile : written.sampled_tiles()) REQUIRE(tile.row + tile.num_rows <= shape.sampled);
     } catch (const Error& error) {
       REQUIRE(error.code == "step_invalid");
       num_refused++;
@@ -349,7 +414,7 @@ TEST_CASE("padding: a step in its bucket's layout does no more than the step, an
     const int rows = 1 + random() % DECODE_BUCKETS.back(), bucket = bucket_of(rows);
     const Block block = make_block(random_decode(random, rows, 8000, NUM_SLOTS), VOCABULARY, NUM_PAGES, random);
     const StepShape shape = plan.read(block.words.data(), block.words.size());
-    const BlockLayout layout = BlockLayout::of(bucket, bucket, max_decode_items(limits, bucket), 0, max_tiles(limits, bucket));
+    const BlockLayout layout = BlockLayout::of(bucket, bucket, max_decode_items(limits, bucket), 0, max_tiles(limits, bucket, 0), 0);
     REQUIRE(shape.decode_items <= layout.decode_items);
     REQUIRE(shape.tiles <= layout.tiles);
     REQUIRE(pages_at_of_bucket.try_emplace(bucket, layout.pages_at).first->second == layout.pages_at);
@@ -369,6 +434,7 @@ TEST_CASE("padding: a step in its bucket's layout does no more than the step, an
       REQUIRE(padded.words[layout.kv_slots_at + row] == -1);
       REQUIRE(padded.words[layout.row_slots_at + row] == -1);
       REQUIRE(padded.words[layout.sampled_rows_at + row] == -1);
+      REQUIRE(padded.words[layout.sampled_slots_at + row] == -1);
       REQUIRE(padded.words[layout.samples_at + row * SAMPLE_WORDS + SAMPLE_ROW] == -1);
     }
     const std::vector<DecodeItem> items = padded.decode_items();
@@ -420,6 +486,7 @@ TEST_CASE("a block that breaks a limit or its own rules is refused, and the plan
   for (const int slot : {-1, NUM_SLOTS}) CHECK(refused([&](Block& b) { b.section(STEP_HEADER_SEGMENTS_AT)[SEGMENT_SLOT] = slot; }) == because("a segment's slot exists"));
   CHECK(refused([](Block& b) { b.section(STEP_HEADER_SEGMENTS_AT)[int{SEGMENT_WORDS} + SEGMENT_ROW_START] = 2; }) == because("segments ascend"));
   CHECK(refused([](Block& b) { b.section(STEP_HEADER_SEGMENTS_AT)[int{SEGMENT_WORDS} + SEGMENT_NUM_ROWS] = 2; }) == because("segments ascend"));
+  for (const int row : {0, 2}) CHECK(refused([&](Block& b) { b.section(STEP_HEADER_SAMPLES_AT)[int{SAMPLE_WORDS} + SAMPLE_ROW] = row; }) == because("sampled rows ascend"));
 
   StepPlan plan(limits);
   Block bad = good;
@@ -438,11 +505,11 @@ TEST_CASE("the largest step that the limits allow is within its capacities") {
   sequences.push_back({limits.max_rows - 1 - NUM_SLOTS * (LARGE_TILE_ROWS + 1), 0, -1, false});
   const Block block = make_block(sequences, VOCABULARY, NUM_PAGES, random);
   CHECK(block.rows == limits.max_rows);
-  CHECK(plan.read(block.words.data(), block.words.size()).tiles <= max_tiles(limits, block.rows));
+  CHECK(plan.read(block.words.data(), block.words.size()).tiles <= max_tiles(limits, block.rows, 0));
   for (const int rows : DECODE_BUCKETS) {
     std::vector<Sequence> decode;
     for (int i = 0; i < rows; i++) decode.push_back({1, 0, std::min(i, NUM_SLOTS - 1)});
     const Block one = make_block(decode, VOCABULARY, NUM_PAGES, random);
-    CHECK(plan.read(one.words.data(), one.words.size()).tiles <= max_tiles(limits, rows));
+    CHECK(plan.read(one.words.data(), one.words.size()).tiles <= max_tiles(limits, rows, 0));
   }
 }

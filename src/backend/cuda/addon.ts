@@ -44,8 +44,8 @@ export interface EngineOptions {
   readonly scoreScale: number;
   readonly buffers: readonly { readonly width: number; readonly sampled: boolean; readonly isFloat: boolean }[];
   readonly weights: readonly { readonly rows: number; readonly cols: number; readonly isMatrix: boolean }[];
-  /** `borders`: where outputs of a site's modules begin and end, ascending. */
-  readonly sites: readonly { readonly inWidth: number; readonly borders: Int32Array }[];
+  /** `kind` as in `SITE_KIND`; `borders`: where outputs of a site's modules begin and end, ascending. */
+  readonly sites: readonly { readonly kind: number; readonly inWidth: number; readonly borders: Int32Array }[];
   readonly launches: Int32Array;
 }
 
@@ -67,6 +67,18 @@ export interface SourceDelta {
   /** `[width]`; left out for none. */
   readonly bias?: Float32Array;
   readonly magnitude?: Float32Array;
+}
+
+/** Rows of a site's weight or bias. */
+export interface SourceReplacement {
+  readonly site: number;
+  readonly ofBias: boolean;
+  /** Of base weights: left out of the image where this base has the same numbers. */
+  readonly isCopy: boolean;
+  readonly firstRow: number;
+  /** Each row, ascending; left out for a run from `firstRow` on. */
+  readonly rows?: Int32Array;
+  readonly values: SourceMatrix;
 }
 
 export interface StagedImage {
@@ -122,7 +134,7 @@ export interface CudaEngine {
     readonly buffers: readonly Float32Array[];
     readonly record: Int32Array<ArrayBuffer>;
   }>;
-  stage(deltas: readonly SourceDelta[]): Promise<StagedImage>;
+  stage(deltas: readonly SourceDelta[], replacements: readonly SourceReplacement[]): Promise<StagedImage>;
   attach(slot: number, offset: number, image: unknown): Promise<void>;
   stats(): EngineStats;
   close(): void;

@@ -4,12 +4,12 @@ import type { SlotId } from "../../core/ids.ts";
 import { decodeResult, encodeStep, StepBlock } from "../../core/step-block.ts";
 import type { Step, StepResult } from "../../core/step.ts";
 import type { DeviceNumbers } from "../../lora/adapter-report.ts";
-import type { AdapterForm, AdapterMatrix, AdapterWeights } from "../../lora/adapter-weights.ts";
+import type { AdapterForm, AdapterMatrix, AdapterWeights, Replacement } from "../../lora/adapter-weights.ts";
 import type { Program } from "../../model/program.ts";
 import type { AdapterImage, Backend, BackendInfo, BackendOptions } from "../backend.ts";
 import { ropeTable } from "../rope-table.ts";
-import { type BufferValues, type CudaAddon, type CudaEngine, type EngineOptions, type LaunchTime, loadAddon, type SourceMatrix } from "./addon.ts";
-import { PAGE_TOKENS } from "./layout.ts";
+import { type BufferValues, type CudaAddon, type CudaEngine, type EngineOptions, type LaunchTime, loadAddon, type SourceMatrix, type SourceReplacement } from "./addon.ts";
+import { PAGE_TOKENS, SITE_KIND } from "./layout.ts";
 import { DTYPE, loadWeights } from "./load-weights.ts";
 import { lowerProgram, moduleBorders } from "./lower-program.ts";
 
@@ -34,7 +34,7 @@ export function activationBytes(program: Program, maxRows: number, maxSequences:
 export const ADAPTER_NUMBERS: DeviceNumbers = { keeps: ["BF16"], roundsTo: "bfloat16" };
 
 /** Forms of adapters served beyond plain LoRA. */
-export const ADAPTER_FORMS: readonly AdapterForm[] = ["dora", "lora_bias"];
+export const ADAPTER_FORMS: readonly AdapterForm[] = ["dora", "lora_bias", "head_lora", "embedding_lora", "modules_to_save", "trainable_tokens", "base_bias", "base_copies"];
 
 export interface CudaOptions extends BackendOptions {
   readonly device?: number;
@@ -92,7 +92,7 @@ function openEngine(addon: CudaAddon, options: CudaOptions, maxContext: number):
     scoreScale: program.attention.scale,
     buffers,
     weights: program.weights.map(({ kind, rows, cols }) => ({ rows, cols, isMatrix: kind === "matrix" })),
-    sites: program.sites.map((site) => ({ inWidth: site.inWidth, borders: moduleBorders(site) })),
+    sites: program.sites.map((site) => ({ kind: SITE_KIND[site.kind ?? "matrix"], inWidth: site.inWidth, borders: moduleBorders(site) })),
     launches,
   };
   try {
@@ -176,6 +176,7 @@ export class CudaBackend implements Backend {
     try {
       const { image, numBytes } = await this.#engine.stage(
         adapter.deltas.toSorted((one, other) => one.site - other.site).map(({ a, b, ...delta }) => ({ ...delta, a: source(a), b: source(b) })),
+        (adapter.replacements ?? []).map(replaced),
       );
       const staged: CudaAdapterImage = { digest: adapter.digest, numBytes, image };
       return staged;
@@ -207,6 +208,14 @@ export class CudaBackend implements Backend {
 }
 
 const source = ({ dtype, rows, cols, bytes }: AdapterMatrix): SourceMatrix => ({ dtype: DTYPE[dtype], rows, cols, bytes });
+
+const replaced = ({ site, part, form, rows, values }: Replacement): SourceReplacement => ({
+  site,
+  ofBias: part === "bias",
+  isCopy: form === "base_copies",
+  values: source(values),
+  ...(typeof rows === "number" ? { firstRow: rows } : { firstRow: rows[0] ?? 0, rows: Int32Array.from(rows) }),
+});
 
 const isCudaImage = (image: AdapterImage): image is CudaAdapterImage => "image" in image;
 

@@ -34,7 +34,7 @@ export const LAUNCH = {
   /** Vector that the linear operation behind `x` left to be added, and that operation's site. */
   pendingBias: 6,
   pendingSite: 7,
-  /** A linear operation's own site. */
+  /** The operation's own site: of an embedding, a norm or a linear operation. */
   site: 8,
   /** 1 when the product is added to `out`. */
   accumulate: 9,
@@ -45,5 +45,11 @@ export const LAUNCH = {
   window: 12,
   /** Float bits. */
   eps: 13,
+  /** Sites of the head norms. */
+  qNormSite: 14,
+  kNormSite: 15,
 } as const;
 export const LAUNCH_WORDS = 16;
+
+/** Of a `LoraSite`; a `matrix` is one of a layer. */
+export const SITE_KIND = { matrix: 0, embedding: 1, head: 2, norm: 3 } as const;

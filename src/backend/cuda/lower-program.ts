@@ -24,9 +24,8 @@ export interface LoweredProgram {
   readonly longestWindow: number;
 }
 
-/** Where outputs of a site's modules begin and end: 0 and all outputs among them, ascending, each once. Nowhere outside the layers, where no kernel acts. */
-export function moduleBorders({ kind, outWidth, modules }: LoraSite): Int32Array {
-  if (kind !== undefined) return Int32Array.of(0);
+/** Where outputs of a site's modules begin and end: 0 and all outputs among them, ascending, each once. */
+export function moduleBorders({ outWidth, modules }: LoraSite): Int32Array {
   const borders = new Set([0, outWidth, ...modules.flatMap(({ offset, width }) => [offset, offset + width])]);
   return Int32Array.from(borders).sort();
 }
@@ -82,7 +81,7 @@ class Lowering {
     switch (operation.kind) {
       case "embed":
         this.#floats.add(operation.out);
-        return this.#launch("embed", { weight: operation.weight, out: operation.out });
+        return this.#launch("embed", { weight: operation.weight, out: operation.out, site: operation.site ?? -1 });
       case "rmsNorm": {
         const source = this.#gathered.get(operation.x);
         const x = source ?? operation.x;
@@ -90,6 +89,7 @@ class Lowering {
           x,
           out: operation.out,
           weight: operation.weight,
+          site: operation.site ?? -1,
           eps: floatBits(operation.eps),
           sampledRows: source === undefined ? 0 : 1,
           ...this.#takePending(x),
@@ -138,12 +138,12 @@ class Lowering {
     };
   }
 
-  #addLinear({ x, out, weight, bias, accumulate, site: given }: Extract<Operation, { kind: "linear" }>): void {
-    // No kernel here changes the head: adapters that do are refused by their form.
-    const site = given === null || this.#program.sites[given]!.kind !== undefined ? null : given;
+  #addLinear({ x, out, weight, bias, accumulate, site }: Extract<Operation, { kind: "linear" }>): void {
+    // Logits are read by no kernel that could add to them, so adapters have changed them before.
+    const pendingSite = site === null || this.#program.sites[site]!.kind === "head" ? null : site;
     if (accumulate) this.#floats.add(out);
     invariant(!this.#pending.has(out), "a sum is added before its buffer is written again");
-    if (bias !== null || site !== null) this.#pending.set(out, { bias, site });
+    if (bias !== null || pendingSite !== null) this.#pending.set(out, { bias, site: pendingSite });
     const sampledRows = this.#program.buffers[x]!.rows === "sampled" ? 1 : 0;
     this.#launch("linear", { x, out, weight, site: site ?? -1, accumulate: accumulate ? 1 : 0, sampledRows });
   }
@@ -167,7 +167,7 @@ class Lowering {
     const [q, k] = [at(0), at(numHeads * headDim)];
     invariant(norms.length === (q === undefined ? 0 : 1) + (k === undefined ? 0 : 1), "head norms are of q and k");
     invariant(q === undefined || k === undefined || q.eps === k.eps, "head norms of one layer have one epsilon");
-    return { qNorm: q?.weight ?? -1, kNorm: k?.weight ?? -1, eps: floatBits(q?.eps ?? k?.eps ?? 0) };
+    return { qNorm: q?.weight ?? -1, kNorm: k?.weight ?? -1, qNormSite: q?.site ?? -1, kNormSite: k?.site ?? -1, eps: floatBits(q?.eps ?? k?.eps ?? 0) };
   }
 }
 
