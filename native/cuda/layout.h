@@ -1,7 +1,13 @@
 /* Written by scripts/generate-abi.ts from src/backend/cuda/layout.ts; do not edit. */
 #pragma once
 
-enum { ADDON_VERSION = 5 };
+enum { ADDON_VERSION = 6 };
+
+enum {
+  BUFFER_ROWS_STEP = 0,
+  BUFFER_ROWS_SAMPLED = 1,
+  BUFFER_ROWS_ROUTED = 2,
+};
 
 enum {
   LAUNCH_OP = 0,
@@ -18,6 +24,8 @@ enum {
   LAUNCH_LAYER = 11,
   LAUNCH_WINDOW = 12,
   LAUNCH_EPS = 13,
+  LAUNCH_ROUTES = 14,
+  LAUNCH_NORMALIZE = 15,
 };
 
 enum {
@@ -28,6 +36,16 @@ enum {
   LAUNCH_OP_ATTENTION = 4,
   LAUNCH_OP_SILU_MUL = 5,
   LAUNCH_OP_SAMPLE = 6,
+  LAUNCH_OP_EXACT_LINEAR = 7,
+  LAUNCH_OP_ROUTE = 8,
+  LAUNCH_OP_EXPERT_LINEAR = 9,
+  LAUNCH_OP_COMBINE = 10,
 };
 enum { LAUNCH_WORDS = 16 };
 enum { PAGE_TOKENS = 64 };
+
+enum {
+  WEIGHT_KIND_MATRIX = 0,
+  WEIGHT_KIND_EXACT = 1,
+  WEIGHT_KIND_VECTOR = 2,
+};

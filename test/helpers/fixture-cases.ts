@@ -69,5 +69,7 @@ export const NUM_FIXTURE_CASES = 21 + 6 + 27 + 13 + 11 + 10 + 23;
 const WHOLE_MODULES = new Set(["peft/embed_lmhead", "peft/saved_head", "peft/tokens"]);
 const hasExperts = (name: string): boolean => /^experts\/|^peft\/(_base_mixtral|moe_)/.test(name);
 const isReplacement = (name: string): boolean => name.startsWith("replacements/");
-export const NUM_DENSE_CASES = NUM_FIXTURE_CASES - WHOLE_MODULES.size - 5 - 11 - 23;
+export const NUM_EXPERT_CASES = 5 + 11;
+export const EXPERT_CASES: readonly FixtureCase[] = FIXTURE_CASES.filter(({ name }) => hasExperts(name));
+export const NUM_DENSE_CASES = NUM_FIXTURE_CASES - WHOLE_MODULES.size - NUM_EXPERT_CASES - 23;
 export const DENSE_CASES: readonly FixtureCase[] = FIXTURE_CASES.filter(({ name }) => !WHOLE_MODULES.has(name) && !isReplacement(name) && !hasExperts(name));

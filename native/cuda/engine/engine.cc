@@ -22,16 +22,27 @@ DeviceInfo find_device(int index) {
   throw Error("no_device", probe.devices.empty() ? probe.reason : "there is no NVIDIA device " + std::to_string(index));
 }
 
-/** Whether products can read the adapters of every site along with the weights: tiny heads of test models are not whole octets. */
-bool streams(const std::vector<SiteSpec>& sites) {
-  return std::all_of(sites.begin(), sites.end(), [](const SiteSpec& site) {
-    return site.borders.size() <= MAX_PARTS + 1 && std::all_of(site.borders.begin(), site.borders.end(), [](int border) { return border % B_OCTET == 0; });
+/** Whether products can read the adapters of every linear operation along with the weights: tiny heads of test models are not whole octets. */
+bool streams(const EngineOptions& options) {
+  return std::all_of(options.launches.begin(), options.launches.end(), [&](const LaunchSpec& launch) {
+    if (launch[LAUNCH_OP] != LAUNCH_OP_LINEAR || launch[LAUNCH_SITE] < 0) return true;
+    const std::vector<int>& borders = options.sites[launch[LAUNCH_SITE]].borders;
+    return borders.size() <= MAX_PARTS + 1 && std::all_of(borders.begin(), borders.end(), [](int border) { return border % B_OCTET == 0; });
   });
+}
+
+size_t bytes_of(const WeightSpec& weight) {
+  switch (weight.kind) {
+    /* Products copy blocks of eight rows, the last one whole. */
+    case WEIGHT_KIND_MATRIX: return round_up<size_t>(weight.all_rows(), 8) * aligned_width(weight.cols) * sizeof(uint16_t);
+    case WEIGHT_KIND_EXACT: return weight.all_rows() * aligned_width(weight.cols) * sizeof(float);
+    default: return weight.all_rows() * sizeof(float);
+  }
 }
 
 PlanLimits limits_of(const EngineOptions& o, const DeviceInfo& device) {
   check(cudaSetDevice(o.device), "choosing the device");
-  const int streamed_rows = linear_stream_works() && streams(o.sites) ? MAX_SMALL_ROWS : 0;
+  const int streamed_rows = linear_stream_works() && streams(o) ? MAX_SMALL_ROWS : 0;
   return {o.max_rows, o.max_sequences, o.num_pages, o.num_slots, o.num_heads, o.num_kv_heads, device.num_multiprocessors, o.vocabulary, o.longest_window, SMALL_ROWS, streamed_rows, LARGE_TILE_ROWS};
 }
 
@@ -66,13 +77,11 @@ void Engine::allocate() {
   sampled_capacity_ = padded(o.max_sequences);
   decode_item_capacity_ = max_decode_items(limits_, sampled_capacity_);
   for (const WeightSpec& weight : o.weights) {
-    /* Products copy blocks of eight rows, the last one whole. */
-    const size_t bytes = weight.is_matrix ? static_cast<size_t>(round_up(weight.rows, 8)) * aligned_width(weight.cols) * sizeof(uint16_t) : weight.rows * sizeof(float);
-    weights_.emplace_back(bytes, "weights");
-    stats_.weight_bytes += bytes;
+    weights_.emplace_back(bytes_of(weight), "weights");
+    stats_.weight_bytes += weights_.back().bytes();
   }
   for (const BufferSpec& buffer : o.buffers) {
-    const size_t rows = buffer.sampled ? sampled_capacity_ : row_capacity_;
+    const size_t rows = buffer.rows == BUFFER_ROWS_SAMPLED ? sampled_capacity_ : buffer.rows == BUFFER_ROWS_ROUTED ? row_capacity_ * o.top_k : row_capacity_;
     buffers_.emplace_back(rows * aligned_width(buffer.width) * (buffer.is_float ? sizeof(float) : sizeof(uint16_t)), "activations");
     stats_.activation_bytes += buffers_.back().bytes();
   }
@@ -87,13 +96,19 @@ void Engine::allocate() {
   stats_.kv_bytes = kv_.bytes();
   adapters_ = DeviceMemory(o.adapter_bytes, "adapters");
   site_weights_.resize(o.sites.size());
-  for (const LaunchSpec& launch : o.launches)
-    if (launch[LAUNCH_OP] == LAUNCH_OP_LINEAR && launch[LAUNCH_SITE] >= 0) site_weights_[launch[LAUNCH_SITE]] = launch[LAUNCH_WEIGHT];
+  for (const LaunchSpec& launch : o.launches) {
+    if (launch[LAUNCH_WEIGHT] < 0 || launch[LAUNCH_SITE] < 0) continue;
+    const int experts = options_.weights[launch[LAUNCH_WEIGHT]].num_experts;
+    std::fill_n(site_weights_.begin() + launch[LAUNCH_SITE], experts, launch[LAUNCH_WEIGHT]);
+  }
   slots_with_forms_.resize(o.num_slots);
-  forms_ = DeviceMemory(static_cast<size_t>(std::max(1, o.num_slots)) * std::max<size_t>(1, o.sites.size()) * sizeof(FormRecord), "the table of forms");
-  sites_ = DeviceMemory(static_cast<size_t>(std::max(1, o.num_slots)) * std::max<size_t>(1, o.sites.size()) * sizeof(SiteRecord), "the table of adapters");
+  const size_t num_records = static_cast<size_t>(std::max(1, o.num_slots)) * std::max<size_t>(1, o.sites.size());
+  const std::string places = std::to_string(o.num_slots) + " slots and " + std::to_string(o.sites.size()) + " sites";
+  forms_ = DeviceMemory(num_records * sizeof(FormRecord), ("the table of forms of " + places).c_str());
+  sites_ = DeviceMemory(num_records * sizeof(SiteRecord), ("the table of adapters of " + places).c_str());
   rope_table_ = DeviceMemory(static_cast<size_t>(o.max_context) * o.rotary_dim * sizeof(float), "rotation tables");
-  shrunk_rows_ = std::max(MAX_SPLITS * SMALL_ROWS, LARGE_BLOCKS_PER_MULTIPROCESSOR * row_capacity_);
+  shrunk_rows_ = std::max({MAX_SPLITS * SMALL_ROWS, LARGE_BLOCKS_PER_MULTIPROCESSOR * row_capacity_, o.top_k * row_capacity_});
+  allocate_routed();
   reserve_rank(INITIAL_TOTAL_RANK);
   partial_ = DeviceMemory(decode_partial_bytes(decode_item_capacity_, o.num_heads, o.head_dim), "attention's partial sums");
   arrived_ = DeviceMemory(static_cast<size_t>(row_capacity_) * o.num_heads * sizeof(uint32_t), "attention's counters");

@@ -9,7 +9,7 @@
  * before the first.
  *
  * Files of this class: engine.cc opens it and runs a step, engine_launch.cc turns launches into kernels, engine_graphs.cc warms up,
- * engine_load.cc takes weights, engine_adapters.cc adapters, and engine_inspect.cc serves benches and tests.
+ * engine_experts.cc those of a mixture of experts, engine_load.cc takes weights, engine_adapters.cc adapters, and engine_inspect.cc serves benches and tests.
  */
 #pragma once
 #include <functional>
@@ -161,7 +161,14 @@ class Engine {
   void launch_rope(const Run& run, const LaunchSpec& launch);
   void launch_attention(const Run& run, const LaunchSpec& launch);
   void launch_silu(const Run& run, const LaunchSpec& launch);
+  void allocate_routed();
+  Routed routed() const;
+  void launch_exact_linear(const Run& run, const LaunchSpec& launch);
+  void launch_route(const Run& run, const LaunchSpec& launch);
+  void launch_expert_linear(const Run& run, const LaunchSpec& launch);
+  void launch_combine(const Run& run, const LaunchSpec& launch);
   LoraArgs lora_args(const Run& run, int site) const;
+  LoraArgs expert_lora_args(const Run& run, const LaunchSpec& launch) const;
   StreamedLora streamed_lora(const Run& run, int site) const;
   Pending pending_of(const Run& run, const LaunchSpec& launch) const;
 
@@ -196,12 +203,13 @@ class Engine {
   std::optional<Event> forked_, joined_, copied_;
   std::unique_ptr<Matmul> matmul_;
   std::vector<DeviceMemory> weights_, buffers_, deltas_; /* deltas_ by output buffer */
-  std::vector<int> site_weights_; /* the base matrix of each site */
+  std::vector<int> site_weights_; /* what holds the base matrix of each site */
   std::vector<uint8_t> slots_with_forms_;
   std::mutex gains_mutex_; /* held while gains are found, or copied to or from an image */
   DeviceMemory forms_;   /* FormRecord of every slot and site */
   DeviceMemory product_; /* [rows, stride] float32: what is not yet part of the residual stream; none before an adapter with forms */
   DeviceMemory kv_, adapters_, sites_, rope_table_, shrunk_, told_, partial_, arrived_, block_, adjustments_, results_, bad_row_;
+  DeviceMemory choices_, places_, starts_, sources_, experts_, expert_slots_, expert_tiles_; /* see Routed; nothing without experts */
   DeviceMemory landing_; /* weights as stored, on their way; none once there are all */
   PinnedMemory host_block_, host_results_;
   std::map<GraphKey, Graph> graphs_;

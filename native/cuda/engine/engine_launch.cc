@@ -38,6 +38,10 @@ void Engine::launch_one(const Run& run, const LaunchSpec& launch) {
     case LAUNCH_OP_ROPE_KV_WRITE: launch_rope(run, launch); break;
     case LAUNCH_OP_ATTENTION: launch_attention(run, launch); break;
     case LAUNCH_OP_SILU_MUL: launch_silu(run, launch); break;
+    case LAUNCH_OP_EXACT_LINEAR: launch_exact_linear(run, launch); break;
+    case LAUNCH_OP_ROUTE: launch_route(run, launch); break;
+    case LAUNCH_OP_EXPERT_LINEAR: launch_expert_linear(run, launch); break;
+    case LAUNCH_OP_COMBINE: launch_combine(run, launch); break;
     case LAUNCH_OP_SAMPLE:
       sample({buffers_[launch[LAUNCH_X]].as<float>(), stride_of(launch[LAUNCH_X]), options_.vocabulary, run.sampled, block_at<int32_t>(run.layout.samples_at),
               adjustments_.as<int32_t>(), results_.as<int32_t>() + RESULT_HEADER_WORDS},
@@ -146,7 +150,7 @@ void Engine::launch_silu(const Run& run, const LaunchSpec& launch) {
       .out = buffers_[launch[LAUNCH_OUT]].as<bf16>(),
       .out_stride = stride_of(launch[LAUNCH_OUT]),
       .width = options_.buffers[launch[LAUNCH_OUT]].width,
-      .rows = run.rows,
+      .rows = options_.buffers[launch[LAUNCH_X]].rows == BUFFER_ROWS_ROUTED ? run.rows * options_.top_k : run.rows,
       .pending = pending_of(run, launch),
   };
   silu_mul(args, queue_behind(run, launch));
@@ -159,11 +163,13 @@ LoraArgs Engine::lora_args(const Run& run, int site) const {
   return {
       .tiles = block_at<RowTile>(run.layout.tiles_at),
       .num_tiles = run.layout.tiles,
+      .tiles_are_made = false,
       .large = !is_small(run) && limits_.large_tile_rows == LARGE_TILE_ROWS,
       .row_slot = block_at<int32_t>(run.layout.row_slots_at),
       .sites = sites_.as<SiteRecord>(),
       .num_sites = static_cast<int>(options_.sites.size()),
       .site = site,
+      .sources = nullptr,
       .shrunk = shrunk_.as<float>(),
       .shrunk_rows = run.padded_rows,
       .shrunk_stride = shrunk_stride_,

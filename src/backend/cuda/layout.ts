@@ -5,7 +5,7 @@
  */
 
 /** Of what the addon exports; change it with any change there or of a launch's fields. */
-export const ADDON_VERSION = 5;
+export const ADDON_VERSION = 6;
 
 /** Positions per KV page: 16 KiB of keys of one head 128 wide. */
 export const PAGE_TOKENS = 64;
@@ -18,7 +18,18 @@ export const LAUNCH_OP = {
   attention: 4,
   siluMul: 5,
   sample: 6,
+  /** With a matrix in float32, its adapters included. */
+  exactLinear: 7,
+  route: 8,
+  expertLinear: 9,
+  combine: 10,
 } as const;
+
+/** What a buffer has one row for. */
+export const BUFFER_ROWS = { step: 0, sampled: 1, routed: 2 } as const;
+
+/** How a weight is stored. */
+export const WEIGHT_KIND = { matrix: 0, exact: 1, vector: 2 } as const;
 
 /** One kernel of the forward program; fields that an operation does not use are -1. */
 export const LAUNCH = {
@@ -34,7 +45,7 @@ export const LAUNCH = {
   /** Vector that the linear operation behind `x` left to be added, and that operation's site. */
   pendingBias: 6,
   pendingSite: 7,
-  /** A linear operation's own site. */
+  /** A linear operation's own site; of experts the first one's. */
   site: 8,
   /** 1 when the product is added to `out`. */
   accumulate: 9,
@@ -45,5 +56,9 @@ export const LAUNCH = {
   window: 12,
   /** Float bits. */
   eps: 13,
+  /** Buffer of experts and their shares. */
+  routes: 14,
+  /** 1 when shares are of the chosen experts alone. */
+  normalize: 15,
 } as const;
 export const LAUNCH_WORDS = 16;
