@@ -1,10 +1,11 @@
 /** A model of random weights on the device, random adapters, and steps over a filled KV cache. */
+import { join } from "node:path";
 import { cudaPageBytes, openCudaBackend } from "../../src/backend/cuda/cuda-backend.ts";
 import { asPageId, asSlotId, type SlotId } from "../../src/core/ids.ts";
 import type { Step, StepSequence } from "../../src/core/step.ts";
 import type { AdapterMatrix, AdapterWeights, LoraDelta } from "../../src/lora/adapter-weights.ts";
 import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
-import { readModelConfig } from "../../src/model/model-config.ts";
+import { type ModelConfig, parseModelConfig, readModelConfig } from "../../src/model/model-config.ts";
 import type { Program } from "../../src/model/program.ts";
 import type { WeightSource } from "../../src/model/weight-source.ts";
 import { samplingWith } from "../../test/helpers/sampling.ts";
@@ -13,6 +14,8 @@ import { randomBfloat16, randomSource } from "./random-model.ts";
 export interface RigOptions {
   /** Directory with a `config.json`; no weights are read. */
   readonly model: string;
+  /** Of the model, fewer than it has; all when left out. */
+  readonly numLayers?: number;
   readonly maxRows: number;
   readonly maxSequences: number;
   /** Positions of every sequence. */
@@ -31,10 +34,14 @@ export const noWeights: WeightSource = {
   },
 };
 
+async function shortened(model: string, numLayers: number): Promise<ModelConfig> {
+  return parseModelConfig({ ...(await Bun.file(join(model, "config.json")).json()), num_hidden_layers: numLayers });
+}
+
 export type Rig = Awaited<ReturnType<typeof openRig>>;
 
 export async function openRig(options: RigOptions) {
-  const program = buildDecoderProgram(readModelConfig(options.model));
+  const program = buildDecoderProgram(options.numLayers === undefined ? readModelConfig(options.model) : await shortened(options.model, options.numLayers));
   const pagesPerSequence = Math.ceil((options.context + 256) / 64);
   const backend = await openCudaBackend({
     program,

@@ -9,6 +9,7 @@ import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
 import { readModelConfig } from "../../src/model/model-config.ts";
 import { REPOSITORY } from "../helpers/repository.ts";
 import { thrownBy } from "../helpers/thrown.ts";
+import { expertProgram, MIXTRAL } from "../helpers/expert-programs.ts";
 import { TINY, tinyProgram } from "../helpers/tiny-program.ts";
 
 const GIB = 2 ** 30;
@@ -57,8 +58,14 @@ describe("auto", () => {
 
 describe("a model", () => {
   const plain = tinyProgram(TINY);
+
+  test("with experts is for a device", () => {
+    const chosen = chooseBackend("auto", withDevice);
+    expect(chosen.forProgram(expertProgram(MIXTRAL))).toBe(chosen);
+    expect(chosen.name).toBe("cuda");
+  });
+
   const unserved = [
-    ["a mixture of experts (8 experts) is not served on a CUDA device", { ...plain, routing: { numExperts: 8, topK: 2 } }],
     ["head_dim must be at most 512 on a CUDA device, got 1024", { ...plain, attention: { ...plain.attention, headDim: 1024 } }],
   ] as const;
 
@@ -119,6 +126,16 @@ describe("memory of a device", () => {
     expect(small).toBeLessThan(79 * GIB);
     expect(small).toBeGreaterThan(70 * GIB);
     expect(memory.totalBytes(program, 65536, 64)).toBeLessThan(small);
+  });
+
+  test("has rows of experts in it, one for each that a row is given", () => {
+    const { device: memory } = chooseBackend("cuda", withDevice);
+    const takenWith = (topK: number): number => {
+      const experts = expertProgram({ ...MIXTRAL, num_local_experts: 8, num_experts_per_tok: topK });
+      return memory.totalBytes(experts, 512, 64) - memory.totalBytes(experts, 1024, 64);
+    };
+    const widths = expertProgram(MIXTRAL).buffers.reduce((sum, { width, rows }) => sum + (rows === "routed" ? width : 0), 0);
+    expect(takenWith(8) - takenWith(2)).toBeGreaterThan(512 * 6 * widths * 2);
   });
 
   test("is never below nothing", () => {

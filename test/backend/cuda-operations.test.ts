@@ -11,14 +11,14 @@ import { asPageId, asSlotId, NO_SLOT, type SlotId } from "../../src/core/ids.ts"
 import type { Step, StepSequence } from "../../src/core/step.ts";
 import type { AdapterWeights } from "../../src/lora/adapter-weights.ts";
 import type { BufferId, Operation, Program } from "../../src/model/program.ts";
-import type { WeightSource } from "../../src/model/weight-source.ts";
 import { attach } from "../helpers/attach.ts";
 import { noCudaReason, openCuda } from "../helpers/cuda.ts";
 import { BOUND_FACTOR } from "../helpers/bfloat16-noise.ts";
-import { logSoftmax, ReferenceExecutor, readWeight, roundToBfloat16 } from "../helpers/reference-executor.ts";
+import { logSoftmax, ReferenceExecutor, roundToBfloat16 } from "../helpers/reference-executor.ts";
 import { samplingWith } from "../helpers/sampling.ts";
 import { numbers, randomAdapter, randomWeights, type TinyShape, tinyProgram } from "../helpers/tiny-program.ts";
 import { LIMITS, tokensOf } from "./cases.ts";
+import { distance, roundedMatrices } from "./cuda-distance.ts";
 
 /** Of sums in float32. */
 const SUM_ERROR = 2 ** -14;
@@ -47,21 +47,6 @@ function partOf(program: Program, nth: number, from: Operation["kind"], to: Oper
   return { operations, first: program.operations.slice(0, start).filter(launches).length, count: operations.filter(launches).length };
 }
 
-/** The same checkpoint with every matrix as a device keeps it. */
-function roundedMatrices(program: Program, weights: WeightSource): WeightSource {
-  const tensors = new Map(program.weights.map((weight) => {
-    const values = readWeight(weights, weight);
-    return [weight.parts[0]!.tensor, Float32Array.from(weight.kind === "matrix" ? roundToBfloat16(values) : values)] as const;
-  }));
-  return {
-    info: (tensor) => weights.info(tensor),
-    readRows: (tensor, first, numRows, target) => {
-      const { cols } = weights.info(tensor);
-      target.set(new Uint8Array(tensors.get(tensor)!.buffer, first * cols * 4, numRows * cols * 4));
-    },
-  };
-}
-
 /** A decode step, one row of each sequence, or a prompt. */
 const FORMS = ["decode", "prefill"] as const;
 
@@ -70,14 +55,6 @@ function stepOf(form: (typeof FORMS)[number], tokens: readonly number[], slot: S
   const one = (own: readonly number[], pages: readonly number[]): StepSequence => ({ tokens: own, position: 0, pages: pages.map(asPageId), slot, sample });
   if (form === "decode") return { sequences: tokens.map((token, i) => one([token], [i])) };
   return { sequences: [one(tokens, Array.from({ length: Math.ceil(tokens.length / 64) }, (_, i) => 7 * i))] };
-}
-
-/** Largest difference, of a number's own size and the root mean square of all; NaN where some number is. */
-function distance(got: ArrayLike<number>, exact: Float64Array): number {
-  expect(got.length).toBe(exact.length);
-  const scale = Math.sqrt(exact.reduce((sum, value) => sum + value * value, 0) / exact.length);
-  expect(scale).toBeGreaterThan(0);
-  return exact.reduce((worst, value, i) => Math.max(worst, Math.abs(got[i]! - value) / (Math.abs(value) + scale)), 0);
 }
 
 function expectNear(got: ArrayLike<number>, exact: Float64Array, rounded: Float64Array): void {

@@ -4,39 +4,19 @@ import fc from "fast-check";
 import type { Backend, WeightFormat } from "../../src/backend/backend.ts";
 import { openWasmBackend } from "../../src/backend/wasm/wasm-backend.ts";
 import { asSlotId, NO_SLOT } from "../../src/core/ids.ts";
-import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
-import { parseModelConfig } from "../../src/model/model-config.ts";
-import type { Program } from "../../src/model/program.ts";
 import { attach } from "../helpers/attach.ts";
-import { type Json, tinyConfig } from "../helpers/model-files.ts";
+import { EXPERT_SHAPES, expertProgram, QWEN } from "../helpers/expert-programs.ts";
 import { logSoftmax, ReferenceExecutor } from "../helpers/reference-executor.ts";
 import { samplingWith } from "../helpers/sampling.ts";
 import { randomAdapter, randomWeights } from "../helpers/tiny-program.ts";
 import { largestError, LIMITS, runJobs, tokensOf } from "./cases.ts";
 
-const MIXTRAL = { architectures: ["MixtralForCausalLM"], model_type: "mixtral", vocab_size: 61, num_local_experts: 4, num_experts_per_tok: 2 };
-const QWEN = { architectures: ["Qwen3MoeForCausalLM"], model_type: "qwen3_moe", vocab_size: 61, num_experts: 6, num_experts_per_tok: 3, moe_intermediate_size: 12 };
-
-const build = (changes: Record<string, Json>): Program => buildDecoderProgram(parseModelConfig(tinyConfig({ max_position_embeddings: 256, ...changes })));
-
-const SHAPES: Readonly<Record<string, Record<string, Json>>> = {
-  Mixtral: MIXTRAL,
-  "one expert": { ...MIXTRAL, num_local_experts: 1, num_experts_per_tok: 1 },
-  "every expert for every row": { ...MIXTRAL, num_experts_per_tok: 4 },
-  "widths that fill no panel and no vector": { ...MIXTRAL, hidden_size: 34, intermediate_size: 13, num_local_experts: 7, num_experts_per_tok: 3 },
-  "outputs wider than a claim of a sum": { ...MIXTRAL, hidden_size: 516, num_hidden_layers: 1 },
-  "Qwen, shares as they are": QWEN,
-  "Qwen, shares normalized": { ...QWEN, norm_topk_prob: true },
-  "Qwen, dense and sparse layers": { ...QWEN, num_hidden_layers: 3, decoder_sparse_step: 2 },
-  "many experts, few of them busy": { ...QWEN, num_experts: 130, num_experts_per_tok: 8 },
-};
-
 const SAMPLING = samplingWith({ logprobs: 20 });
 const TOLERANCE = 2e-5;
 
 describe("experts", () => {
-  test.each(Object.keys(SHAPES))("equal float64 arithmetic: %s", async (name) => {
-    const program = build(SHAPES[name]!);
+  test.each(Object.keys(EXPERT_SHAPES))("equal float64 arithmetic: %s", async (name) => {
+    const program = expertProgram(EXPERT_SHAPES[name]!);
     const weights = randomWeights(program, 5);
     const reference = new ReferenceExecutor(program, weights);
     const backend = await openWasmBackend({ ...LIMITS, numExtents: LIMITS.numPages + 8192, program, weights, format: "float32" });
@@ -55,7 +35,7 @@ describe("experts", () => {
   });
 
   test.each(["dora", "lora_bias", "modules_to_save"] as const)("equal float64 arithmetic with %s on experts and router", async (form) => {
-    const program = build(SHAPES["Qwen, dense and sparse layers"]!);
+    const program = expertProgram(EXPERT_SHAPES["Qwen, dense and sparse layers"]!);
     const weights = randomWeights(program, 5);
     const adapter = randomAdapter(program, 3, { ranks: [2, 5], form });
     const backend = await openWasmBackend({ ...LIMITS, program, weights, format: "float32" });
@@ -68,7 +48,7 @@ describe("experts", () => {
 
   test.each([["bfloat16", 0.1], ["int8", 0.35]] as const)("stay near float64 arithmetic with %s weights", async (format, tolerance) => {
     // Every row has every expert: a rounded logit cannot choose another.
-    const program = build({ ...QWEN, hidden_size: 64, moe_intermediate_size: 48, num_experts_per_tok: 6 });
+    const program = expertProgram({ ...QWEN, hidden_size: 64, moe_intermediate_size: 48, num_experts_per_tok: 6 });
     const weights = randomWeights(program, 6);
     const reference = new ReferenceExecutor(program, weights);
     const backend = await openWasmBackend({ ...LIMITS, program, weights, format });
@@ -87,7 +67,7 @@ describe("experts", () => {
 });
 
 describe("rows that share experts", () => {
-  const program = build({ ...QWEN, num_hidden_layers: 3, mlp_only_layers: [1], norm_topk_prob: true });
+  const program = expertProgram({ ...QWEN, num_hidden_layers: 3, mlp_only_layers: [1], norm_topk_prob: true });
   const weights = randomWeights(program, 5);
   const adapters = [
     randomAdapter(program, 1, { ranks: [4] }),
@@ -152,7 +132,7 @@ describe("rows that share experts", () => {
   });
 
   test("int8: have the same bits run after run, though the router's packed rows are float32", async () => {
-    const wide = build({ ...QWEN, hidden_size: 64, moe_intermediate_size: 48, num_experts_per_tok: 6 });
+    const wide = expertProgram({ ...QWEN, hidden_size: 64, moe_intermediate_size: 48, num_experts_per_tok: 6 });
     const backend = await openWasmBackend({ ...LIMITS, program: wide, weights: randomWeights(wide, 6), format: "int8" });
     await attach(backend, asSlotId(0), await backend.stage(randomAdapter(wide, 4, { ranks: [8], dtype: "BF16" })));
     const job = { tokens: tokensOf(24, wide.vocabSize, 9), slot: asSlotId(0) };

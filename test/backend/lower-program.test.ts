@@ -1,9 +1,10 @@
 /** Forward programs as the CUDA engine runs them, one readable line per kernel. */
 import { describe, expect, test } from "bun:test";
 import { LAUNCH, LAUNCH_OP, LAUNCH_WORDS } from "../../src/backend/cuda/layout.ts";
-import { checkProgram, lowerProgram, moduleBorders } from "../../src/backend/cuda/lower-program.ts";
+import { lowerProgram, moduleBorders } from "../../src/backend/cuda/lower-program.ts";
 import { ModelError } from "../../src/core/errors.ts";
 import type { Program } from "../../src/model/program.ts";
+import { expertProgram, MIXTRAL } from "../helpers/expert-programs.ts";
 import { thrownBy } from "../helpers/thrown.ts";
 import { TINY, type TinyShape, tinyProgram } from "../helpers/tiny-program.ts";
 
@@ -29,6 +30,7 @@ function lines(program: Program): string[] {
       ...part("out", buffer("out")),
       ...part("weight", weight("weight")),
       ...part("site", site("site")),
+      ...part("routes", buffer("routes")),
       ...part("q", weight("qNorm")),
       ...part("at", site("qNormSite")),
       ...part("k", weight("kNorm")),
@@ -36,6 +38,7 @@ function lines(program: Program): string[] {
       ...part("+bias", weight("pendingBias")),
       ...part("+delta", site("pendingSite")),
       ...(at("accumulate") === 1 ? ["accumulate"] : []),
+      ...(at("normalize") === 1 ? ["normalize"] : []),
       ...(at("sampledRows") === 1 ? ["sampled rows"] : []),
       ...part("layer", at("layer") < 0 ? undefined : at("layer")),
       ...part("window", at("window") <= 0 ? undefined : at("window")),
@@ -96,11 +99,40 @@ describe("a layer", () => {
   });
 });
 
+describe("a layer with experts", () => {
+  const program = expertProgram({ ...MIXTRAL, num_hidden_layers: 1 });
+  const at = "model.layers.0";
+
+  test("routes by a product in float32 with its adapters in it, and adds adapters of experts where they are", () => {
+    const all = lines(program);
+    const first = all.findIndex((line) => line.startsWith("exactLinear"));
+    expect(all.slice(first - 1)).toEqual([
+      `rmsNorm, x hidden, out normed, weight ${at}.post_attention_layernorm.weight, +delta ${at}.self_attn.o_proj, eps 0.00001`,
+      `exactLinear, x normed, out router_logits, weight ${at}.block_sparse_moe.gate.weight, site ${at}.block_sparse_moe.gate`,
+      "route, x router_logits, out routes, normalize",
+      `expertLinear, x normed, out expert_gate_up, weight ${at}.mlp.experts.gate_up_proj, site ${at}.block_sparse_moe.experts.0.gate_up_proj, routes routes`,
+      "siluMul, x expert_gate_up, out expert_gated",
+      `expertLinear, x expert_gated, out expert_outputs, weight ${at}.mlp.experts.down_proj, site ${at}.block_sparse_moe.experts.0.down_proj, routes routes`,
+      "combine, x expert_outputs, out hidden, routes routes",
+      "rmsNorm, x hidden, out sampled_normed, weight model.norm.weight, sampled rows, eps 0.00001",
+      "linear, x sampled_normed, out logits, weight lm_head.weight, sampled rows",
+      "sample, x logits, sampled rows",
+    ]);
+  });
+
+  test("keeps logits and shares in float32, and rows of experts in bfloat16", () => {
+    const { buffers } = lowerProgram(program);
+    const named = (name: string) => buffers[program.buffers.findIndex((buffer) => buffer.name === name)]!;
+    expect(["router_logits", "routes"].map((name) => named(name).isFloat)).toEqual([true, true]);
+    for (const name of ["expert_gate_up", "expert_gated", "expert_outputs"]) expect(named(name)).toMatchObject({ rows: "routed", isFloat: false });
+  });
+});
+
 describe("buffers", () => {
   test("keep the residual stream and the logits in float32, and none for what no kernel touches", () => {
     const program = one();
     const { buffers } = lowerProgram(program);
-    expect(buffers.map(({ width, sampled, isFloat }, i) => `${program.buffers[i]!.name} ${width}${sampled ? " sampled" : ""}${isFloat ? " float32" : ""}`)).toEqual([
+    expect(buffers.map(({ width, rows, isFloat }, i) => `${program.buffers[i]!.name} ${width}${rows === "step" ? "" : ` ${rows}`}${isFloat ? " float32" : ""}`)).toEqual([
       "residual 24 float32",
       "normed 24",
       "qkv 80",
@@ -168,17 +200,6 @@ describe("what no kernel serves", () => {
       errorCode: "model_unsupported",
       field: "head_dim",
       message: "head_dim must be at most 512 on a CUDA device, got 514; use --backend wasm",
-    });
-  });
-
-  test("is a mixture of experts", () => {
-    const experts = { ...one(), routing: { numExperts: 8, topK: 2 } };
-    expect(() => lowerProgram(experts)).toThrow(ModelError);
-    const thrown = thrownBy(() => checkProgram(experts));
-    expect(thrown).toMatchObject({
-      errorCode: "model_unsupported",
-      field: "backend",
-      message: "a mixture of experts (8 experts) is not served on a CUDA device; use --backend wasm",
     });
   });
 

@@ -65,6 +65,9 @@ export const FIXTURE_CASES: readonly FixtureCase[] = [
 ];
 export const NUM_FIXTURE_CASES = 21 + 6 + 27 + 13 + 11 + 10 + 23;
 
-/** Cases of bases without experts. */
-export const NUM_DENSE_CASES = NUM_FIXTURE_CASES - 5 - 11 - 1;
-export const DENSE_CASES: readonly FixtureCase[] = FIXTURE_CASES.filter(({ base }) => !/\/experts\/|base_mixtral/.test(base));
+/** Cases of bases with experts, and of those without. */
+const hasExperts = ({ base }: FixtureCase): boolean => /\/experts\/|base_mixtral/.test(base);
+export const NUM_EXPERT_CASES = 5 + 11 + 1;
+export const EXPERT_CASES: readonly FixtureCase[] = FIXTURE_CASES.filter(hasExperts);
+export const NUM_DENSE_CASES = NUM_FIXTURE_CASES - NUM_EXPERT_CASES;
+export const DENSE_CASES: readonly FixtureCase[] = FIXTURE_CASES.filter((one) => !hasExperts(one));

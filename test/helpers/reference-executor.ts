@@ -43,6 +43,13 @@ export function roundToBfloat16(values: Float64Array): Float64Array {
   return values;
 }
 
+/**
+ * Gives a row its experts, the one with the largest share first; `undefined` for those of the largest logits.
+ *
+ * @param layer counts routers from 0
+ */
+export type ChooseExperts = (layer: number, row: number, logits: readonly number[]) => readonly number[] | undefined;
+
 export class ReferenceExecutor {
   readonly #program: Program;
   readonly #weights: readonly Float64Array[];
@@ -64,21 +71,34 @@ export class ReferenceExecutor {
 
   /**
    * @param activeFrom first position that the adapter computes
+   * @param choose decides in the routers' place: where two experts are as good as each other, rounding may take either
    * @returns the logits after the last token, `[vocabSize]`
    */
-  logits(tokens: readonly number[], adapter: AdapterWeights | null = null, activeFrom = 0): Float64Array {
+  logits(tokens: readonly number[], adapter: AdapterWeights | null = null, activeFrom = 0, choose: ChooseExperts = () => undefined): Float64Array {
     const program = this.#program;
     const rows = tokens.length;
     const buffers = program.buffers.map((spec) => new Float64Array({ step: rows, sampled: 1, routed: rows * (program.routing?.topK ?? 1) }[spec.rows] * spec.width));
-    this.runOperations(program.operations, tokens, buffers, adapter, activeFrom);
+    this.runOperations(program.operations, tokens, buffers, adapter, activeFrom, choose);
     const last = program.operations.at(-1)!;
     if (last.kind !== "sample") throw new Error("a program ends with sample");
     return buffers[last.logits]!;
   }
 
   /** Runs some operations on `buffers`, `[rows, width]` each in the program's order, in place. */
-  runOperations(operations: readonly Operation[], tokens: readonly number[], buffers: readonly Float64Array[], adapter: AdapterWeights | null = null, activeFrom = 0): void {
-    for (const operation of operations) this.#run(operation, tokens, buffers, adapter, activeFrom);
+  runOperations(
+    operations: readonly Operation[],
+    tokens: readonly number[],
+    buffers: readonly Float64Array[],
+    adapter: AdapterWeights | null = null,
+    activeFrom = 0,
+    choose: ChooseExperts = () => undefined,
+  ): void {
+    let layer = 0;
+    for (const operation of operations) {
+      const chooseHere = (row: number, logits: readonly number[]) => choose(layer, row, logits);
+      this.#run(operation, tokens, buffers, adapter, activeFrom, chooseHere);
+      if (operation.kind === "route") layer++;
+    }
   }
 
   /** A weight with the rows that the adapter has of its own; rows one by one are over any others. */
@@ -101,6 +121,7 @@ export class ReferenceExecutor {
     buffers: readonly Float64Array[],
     adapter: AdapterWeights | null,
     activeFrom: number,
+    choose: (row: number, logits: readonly number[]) => readonly number[] | undefined,
   ): void {
     const { buffers: specs, attention, rope } = this.#program;
     const { numHeads, numKvHeads, headDim } = attention;
@@ -148,7 +169,7 @@ export class ReferenceExecutor {
         const gained = deltas
           .filter(({ magnitude }) => magnitude !== undefined)
           .map((delta) => ({ delta, gains: doraGains(matrix, spec.cols, delta) }));
-        const isFloat = operation.accumulate || this.#program.operations.some((other) => other.kind === "sample" && other.logits === operation.out);
+        const isFloat = spec.kind === "exact" || operation.accumulate || this.#program.operations.some((other) => other.kind === "sample" && other.logits === operation.out);
         for (let row = 0; row < x.length / spec.cols; row++) {
           const input = x.subarray(row * spec.cols, (row + 1) * spec.cols);
           const y = product(matrix, input, spec.rows);
@@ -162,7 +183,8 @@ export class ReferenceExecutor {
             const expanded = product(delta.b, product(delta.a, input, delta.rank), delta.width);
             expanded.forEach((value, i) => (changed[delta.offset + i]! += delta.scale * (value + (delta.bias?.[i] ?? 0))));
           }
-          this.#stored(changed).forEach((value, i) => (y[i]! += value));
+          if (spec.kind !== "exact") this.#stored(changed);
+          changed.forEach((value, i) => (y[i]! += value));
           for (const { delta, gains } of gained) {
             gains.forEach((gain, i) => {
               const at = delta.offset + i;
@@ -225,7 +247,8 @@ export class ReferenceExecutor {
         const topK = width(operation.out) / 2;
         for (let row = 0; row < rows; row++) {
           const logits = Array.from(buffers[operation.logits]!.subarray(row * n, (row + 1) * n));
-          const chosen = logits.map((logit, expert) => ({ logit, expert })).toSorted((a, b) => b.logit - a.logit || a.expert - b.expert).slice(0, topK);
+          const best = logits.map((logit, expert) => ({ logit, expert })).toSorted((a, b) => b.logit - a.logit || a.expert - b.expert).slice(0, topK);
+          const chosen = choose(row, logits)?.map((expert) => ({ logit: logits[expert]!, expert })) ?? best;
           const sum = (list: readonly number[]): number => list.reduce((total, logit) => total + Math.exp(logit - chosen[0]!.logit), 0);
           const whole = sum(operation.normalize ? chosen.map(({ logit }) => logit) : logits);
           chosen.forEach(({ logit, expert }, j) => {
@@ -245,19 +268,23 @@ export class ReferenceExecutor {
             const from = (isStep ? row : row * topK + j) * cols;
             const input = buffers[operation.x]!.subarray(from, from + cols);
             const matrix = this.#own(this.#weights[operation.weight]!.subarray(expert * n * cols, (expert + 1) * n * cols), "weight", operation.site + expert, adapter);
-            const y = product(matrix, input, n);
-            const deltas = (adapter?.deltas ?? []).filter(({ site }) => site === operation.site + expert);
+            const y = this.#stored(product(matrix, input, n));
+            const deltas = (adapter?.deltas ?? [])
+              .filter(({ site }) => site === operation.site + expert)
+              .map((delta) => ({ ...delta, a: this.#stored(matrixNumbers(delta.a)), b: this.#stored(matrixNumbers(delta.b)) }));
             for (const delta of deltas) {
-              product(matrixNumbers(delta.b), product(matrixNumbers(delta.a), input, delta.rank), delta.width).forEach((value, i) => {
+              product(delta.b, product(delta.a, input, delta.rank), delta.width).forEach((value, i) => {
                 y[delta.offset + i]! += delta.scale * (value + (delta.bias?.[i] ?? 0));
               });
             }
+            this.#stored(y);
             for (const delta of deltas) {
               if (delta.magnitude === undefined) continue;
-              doraGains(matrix, cols, { ...delta, a: matrixNumbers(delta.a), b: matrixNumbers(delta.b) }).forEach((gain, i) => {
+              doraGains(matrix, cols, delta).forEach((gain, i) => {
                 y[delta.offset + i]! *= gain;
               });
             }
+            this.#stored(y);
             buffers[operation.out]!.set(y, (row * topK + j) * n);
           }
         }

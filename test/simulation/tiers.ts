@@ -147,7 +147,7 @@ class TierSimulation {
     fetches: 0, failedFetches: 0, reads: 0, failedReads: 0, hungReads: 0, uploads: 0, failedUploads: 0, evictions: 0, replaced: 0, unloaded: 0, pinned: 0,
     reclaimed: 0, claimed: 0, grown: 0,
   };
-  readonly #refusals: { readonly adapterId: AdapterId; readonly error: LorikeetError }[] = [];
+  readonly #refusals: { readonly adapterId: AdapterId; readonly error: LorikeetError; readonly atMs: number }[] = [];
   readonly #broken: unknown[] = [];
   #numRequests = 0;
   #nextLease = 1;
@@ -359,7 +359,7 @@ class TierSimulation {
         const group = this.#asked(fact);
         if (fact.error.message.includes("beside the pinned ones")) this.#checkHopeless(group);
         // The failure itself may be told of after what it leads to.
-        else this.#refusals.push(fact);
+        else this.#refusals.push({ ...fact, atMs: this.#time.clock.nowMs() });
         group.lease = "none";
         for (const request of [...group.requests]) this.#end(request, "refused");
         return;
@@ -553,10 +553,10 @@ class TierSimulation {
     const pool = this.#pool;
     const lru = this.#lru;
     promise(pool.numUsed + pool.numFree === this.#numSlots, "a slot is free or used");
-    for (const { adapterId, error } of this.#refusals.splice(0)) {
+    for (const { adapterId, error, atMs } of this.#refusals.splice(0)) {
       const known = this.#failures.get(adapterId);
       promise(known?.error === error, `requests are refused for a failure of their own adapter, not ${String(error)}`);
-      promise(this.#time.clock.nowMs() - known.atMs < LOAD_FAILURE_MS, "requests are refused for a failure of late");
+      promise(atMs - known.atMs < LOAD_FAILURE_MS, "requests are refused for a failure of late");
     }
     const numEnded = this.#ended.done + this.#ended.cancelled + this.#ended.refused;
     promise(this.#numRequests === this.#live.length + numEnded, "accepted = live + ended");

@@ -58,22 +58,24 @@ EngineOptions options_of(const Napi::Object& from) {
   to.rotary_dim = int_of(from, "rotaryDim");
   to.vocabulary = int_of(from, "vocabSize");
   to.max_context = int_of(from, "maxContext");
+  to.num_experts = int_of(from, "numExperts");
+  to.top_k = int_of(from, "topK");
   to.longest_window = int_of(from, "longestWindow");
   to.score_scale = from.Get("scoreScale").As<Napi::Number>().FloatValue();
   const Napi::Array buffers = from.Get("buffers").As<Napi::Array>(), weights = from.Get("weights").As<Napi::Array>();
   const Napi::Array sites = from.Get("sites").As<Napi::Array>();
   for (uint32_t i = 0; i < buffers.Length(); i++) {
     const Napi::Object buffer = object_at(buffers, i);
-    to.buffers.push_back({int_of(buffer, "width"), buffer.Get("sampled").ToBoolean(), buffer.Get("isFloat").ToBoolean()});
+    to.buffers.push_back({int_of(buffer, "width"), int_of(buffer, "rows"), buffer.Get("isFloat").ToBoolean()});
   }
   for (uint32_t i = 0; i < weights.Length(); i++) {
     const Napi::Object weight = object_at(weights, i);
-    to.weights.push_back({int_of(weight, "rows"), int_of(weight, "cols"), weight.Get("isMatrix").ToBoolean()});
+    to.weights.push_back({int_of(weight, "rows"), int_of(weight, "cols"), int_of(weight, "kind"), int_of(weight, "numExperts")});
   }
   for (uint32_t i = 0; i < sites.Length(); i++) {
     const Napi::Object site = object_at(sites, i);
     const Napi::Int32Array borders = site.Get("borders").As<Napi::Int32Array>();
-    to.sites.push_back({int_of(site, "inWidth"), {borders.Data(), borders.Data() + borders.ElementLength()}, int_of(site, "kind")});
+    to.sites.push_back({int_of(site, "inWidth"), {borders.Data(), borders.Data() + borders.ElementLength()}, int_of(site, "kind"), int_of(site, "expert")});
   }
   const Napi::Int32Array launches = from.Get("launches").As<Napi::Int32Array>();
   for (size_t at = 0; at + LAUNCH_WORDS <= launches.ElementLength(); at += LAUNCH_WORDS) {

@@ -23,17 +23,28 @@ DeviceInfo find_device(int index) {
 }
 
 /** Whether products of layers can read the adapters of every site along with the weights: tiny heads of test models are not whole octets. */
-bool streams(const std::vector<SiteSpec>& sites) {
-  return std::all_of(sites.begin(), sites.end(), [](const SiteSpec& site) {
+bool streams(const EngineOptions& options) {
+  return std::all_of(options.launches.begin(), options.launches.end(), [&](const LaunchSpec& launch) {
+    if (launch[LAUNCH_OP] != LAUNCH_OP_LINEAR || launch[LAUNCH_SITE] < 0) return true;
+    const SiteSpec& site = options.sites[launch[LAUNCH_SITE]];
     if (site.kind != SITE_KIND_MATRIX) return true;
     return site.borders.size() <= MAX_PARTS + 1 && site.borders.back() <= MAX_STREAMED_OUTPUTS &&
            std::all_of(site.borders.begin(), site.borders.end(), [](int border) { return border % B_OCTET == 0; });
   });
 }
 
+size_t bytes_of(const WeightSpec& weight) {
+  switch (weight.kind) {
+    /* Products copy blocks of eight rows, the last one whole. */
+    case WEIGHT_KIND_MATRIX: return round_up<size_t>(weight.all_rows(), 8) * aligned_width(weight.cols) * sizeof(uint16_t);
+    case WEIGHT_KIND_EXACT: return weight.all_rows() * aligned_width(weight.cols) * sizeof(float);
+    default: return weight.all_rows() * sizeof(float);
+  }
+}
+
 PlanLimits limits_of(const EngineOptions& o, const DeviceInfo& device) {
   check(cudaSetDevice(o.device), "choosing the device");
-  const int streamed_rows = linear_stream_works() && streams(o.sites) ? MAX_SMALL_ROWS : 0;
+  const int streamed_rows = linear_stream_works() && streams(o) ? MAX_SMALL_ROWS : 0;
   return {o.max_rows, o.max_sequences, o.num_extents, o.num_slots, o.num_heads, o.num_kv_heads, device.num_multiprocessors, o.vocabulary, o.longest_window, SMALL_ROWS, streamed_rows, LARGE_TILE_ROWS};
 }
 
@@ -68,13 +79,11 @@ void Engine::allocate() {
   sampled_capacity_ = padded(o.max_sequences);
   decode_item_capacity_ = max_decode_items(limits_, sampled_capacity_);
   for (const WeightSpec& weight : o.weights) {
-    /* Products copy blocks of eight rows, the last one whole. */
-    const size_t bytes = weight.is_matrix ? static_cast<size_t>(round_up(weight.rows, 8)) * aligned_width(weight.cols) * sizeof(uint16_t) : weight.rows * sizeof(float);
-    weights_.emplace_back(bytes, "weights");
-    stats_.weight_bytes += bytes;
+    weights_.emplace_back(bytes_of(weight), "weights");
+    stats_.weight_bytes += weights_.back().bytes();
   }
   for (const BufferSpec& buffer : o.buffers) {
-    const size_t rows = buffer.sampled ? sampled_capacity_ : row_capacity_;
+    const size_t rows = buffer.rows == BUFFER_ROWS_SAMPLED ? sampled_capacity_ : buffer.rows == BUFFER_ROWS_ROUTED ? row_capacity_ * o.top_k : row_capacity_;
     buffers_.emplace_back(rows * aligned_width(buffer.width) * (buffer.is_float ? sizeof(float) : sizeof(uint16_t)), "activations");
     stats_.activation_bytes += buffers_.back().bytes();
   }
@@ -89,16 +98,21 @@ void Engine::allocate() {
   site_weights_.assign(o.sites.size(), -1);
   site_biases_.assign(o.sites.size(), -1);
   for (const LaunchSpec& launch : o.launches) {
-    const int site = launch[LAUNCH_SITE], read = launch[LAUNCH_PENDING_SITE];
-    if ((launch[LAUNCH_OP] == LAUNCH_OP_LINEAR || launch[LAUNCH_OP] == LAUNCH_OP_EMBED) && site >= 0) site_weights_[site] = launch[LAUNCH_WEIGHT];
+    const int op = launch[LAUNCH_OP], site = launch[LAUNCH_SITE], weight = launch[LAUNCH_WEIGHT], read = launch[LAUNCH_PENDING_SITE];
+    const bool is_matrix = op == LAUNCH_OP_LINEAR || op == LAUNCH_OP_EMBED || op == LAUNCH_OP_EXACT_LINEAR || op == LAUNCH_OP_EXPERT_LINEAR;
+    /* Every expert's matrix is a site, side by side. */
+    if (is_matrix && site >= 0) std::fill_n(site_weights_.begin() + site, o.weights[weight].num_experts, weight);
     if (read >= 0) site_biases_[read] = launch[LAUNCH_PENDING_BIAS];
   }
   slot_forms_.resize(o.num_slots);
   site_forms_.resize(o.sites.size());
-  forms_ = DeviceMemory(static_cast<size_t>(std::max(1, o.num_slots)) * std::max<size_t>(1, o.sites.size()) * sizeof(FormRecord), "the table of forms");
-  sites_ = DeviceMemory(static_cast<size_t>(std::max(1, o.num_slots)) * std::max<size_t>(1, o.sites.size()) * sizeof(SiteRecord), "the table of adapters");
+  const size_t num_records = static_cast<size_t>(std::max(1, o.num_slots)) * std::max<size_t>(1, o.sites.size());
+  const std::string places = std::to_string(o.num_slots) + " slots and " + std::to_string(o.sites.size()) + " sites";
+  forms_ = DeviceMemory(num_records * sizeof(FormRecord), ("the table of forms of " + places).c_str());
+  sites_ = DeviceMemory(num_records * sizeof(SiteRecord), ("the table of adapters of " + places).c_str());
   rope_table_ = DeviceMemory(static_cast<size_t>(o.max_context) * o.rotary_dim * sizeof(float), "rotation tables");
-  shrunk_rows_ = std::max(MAX_SPLITS * SMALL_ROWS, LARGE_BLOCKS_PER_MULTIPROCESSOR * row_capacity_);
+  shrunk_rows_ = std::max({MAX_SPLITS * SMALL_ROWS, LARGE_BLOCKS_PER_MULTIPROCESSOR * row_capacity_, o.top_k * row_capacity_});
+  allocate_routed();
   reserve_rank(INITIAL_TOTAL_RANK);
   partial_ = DeviceMemory(decode_partial_bytes(decode_item_capacity_, o.num_heads, o.head_dim), "attention's partial sums");
   arrived_ = DeviceMemory(static_cast<size_t>(row_capacity_) * o.num_heads * sizeof(uint32_t), "attention's counters");

@@ -9,7 +9,7 @@
  * may call before the first.
  *
  * Files of this class: engine.cc opens it and runs a step, engine_launch.cc turns launches into kernels, engine_graphs.cc warms up,
- * engine_load.cc takes weights, engine_adapters.cc adapters, and engine_inspect.cc serves benches and tests.
+ * engine_experts.cc those of a mixture of experts, engine_load.cc takes weights, engine_adapters.cc adapters, and engine_inspect.cc serves benches and tests.
  */
 #pragma once
 #include <functional>
@@ -183,6 +183,13 @@ class Engine {
   void launch_silu(const Run& run, const LaunchSpec& launch);
   AdapterRows adapter_rows(const Run& run, bool sampled) const;
   LoraArgs lora_args(const AdapterRows& rows, int site) const;
+  void allocate_routed();
+  Routed routed() const;
+  void launch_exact_linear(const Run& run, const LaunchSpec& launch);
+  void launch_route(const Run& run, const LaunchSpec& launch);
+  void launch_expert_linear(const Run& run, const LaunchSpec& launch);
+  void launch_combine(const Run& run, const LaunchSpec& launch);
+  LoraArgs expert_lora_args(const Run& run, const LaunchSpec& launch) const;
   StreamedLora streamed_lora(const Run& run, int site) const;
   Pending pending_of(const Run& run, const LaunchSpec& launch) const;
   /** For a kernel that looks for one of `forms`. */
@@ -233,6 +240,7 @@ class Engine {
   DeviceMemory product_; /* [rows, stride] float32: what is not yet part of the residual stream; none before an adapter with forms in layers */
   DeviceMemory pool_; /* KV pages and adapters */
   DeviceMemory sites_, rope_table_, shrunk_, told_, partial_, arrived_, block_, adjustments_, results_, bad_row_;
+  DeviceMemory choices_, places_, starts_, sources_, experts_, expert_slots_, expert_tiles_; /* see Routed; nothing without experts */
   DeviceMemory landing_; /* weights as stored, on their way; none once there are all */
   PinnedMemory host_block_, host_results_;
   std::map<GraphKey, Graph> graphs_;

@@ -1,5 +1,7 @@
 #include "engine.h"
 
+#include <cuda_bf16.h>
+
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -146,7 +148,10 @@ void Engine::find_gains(AdapterImage& image, uint8_t* device) {
   for (const auto& [site, index] : layout.gained()) {
     check(cudaMemsetAsync(bad_row_.as<void>(), 0xff, sizeof(uint32_t), *copy_), "finding gains");
     const WeightSpec& weight = options_.weights[site_weights_[site]];
-    form_gains({.weight = weights_[site_weights_[site]].as<bf16>(),
+    const int64_t at = static_cast<int64_t>(options_.sites[site].expert) * weight.rows * aligned_width(weight.cols);
+    const bool is_exact = weight.kind == WEIGHT_KIND_EXACT;
+    form_gains({.weight = is_exact ? nullptr : weights_[site_weights_[site]].as<bf16>() + at,
+                .exact = is_exact ? weights_[site_weights_[site]].as<float>() + at : nullptr,
                 .weight_stride = aligned_width(weight.cols),
                 .own = forms[site],
                 .num_tokens = options_.sites[site].kind == SITE_KIND_EMBEDDING ? weight.rows : 0,

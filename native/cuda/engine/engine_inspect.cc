@@ -28,7 +28,11 @@ LaunchResult Engine::run_launches(const int32_t* block, size_t num_words, int fi
 int Engine::rows_of(const StepShape& shape, int buffer) const {
   if (buffer < 0 || static_cast<size_t>(buffer) >= options_.buffers.size() || options_.buffers[buffer].width == 0)
     throw Error("step_invalid", "there is no buffer " + std::to_string(buffer));
-  return options_.buffers[buffer].sampled ? shape.sampled : shape.rows;
+  switch (options_.buffers[buffer].rows) {
+    case BUFFER_ROWS_SAMPLED: return shape.sampled;
+    case BUFFER_ROWS_ROUTED: return shape.rows * options_.top_k;
+    default: return shape.rows;
+  }
 }
 
 void Engine::write_buffer(int buffer, int rows, const std::vector<float>& values) {
@@ -61,7 +65,7 @@ std::vector<LaunchTime> Engine::profile(const int32_t* block, size_t num_words) 
   for (size_t i = 0; i < options_.launches.size(); i++) {
     const LaunchSpec& launch = options_.launches[i];
     const bool has_weight = launch[LAUNCH_WEIGHT] >= 0;
-    const WeightSpec weight = has_weight ? options_.weights[launch[LAUNCH_WEIGHT]] : WeightSpec{0, 0, false};
+    const WeightSpec weight = has_weight ? options_.weights[launch[LAUNCH_WEIGHT]] : WeightSpec{};
     kinds[{launch[LAUNCH_OP], weight.rows, weight.cols, launch[LAUNCH_SAMPLED_ROWS]}].push_back(static_cast<int>(i));
   }
   std::vector<LaunchTime> times;

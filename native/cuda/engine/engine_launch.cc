@@ -32,6 +32,10 @@ void Engine::launch_one(const Run& run, const LaunchSpec& launch) {
     case LAUNCH_OP_ROPE_KV_WRITE: launch_rope(run, launch); break;
     case LAUNCH_OP_ATTENTION: launch_attention(run, launch); break;
     case LAUNCH_OP_SILU_MUL: launch_silu(run, launch); break;
+    case LAUNCH_OP_EXACT_LINEAR: launch_exact_linear(run, launch); break;
+    case LAUNCH_OP_ROUTE: launch_route(run, launch); break;
+    case LAUNCH_OP_EXPERT_LINEAR: launch_expert_linear(run, launch); break;
+    case LAUNCH_OP_COMBINE: launch_combine(run, launch); break;
     case LAUNCH_OP_SAMPLE:
       sample({buffers_[launch[LAUNCH_X]].as<float>(), stride_of(launch[LAUNCH_X]), options_.vocabulary, run.sampled, block_at<int32_t>(run.layout.samples_at),
               adjustments_.as<int32_t>(), results_.as<int32_t>() + RESULT_HEADER_WORDS},
@@ -168,7 +172,7 @@ void Engine::launch_silu(const Run& run, const LaunchSpec& launch) {
       .out = buffers_[launch[LAUNCH_OUT]].as<bf16>(),
       .out_stride = stride_of(launch[LAUNCH_OUT]),
       .width = options_.buffers[launch[LAUNCH_OUT]].width,
-      .rows = run.rows,
+      .rows = options_.buffers[launch[LAUNCH_X]].rows == BUFFER_ROWS_ROUTED ? run.rows * options_.top_k : run.rows,
       .pending = pending_of(run, launch),
   };
   silu_mul(args, queue_behind(run, launch));
@@ -187,11 +191,13 @@ LoraArgs Engine::lora_args(const AdapterRows& rows, int site) const {
   return {
       .tiles = rows.tiles,
       .num_tiles = rows.num_tiles,
+      .tiles_are_made = false,
       .large = rows.large,
       .row_slot = rows.row_slot,
       .sites = sites_.as<SiteRecord>(),
       .num_sites = static_cast<int>(options_.sites.size()),
       .site = site,
+      .sources = nullptr,
       .shrunk = shrunk_.as<float>(),
       .shrunk_rows = rows.padded_rows,
       .shrunk_stride = shrunk_stride_,

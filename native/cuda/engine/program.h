@@ -11,13 +11,16 @@ namespace lorikeet {
 
 struct BufferSpec {
   int width;
-  bool sampled; /* one row per sampled row instead of one per row */
+  int rows; /* BUFFER_ROWS: one per row of the step, per sampled row, or per row and expert that it was given */
   bool is_float; /* float32 instead of bfloat16 */
 };
 
 struct WeightSpec {
-  int rows, cols;
-  bool is_matrix; /* bfloat16 [rows, aligned cols]; otherwise float32 [rows] */
+  int rows, cols; /* of each matrix */
+  int kind; /* WEIGHT_KIND: bfloat16 or float32 [rows, aligned cols], or float32 [rows] */
+  int num_experts = 1; /* matrices behind each other */
+
+  int64_t all_rows() const { return static_cast<int64_t>(rows) * num_experts; }
 };
 
 struct SiteSpec {
@@ -25,6 +28,7 @@ struct SiteSpec {
   /** Where outputs of its modules begin and end, ascending: 0, ..., all outputs. */
   std::vector<int> borders;
   int kind = SITE_KIND_MATRIX;
+  int expert = 0; /* whose matrix of the weight it is */
 };
 
 /** LAUNCH record: see ../layout.h. */
@@ -42,6 +46,7 @@ struct EngineOptions {
   size_t extent_bytes = 0;
   int num_layers = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0, rotary_dim = 0, vocabulary = 0, max_context = 0;
   float score_scale = 0.0f;
+  int num_experts = 0, top_k = 0; /* 0 without experts */
   int longest_window = 0; /* positions that some layer sees at most; 0 where one sees all */
   std::vector<BufferSpec> buffers;
   std::vector<WeightSpec> weights;

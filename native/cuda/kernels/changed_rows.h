@@ -9,7 +9,7 @@ namespace lorikeet {
 
 constexpr int COLUMNS_AT_ONCE = 8;
 
-/** Neighbouring columns of W or of one rank of A: one access. */
+/** Neighbouring columns of a bfloat16 W or of one rank of A: one access. */
 struct alignas(16) Columns {
   bf16 numbers[COLUMNS_AT_ONCE];
 };
@@ -30,13 +30,17 @@ LORIKEET_BOTH const bf16* own_row(const FormRecord& form, int id, int stride) {
 /** The part of |row|² of W + scale · B · A that the `worker`th of `workers` sums; rows end in zeros up to their stride. */
 LORIKEET_BOTH float changed_squares(const GainArgs& args, int output, int worker, int workers) {
   const DeltaRecord& delta = args.delta;
-  const bf16* row = own_row(args.own, delta.offset + output, args.weight_stride);
-  if (row == nullptr) row = args.weight + static_cast<int64_t>(delta.offset + output) * args.weight_stride;
+  const int64_t row = static_cast<int64_t>(delta.offset + output) * args.weight_stride;
+  const bf16* own = own_row(args.own, delta.offset + output, args.weight_stride);
   float squares = 0.0f;
   for (int column = worker * COLUMNS_AT_ONCE; column < args.weight_stride; column += workers * COLUMNS_AT_ONCE) {
     float values[COLUMNS_AT_ONCE];
-    const Columns base = *reinterpret_cast<const Columns*>(row + column);
-    for (int i = 0; i < COLUMNS_AT_ONCE; i++) values[i] = __bfloat162float(base.numbers[i]);
+    if (own == nullptr && args.exact != nullptr) {
+      for (int i = 0; i < COLUMNS_AT_ONCE; i++) values[i] = args.exact[row + column + i];
+    } else {
+      const Columns base = *reinterpret_cast<const Columns*>((own != nullptr ? own : args.weight + row) + column);
+      for (int i = 0; i < COLUMNS_AT_ONCE; i++) values[i] = __bfloat162float(base.numbers[i]);
+    }
     for (int rank = 0; rank < delta.rank; rank++) {
       const float factor = delta.scale * __bfloat162float(delta.b[b_index(output, rank, delta.rank, delta.width)]);
       const Columns a = *reinterpret_cast<const Columns*>(args.a + a_index(delta.rank_offset + rank, column, args.a_steps));

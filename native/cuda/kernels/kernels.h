@@ -230,7 +230,7 @@ struct SiteRecord {
 /** Consecutive rows that share a slot. */
 struct RowTile {
   int32_t slot, row, num_rows; /* num_rows 0: nothing to do; slot below 0: rows without an adapter */
-  int32_t unused;
+  int32_t expert; /* that all of them were given; 0 where there are none */
 };
 constexpr int SMALL_TILE_ROWS = 16, LARGE_TILE_ROWS = 64;
 /** Ranks of all deltas at one site that shared memory holds, for tiles of either size. */
@@ -242,10 +242,12 @@ constexpr int MAX_SPLITS = 8;
 struct LoraArgs {
   const RowTile* tiles;
   int num_tiles;
+  bool tiles_are_made; /* by a kernel of the step, not by the host */
   bool large; /* tiles of up to LARGE_TILE_ROWS rows instead of SMALL_TILE_ROWS at most */
   const int32_t* row_slot; /* [rows]; below 0 for a row without an adapter */
   const SiteRecord* sites; /* [slots, num_sites] */
-  int num_sites, site;
+  int num_sites, site; /* the first expert's where tiles have experts */
+  const int32_t* sources; /* row of x that each row of a tile reads, for small tiles; null for the row itself */
   float* shrunk; /* [splits, shrunk_rows, shrunk_stride] */
   int shrunk_rows, shrunk_stride, splits;
   int max_rank; /* no site of any slot has more ranks; a multiple of 32 */
@@ -314,7 +316,8 @@ void own_rows(const OwnRowsArgs& args, int num_multiprocessors, Queue queue);
 
 /** One delta whose outputs are brought to given lengths: gain = length / |W + scale · B · A|, of rows, or of an embedding's columns. */
 struct GainArgs {
-  const bf16* weight; /* the base's, [outputs, weight_stride]; of an embedding [tokens, weight_stride] */
+  const bf16* weight; /* the base's, [outputs, weight_stride], of an embedding [tokens, weight_stride]; or null */
+  const float* exact; /* the same of a matrix in float32, or null */
   int weight_stride;
   FormRecord own; /* whose rows take the place of the base's */
   int num_tokens; /* of an embedding; otherwise 0 */
@@ -326,6 +329,104 @@ struct GainArgs {
   uint32_t* bad_output; /* becomes the least output whose row has no length */
 };
 void form_gains(const GainArgs& args, cudaStream_t stream);
+
+/* ---- experts --------------------------------------------------------------------------------------------------- */
+
+constexpr int MAX_EXPERTS = 1024;
+
+/**
+ * Experts of the step's rows. Routed rows are sorted by expert and, within one, by their order in the step, so that rows of an
+ * expert are neighbours, and among them rows of a slot.
+ */
+struct Routed {
+  int num_experts, top_k;
+  int32_t* choices; /* [rows, top_k]: experts of each row, of the largest logit first; below 0 where a row is none */
+  int32_t* places;  /* [rows, top_k]: the routed row of each choice; below 0 where a row is none */
+  int32_t* starts;  /* [num_experts + 1]: an expert's routed rows end where the next one's begin */
+  int32_t* sources; /* [routed rows]: row of the step */
+  int32_t* experts; /* [routed rows] */
+  int32_t* slots;   /* [rows * top_k]; below 0 for a row without an adapter, and behind the last routed row */
+  RowTile* tiles;   /* [rows * top_k]: the one at i, if it has rows, begins with routed row i; written where there are adapters */
+};
+
+/** out[m, n] = sum_k weight[n, k] * x[m, k] with a matrix in float32: a rounded logit may choose another expert. */
+struct ExactLinearArgs {
+  const bf16* x;
+  int x_stride;
+  const float* weight;
+  int weight_stride;
+  float* out;
+  int out_stride;
+  int m, n, k; /* k whole strides */
+};
+void linear_exact(const ExactLinearArgs& args, Queue queue);
+
+/** Rows with an adapter: out = gain · (out + delta) + bias, everything but x, A and B in float32. */
+struct ExactLoraArgs {
+  const bf16* x;
+  int x_stride;
+  float* out;
+  int out_stride, rows, n;
+  const SiteRecord* sites; /* [slots, num_sites] */
+  const FormRecord* forms; /* [slots, num_sites] */
+  int num_sites, site;
+  const int32_t* row_slot; /* [rows]; below 0 for a row without an adapter */
+  int max_rank; /* no site of any slot has more ranks */
+};
+void lora_exact(const ExactLoraArgs& args, Queue queue);
+
+/** Gives each row its experts and their shares, and sorts rows by expert. */
+struct RouteArgs {
+  const float* logits; /* [rows, logits_stride] */
+  int logits_stride;
+  float* routes; /* [rows, routes_stride]: numbers of top_k experts, then their shares */
+  int routes_stride;
+  bool normalize; /* shares are of the chosen experts alone */
+  int rows;
+  const int32_t* kv_slots; /* [rows]; below 0 for a row that is none, and is given no expert */
+  const int32_t* row_slot; /* [rows]; below 0 for a row without an adapter */
+  bool has_adapters;
+  Routed routed;
+};
+void route(const RouteArgs& args, Queue queue);
+
+/** out[i] = weight[expert of i] · x[source of i] for every routed row i. */
+struct ExpertLinearArgs {
+  const bf16* x;
+  int x_stride;
+  bool by_source; /* rows of x are the step's; otherwise routed rows */
+  const bf16* weight; /* [experts, n, weight_stride] */
+  int weight_stride;
+  bf16* out;
+  int out_stride;
+  int n, k; /* k whole strides */
+  int rows; /* of the step */
+  Routed routed;
+};
+void linear_experts(const ExpertLinearArgs& args, Queue queue);
+
+/** Routed rows with an adapter: out = gain · out + bias. */
+struct ExpertFormArgs {
+  const FormRecord* forms; /* [slots, num_sites] */
+  int num_sites, site; /* the first expert's */
+  bf16* out;
+  int out_stride, width;
+  int rows; /* of the step */
+  Routed routed;
+};
+void apply_expert_forms(const ExpertFormArgs& args, Queue queue);
+
+/** out[row] += sum of share · x[routed row] over the row's experts, in their order. */
+struct CombineArgs {
+  const bf16* x; /* [routed rows, x_stride] */
+  int x_stride;
+  const float* routes; /* [rows, routes_stride] */
+  int routes_stride;
+  float* out;
+  int out_stride, width, rows;
+  Routed routed;
+};
+void combine(const CombineArgs& args, Queue queue);
 
 /* ---- sampling -------------------------------------------------------------------------------------------------- */
 
@@ -340,11 +441,13 @@ void sample(const SampleArgs& args, Queue queue);
 
 /* ---- loading --------------------------------------------------------------------------------------------------- */
 
-/** Writes rows of numbers as stored into a bfloat16 matrix; `bad_row` becomes the least row that is not finite. */
+/** Writes rows of numbers as stored into a matrix; `bad_row` becomes the least row that is not finite. */
 void convert_matrix(const void* source, Dtype dtype, int rows, int cols, bf16* out, int out_stride, uint32_t* bad_row, cudaStream_t stream);
+void convert_matrix(const void* source, Dtype dtype, int rows, int cols, float* out, int out_stride, uint32_t* bad_row, cudaStream_t stream);
 void convert_vector(const void* source, Dtype dtype, int length, float* out, uint32_t* bad_row, cudaStream_t stream);
 /** Roughly normal numbers of the given deviation, a pure function of seed and index. */
-void random_matrix(bf16* out, int rows, int cols, int stride, float deviation, uint64_t seed, cudaStream_t stream);
+void random_matrix(bf16* out, int64_t rows, int cols, int stride, float deviation, uint64_t seed, cudaStream_t stream);
+void random_matrix(float* out, int64_t rows, int cols, int stride, float deviation, uint64_t seed, cudaStream_t stream);
 void fill_vector(float* out, int length, float value, cudaStream_t stream);
 
 }  // namespace lorikeet

@@ -16,14 +16,19 @@ __device__ __forceinline__ float source_value(const void* source, Dtype dtype, i
   return __bfloat162float(static_cast<const bf16*>(source)[i]);
 }
 
-__global__ void convert_matrix_kernel(const void* source, Dtype dtype, int rows, int cols, bf16* out, int out_stride, uint32_t* bad_row) {
+__device__ __forceinline__ void store(bf16* to, float value) { *to = __float2bfloat16(value); }
+__device__ __forceinline__ void store(float* to, float value) { *to = value; }
+__device__ __forceinline__ float stored(const bf16* at) { return __bfloat162float(*at); }
+__device__ __forceinline__ float stored(const float* at) { return *at; }
+
+template <typename Number> __global__ void convert_matrix_kernel(const void* source, Dtype dtype, int rows, int cols, Number* out, int out_stride, uint32_t* bad_row) {
   const int64_t count = static_cast<int64_t>(rows) * cols;
   for (int64_t i = blockIdx.x * static_cast<int64_t>(THREADS) + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * THREADS) {
     const int row = static_cast<int>(i / cols);
-    const bf16 value = __float2bfloat16(source_value(source, dtype, i));
+    Number* to = out + static_cast<int64_t>(row) * out_stride + i % cols;
+    store(to, source_value(source, dtype, i));
     /* The largest float32 numbers round up to infinity. */
-    if (!isfinite(__bfloat162float(value))) atomicMin(bad_row, static_cast<uint32_t>(row));
-    out[static_cast<int64_t>(row) * out_stride + i % cols] = value;
+    if (!isfinite(stored(to))) atomicMin(bad_row, static_cast<uint32_t>(row));
   }
 }
 
@@ -41,13 +46,13 @@ __device__ __forceinline__ uint64_t mix(uint64_t z) {
   return z ^ (z >> 31);
 }
 
-__global__ void random_matrix_kernel(bf16* out, int rows, int cols, int stride, float deviation, uint64_t seed) {
-  const int64_t count = static_cast<int64_t>(rows) * cols;
+template <typename Number> __global__ void random_matrix_kernel(Number* out, int64_t rows, int cols, int stride, float deviation, uint64_t seed) {
+  const int64_t count = rows * cols;
   for (int64_t i = blockIdx.x * static_cast<int64_t>(THREADS) + threadIdx.x; i < count; i += static_cast<int64_t>(gridDim.x) * THREADS) {
     const uint64_t bits = mix(seed + static_cast<uint64_t>(i + 1) * 0x9E3779B97F4A7C15ull);
     float sum = -2.0f; /* four uniforms, mean taken off */
     for (int part = 0; part < 4; part++) sum += static_cast<float>(bits >> (16 * part) & 0xFFFFu) / 65536.0f;
-    out[i / cols * stride + i % cols] = __float2bfloat16(sum * deviation * 1.7320508f);
+    store(out + i / cols * stride + i % cols, sum * deviation * 1.7320508f);
   }
 }
 
@@ -64,12 +69,20 @@ void convert_matrix(const void* source, Dtype dtype, int rows, int cols, bf16* o
   convert_matrix_kernel<<<blocks_of(static_cast<int64_t>(rows) * cols), THREADS, 0, stream>>>(source, dtype, rows, cols, out, out_stride, bad_row);
 }
 
+void convert_matrix(const void* source, Dtype dtype, int rows, int cols, float* out, int out_stride, uint32_t* bad_row, cudaStream_t stream) {
+  convert_matrix_kernel<<<blocks_of(static_cast<int64_t>(rows) * cols), THREADS, 0, stream>>>(source, dtype, rows, cols, out, out_stride, bad_row);
+}
+
 void convert_vector(const void* source, Dtype dtype, int length, float* out, uint32_t* bad_row, cudaStream_t stream) {
   convert_vector_kernel<<<blocks_of(length), THREADS, 0, stream>>>(source, dtype, length, out, bad_row);
 }
 
-void random_matrix(bf16* out, int rows, int cols, int stride, float deviation, uint64_t seed, cudaStream_t stream) {
-  random_matrix_kernel<<<blocks_of(static_cast<int64_t>(rows) * cols), THREADS, 0, stream>>>(out, rows, cols, stride, deviation, seed);
+void random_matrix(bf16* out, int64_t rows, int cols, int stride, float deviation, uint64_t seed, cudaStream_t stream) {
+  random_matrix_kernel<<<blocks_of(rows * cols), THREADS, 0, stream>>>(out, rows, cols, stride, deviation, seed);
+}
+
+void random_matrix(float* out, int64_t rows, int cols, int stride, float deviation, uint64_t seed, cudaStream_t stream) {
+  random_matrix_kernel<<<blocks_of(rows * cols), THREADS, 0, stream>>>(out, rows, cols, stride, deviation, seed);
 }
 
 void fill_vector(float* out, int length, float value, cudaStream_t stream) {

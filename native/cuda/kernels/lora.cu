@@ -25,9 +25,10 @@ static_assert(ROW_ALIGNMENT % K_STEP == 0, "rows end where a step ends");
  */
 __global__ void __launch_bounds__(THREADS, 2) shrink_kernel(LoraArgs args, const bf16* x, int x_stride) {
   __shared__ float partial[WARPS * SMALL_TILE_ROWS * RANK_BLOCK];
+  if (args.tiles_are_made) wait_for_previous_kernels();
   const RowTile tile = args.tiles[blockIdx.x];
   if (tile.num_rows == 0 || tile.slot < 0) return;
-  const SiteRecord& site = args.sites[static_cast<int64_t>(tile.slot) * args.num_sites + args.site];
+  const SiteRecord& site = args.sites[static_cast<int64_t>(tile.slot) * args.num_sites + args.site + tile.expert];
   const int rank = site.total_rank;
   if (rank <= static_cast<int>(blockIdx.z) * RANK_BLOCK) return;
   const bf16* a = site.a;
@@ -39,6 +40,12 @@ __global__ void __launch_bounds__(THREADS, 2) shrink_kernel(LoraArgs args, const
   const int begin = static_cast<int>(static_cast<int64_t>(steps) * share / shares);
   const int end = static_cast<int>(static_cast<int64_t>(steps) * (share + 1) / shares);
   float* out = args.shrunk + (static_cast<int64_t>(blockIdx.y) * args.shrunk_rows + tile.row) * args.shrunk_stride;
+  const bf16* rows[2];
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int row = tile.row + min(half * 8 + g, tile.num_rows - 1);
+    rows[half] = x + static_cast<int64_t>(args.sources != nullptr ? args.sources[row] : row) * x_stride;
+  }
 
   for (int rank0 = blockIdx.z * RANK_BLOCK; rank0 < rank; rank0 += gridDim.z * RANK_BLOCK) {
     const int groups = min(GROUPS, (rank - rank0 + 7) / 8);
@@ -58,7 +65,7 @@ __global__ void __launch_bounds__(THREADS, 2) shrink_kernel(LoraArgs args, const
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const int row = half * 8 + g;
-        left[half] = row < tile.num_rows ? *reinterpret_cast<const uint4*>(x + static_cast<int64_t>(tile.row + row) * x_stride + column) : make_uint4(0, 0, 0, 0);
+        left[half] = row < tile.num_rows ? *reinterpret_cast<const uint4*>(rows[half] + column) : make_uint4(0, 0, 0, 0);
       }
 #pragma unroll
       for (int r = 0; r < GROUPS; r++) {
@@ -233,13 +240,14 @@ __global__ void __launch_bounds__(THREADS, M_TILES == 1 ? 3 : 2) expand_kernel(L
   extern __shared__ __align__(16) bf16 reduced[]; /* [M_TILES * 16][stride] */
   constexpr int B_RUN = OUT_GROUP * RANK_GROUP;
   __shared__ __align__(16) bf16 exchange[WARPS][2 * B_RUN];
+  if (args.tiles_are_made) wait_for_previous_kernels();
   const RowTile tile = args.tiles[blockIdx.x];
   if (tile.num_rows == 0) return;
   if (MODE != ExpandMode::replace && tile.slot < 0) return;
   __shared__ SiteRecord record;
   const SiteRecord* site = &record;
   if (tile.slot >= 0) {
-    const int32_t* from = reinterpret_cast<const int32_t*>(args.sites + static_cast<int64_t>(tile.slot) * args.num_sites + args.site);
+    const int32_t* from = reinterpret_cast<const int32_t*>(args.sites + static_cast<int64_t>(tile.slot) * args.num_sites + args.site + tile.expert);
     if (threadIdx.x < sizeof(SiteRecord) / 4) reinterpret_cast<int32_t*>(&record)[threadIdx.x] = from[threadIdx.x];
   }
   __syncthreads();

@@ -245,7 +245,7 @@ __device__ __forceinline__ float silu(float x) { return x / (1.0f + __expf(-x));
 /** Eight outputs per thread; width a multiple of 8. */
 __global__ void silu_mul_kernel(SiluArgs args) {
   begin_behind_previous_kernels();
-  const int row = blockIdx.y, column = (blockIdx.x * blockDim.x + threadIdx.x) * 8;
+  const int row = blockIdx.x, column = (blockIdx.y * blockDim.x + threadIdx.x) * 8;
   if (column >= args.width) return;
   const int64_t at = static_cast<int64_t>(row) * args.gate_up_stride;
   const Bf16x8 gates = *reinterpret_cast<const Bf16x8*>(args.gate_up + at + column);
@@ -269,7 +269,7 @@ __global__ void silu_mul_kernel(SiluArgs args) {
 
 __global__ void silu_mul_any_width_kernel(SiluArgs args) {
   begin_behind_previous_kernels();
-  const int row = blockIdx.y, column = blockIdx.x * blockDim.x + threadIdx.x;
+  const int row = blockIdx.x, column = blockIdx.y * blockDim.x + threadIdx.x;
   if (column >= args.width) return;
   const int64_t at = static_cast<int64_t>(row) * args.gate_up_stride;
   const bool has_delta = row_has_delta(args.pending, row);
@@ -311,9 +311,9 @@ void rope_kv_write(const RopeArgs& args, Queue queue) {
 void silu_mul(const SiluArgs& args, Queue queue) {
   constexpr int threads = 128;
   if (args.width % 8 == 0 && args.gate_up_stride % 8 == 0) {
-    launch(silu_mul_kernel, dim3((args.width / 8 + threads - 1) / threads, args.rows), dim3(threads), 0, queue, args);
+    launch(silu_mul_kernel, dim3(args.rows, (args.width / 8 + threads - 1) / threads), dim3(threads), 0, queue, args);
   } else {
-    launch(silu_mul_any_width_kernel, dim3((args.width + threads - 1) / threads, args.rows), dim3(threads), 0, queue, args);
+    launch(silu_mul_any_width_kernel, dim3(args.rows, (args.width + threads - 1) / threads), dim3(threads), 0, queue, args);
   }
 }
 

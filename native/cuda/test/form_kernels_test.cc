@@ -193,8 +193,8 @@ TEST_CASE("deltas are added to outputs that are there, of either type, in tiles 
     const std::vector<float> x = numbers(random, static_cast<size_t>(rows.count()) * k);
     const DeviceMemory device_x = on_device(padded_rows(x, rows.count(), k)), shrunk(static_cast<size_t>(MAX_SPLITS) * rows.count() * 128 * sizeof(float), "a test");
     const Out out(random, run % 4 < 2 ? OutType::f32 : OutType::bf16, rows.count(), n);
-    const LoraArgs args = {.tiles = rows.device_tiles.as<RowTile>(), .num_tiles = static_cast<int>(rows.tiles.size()), .large = large, .row_slot = rows.device_slots.as<int32_t>(),
-                           .sites = attached.sites.as<SiteRecord>(), .num_sites = 1, .site = 0, .shrunk = shrunk.as<float>(), .shrunk_rows = rows.count(), .shrunk_stride = 128,
+    const LoraArgs args = {.tiles = rows.device_tiles.as<RowTile>(), .num_tiles = static_cast<int>(rows.tiles.size()), .tiles_are_made = false, .large = large, .row_slot = rows.device_slots.as<int32_t>(),
+                           .sites = attached.sites.as<SiteRecord>(), .num_sites = 1, .site = 0, .sources = nullptr, .shrunk = shrunk.as<float>(), .shrunk_rows = rows.count(), .shrunk_stride = 128,
                            .splits = 1 + static_cast<int>(random() % MAX_SPLITS), .max_rank = 128};
     lora_shrink(args, device_x.as<bf16>(), aligned_width(k), queue());
     lora_expand(args, ExpandMode::add, out.memory.as<void>(), out.type, aligned_width(n), n, queue());
@@ -243,7 +243,7 @@ TEST_CASE("an embedding's rows are the adapter's own, with what it adds, and gai
     Attached attached;
     const std::vector<DeviceMemory> images = attach(adapters, sites, attached);
     const DeviceMemory device_table = on_device(padded_rows(table, vocabulary, width)), bad = on_device(std::vector<uint32_t>{~0u});
-    form_gains({.weight = device_table.as<bf16>(), .weight_stride = aligned_width(width), .own = attached.form_records[2], .num_tokens = vocabulary, .a = attached.records[2].a,
+    form_gains({.weight = device_table.as<bf16>(), .exact = nullptr, .weight_stride = aligned_width(width), .own = attached.form_records[2], .num_tokens = vocabulary, .a = attached.records[2].a,
                 .a_steps = a_steps(vocabulary), .delta = attached.records[2].deltas[0], .gain = const_cast<float*>(attached.form_records[2].gain), .bias = nullptr, .bad_output = bad.as<uint32_t>()},
                nullptr);
     CHECK(on_host<uint32_t>(bad, 1)[0] == ~0u);

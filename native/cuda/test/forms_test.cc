@@ -123,16 +123,18 @@ TEST_CASE("a warp's lanes sum the squares of each changed row, as by the definit
     const int stride = aligned_width(in_width);
     std::vector<float> base(static_cast<size_t>(56) * in_width);
     std::vector<Columns> weight(static_cast<size_t>(56) * stride / COLUMNS_AT_ONCE);
+    std::vector<float> exact(static_cast<size_t>(56) * stride);
     bf16* numbers = weight[0].numbers;
     for (int row = 0; row < 56; row++)
       for (int column = 0; column < stride; column++) {
         const float value = column < in_width ? static_cast<float>(rounded(random_floats(random, 1)[0])) : 0.0f;
         if (column < in_width) base[static_cast<size_t>(row) * in_width + column] = value;
         numbers[static_cast<size_t>(row) * stride + column] = __float2bfloat16(value);
+        exact[static_cast<size_t>(row) * stride + column] = value;
       }
     for (int i = 0; i < 2; i++) {
       const Delta& from = deltas[i];
-      const GainArgs args = {.weight = numbers, .weight_stride = stride, .own = {}, .num_tokens = 0, .a = records[0].a, .a_steps = a_steps(in_width), .delta = records[0].deltas[i], .gain = nullptr, .bias = nullptr, .bad_output = nullptr};
+      GainArgs args = {.weight = numbers, .exact = nullptr, .weight_stride = stride, .own = {}, .num_tokens = 0, .a = records[0].a, .a_steps = a_steps(in_width), .delta = records[0].deltas[i], .gain = nullptr, .bias = nullptr, .bad_output = nullptr};
       for (int output = 0; output < from.source.width; output++) {
         double wanted = 0.0;
         for (int column = 0; column < in_width; column++) {
@@ -141,9 +143,12 @@ TEST_CASE("a warp's lanes sum the squares of each changed row, as by the definit
             value += from.source.scale * rounded(from.b[output * from.source.rank + rank]) * rounded(from.a[rank * in_width + column]);
           wanted += value * value;
         }
-        float sum = 0.0f;
-        for (int lane = 0; lane < 32; lane++) sum += changed_squares(args, output, lane, 32);
-        REQUIRE(std::fabs(sum - wanted) <= 1e-4 * wanted);
+        for (const float* matrix : {static_cast<const float*>(nullptr), static_cast<const float*>(exact.data())}) {
+          args.exact = matrix;
+          float sum = 0.0f;
+          for (int lane = 0; lane < 32; lane++) sum += changed_squares(args, output, lane, 32);
+          REQUIRE(std::fabs(sum - wanted) <= 1e-4 * wanted);
+        }
       }
     }
   }

@@ -155,7 +155,7 @@ TEST_CASE("an embedding's warps sum the squares of each changed column, own rows
     std::vector<uint8_t> bytes(layout.bytes());
     layout.write(deltas, bytes.data(), replacements);
     const SiteRecord record = layout.records_at(bytes.data())[0];
-    const GainArgs args = {.weight = table[0].numbers, .weight_stride = STRIDE, .own = layout.forms_at(bytes.data())[0], .num_tokens = TOKENS, .a = record.a, .a_steps = a_steps(TOKENS),
+    const GainArgs args = {.weight = table[0].numbers, .exact = nullptr, .weight_stride = STRIDE, .own = layout.forms_at(bytes.data())[0], .num_tokens = TOKENS, .a = record.a, .a_steps = a_steps(TOKENS),
                            .delta = record.deltas[0], .gain = nullptr, .bias = nullptr, .bad_output = nullptr};
     for (int output = 0; output < WIDTH; output++) {
       double wanted = 0.0;

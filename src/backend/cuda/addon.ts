@@ -40,12 +40,17 @@ export interface EngineOptions {
   readonly rotaryDim: number;
   readonly vocabSize: number;
   readonly maxContext: number;
+  /** 0 for a model without experts. */
+  readonly numExperts: number;
+  readonly topK: number;
   readonly longestWindow: number;
   readonly scoreScale: number;
-  readonly buffers: readonly { readonly width: number; readonly sampled: boolean; readonly isFloat: boolean }[];
-  readonly weights: readonly { readonly rows: number; readonly cols: number; readonly isMatrix: boolean }[];
-  /** `kind` as in `SITE_KIND`; `borders`: where outputs of a site's modules begin and end, ascending. */
-  readonly sites: readonly { readonly kind: number; readonly inWidth: number; readonly borders: Int32Array }[];
+  /** `rows`: one of `BUFFER_ROWS`. */
+  readonly buffers: readonly { readonly width: number; readonly rows: number; readonly isFloat: boolean }[];
+  /** `kind`: one of `WEIGHT_KIND`; `numExperts` matrices of `rows` rows behind each other. */
+  readonly weights: readonly { readonly rows: number; readonly cols: number; readonly kind: number; readonly numExperts: number }[];
+  /** `kind`: one of `SITE_KIND`; `borders`: where outputs of a site's modules begin and end, ascending; `expert`: whose matrix of its weight it is. */
+  readonly sites: readonly { readonly kind: number; readonly inWidth: number; readonly borders: Int32Array; readonly expert: number }[];
   readonly launches: Int32Array;
 }
 
@@ -98,7 +103,7 @@ export interface LaunchTime {
   readonly micros: number;
 }
 
-/** `[rows, width]` of a buffer of the program; rows are the step's, or the sampled ones. */
+/** `[rows, width]` of a buffer of the program; rows are the step's, the sampled ones, or those of experts in an order of the device's. */
 export interface BufferValues {
   readonly buffer: number;
   readonly values: Float32Array;

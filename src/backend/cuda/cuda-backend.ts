@@ -9,7 +9,7 @@ import type { Program } from "../../model/program.ts";
 import type { AdapterImage, Backend, BackendInfo, BackendOptions } from "../backend.ts";
 import { ropeTable } from "../rope-table.ts";
 import { type BufferValues, type CudaAddon, type CudaEngine, type EngineOptions, type LaunchTime, loadAddon, type SourceMatrix, type SourceReplacement } from "./addon.ts";
-import { PAGE_TOKENS, SITE_KIND } from "./layout.ts";
+import { BUFFER_ROWS, PAGE_TOKENS, SITE_KIND, WEIGHT_KIND } from "./layout.ts";
 import { DTYPE, loadWeights } from "./load-weights.ts";
 import { lowerProgram, moduleBorders } from "./lower-program.ts";
 
@@ -21,13 +21,18 @@ const EXTENT_ALIGNMENT = 1024;
 export const cudaPageBytes = ({ numLayers, attention }: Program): number =>
   Math.ceil((numLayers * 2 * attention.numKvHeads * PAGE_TOKENS * attention.headDim * BYTES_PER_NUMBER) / EXTENT_ALIGNMENT) * EXTENT_ALIGNMENT;
 
+/** Of work areas, adapters' at their first rank included. */
+const ROUTED_ROW_BYTES = 512;
+
 /** Bytes that the engine takes beside weights, KV pages and adapters; a little more than it does. */
 export function activationBytes(program: Program, maxRows: number, maxSequences: number): number {
   const rows = Math.ceil(Math.max(maxRows, maxSequences) / 256) * 256;
   const sampledRows = Math.ceil(maxSequences / 256) * 256;
   const perRow = program.buffers.reduce((sum, buffer) => sum + (buffer.rows === "step" ? buffer.width : 0), 0);
   const perSampledRow = program.buffers.reduce((sum, buffer) => sum + (buffer.rows === "sampled" ? buffer.width : 0), 0);
-  return 4 * (rows * perRow + sampledRows * perSampledRow) + (256 << 20);
+  const perRoutedRow = program.buffers.reduce((sum, buffer) => sum + (buffer.rows === "routed" ? buffer.width : 0), 0);
+  const routedRows = rows * (program.routing?.topK ?? 0);
+  return 4 * (rows * perRow + sampledRows * perSampledRow) + routedRows * (BYTES_PER_NUMBER * perRoutedRow + ROUTED_ROW_BYTES) + (256 << 20);
 }
 
 /** Matrices of adapters are bfloat16, as the base's are. */
@@ -88,11 +93,13 @@ function openEngine(addon: CudaAddon, options: CudaOptions, maxContext: number):
     rotaryDim: program.rope.rotaryDim,
     vocabSize: program.vocabSize,
     maxContext,
+    numExperts: program.routing?.numExperts ?? 0,
+    topK: program.routing?.topK ?? 0,
     longestWindow,
     scoreScale: program.attention.scale,
-    buffers,
-    weights: program.weights.map(({ kind, rows, cols }) => ({ rows, cols, isMatrix: kind === "matrix" })),
-    sites: program.sites.map((site) => ({ kind: SITE_KIND[site.kind ?? "matrix"], inWidth: site.inWidth, borders: moduleBorders(site) })),
+    buffers: buffers.map(({ width, rows, isFloat }) => ({ width, rows: BUFFER_ROWS[rows], isFloat })),
+    weights: program.weights.map(({ kind, rows, cols, numExperts = 1 }) => ({ rows, cols, kind: WEIGHT_KIND[kind], numExperts })),
+    sites: program.sites.map((site) => ({ kind: SITE_KIND[site.kind ?? "matrix"], inWidth: site.inWidth, borders: moduleBorders(site), expert: site.expert ?? 0 })),
     launches,
   };
   try {
@@ -229,7 +236,7 @@ function translated(cause: unknown): unknown {
       return new AdapterError("adapter_too_large", cause.message);
     case "out_of_memory":
     case "no_device":
-      return new NativeError("backend_unavailable", `${cause.message}; lower kv_cache_config or max_num_tokens, or use --backend wasm`, { cause });
+      return new NativeError("backend_unavailable", `${cause.message}; lower kv_cache_config, max_num_tokens or max_loras, or use --backend wasm`, { cause });
     case "step_invalid":
       return new InvariantError(cause.message, { cause });
     default:

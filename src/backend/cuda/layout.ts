@@ -18,7 +18,18 @@ export const LAUNCH_OP = {
   attention: 4,
   siluMul: 5,
   sample: 6,
+  /** With a matrix in float32, its adapters included. */
+  exactLinear: 7,
+  route: 8,
+  expertLinear: 9,
+  combine: 10,
 } as const;
+
+/** What a buffer has one row for. */
+export const BUFFER_ROWS = { step: 0, sampled: 1, routed: 2 } as const;
+
+/** How a weight is stored. */
+export const WEIGHT_KIND = { matrix: 0, exact: 1, vector: 2 } as const;
 
 /** One kernel of the forward program; fields that an operation does not use are -1. */
 export const LAUNCH = {
@@ -34,7 +45,7 @@ export const LAUNCH = {
   /** Vector that the linear operation behind `x` left to be added, and that operation's site. */
   pendingBias: 6,
   pendingSite: 7,
-  /** The operation's own site: of an embedding, a norm or a linear operation. */
+  /** The operation's own site: of an embedding, a norm or a linear operation; of experts the first one's. */
   site: 8,
   /** 1 when the product is added to `out`. */
   accumulate: 9,
@@ -48,8 +59,12 @@ export const LAUNCH = {
   /** Sites of the head norms. */
   qNormSite: 14,
   kNormSite: 15,
+  /** Buffer of experts and their shares. */
+  routes: 16,
+  /** 1 when shares are of the chosen experts alone. */
+  normalize: 17,
 } as const;
-export const LAUNCH_WORDS = 16;
+export const LAUNCH_WORDS = 18;
 
 /** Of a `LoraSite`; a `matrix` is one of a layer. */
 export const SITE_KIND = { matrix: 0, embedding: 1, head: 2, norm: 3 } as const;

@@ -5,15 +5,15 @@
  * reads the output, which touches every number anyway. Head norms are part of the rotation, and a gather is part of
  * the norm behind it.
  */
-import { InvariantError, invariant, ModelError } from "../../core/errors.ts";
-import type { BufferId, LoraSite, Operation, Program, SiteId, WeightId } from "../../model/program.ts";
+import { invariant, ModelError } from "../../core/errors.ts";
+import type { BufferId, BufferSpec, LoraSite, Operation, Program, SiteId, WeightId } from "../../model/program.ts";
 import { LAUNCH, LAUNCH_OP, LAUNCH_WORDS } from "./layout.ts";
 
 export interface LoweredBuffer {
   /** 0 for a buffer that no kernel touches. */
   readonly width: number;
-  readonly sampled: boolean;
-  /** float32: the residual stream and the logits; everything else is bfloat16. */
+  readonly rows: BufferSpec["rows"];
+  /** float32: the residual stream, logits and what a router says; everything else is bfloat16. */
   readonly isFloat: boolean;
 }
 
@@ -36,9 +36,8 @@ type Fields = Partial<Record<keyof typeof LAUNCH, number>>;
 const MAX_HEAD_DIM = 512;
 
 /** What of a program no kernel serves; `null` for nothing. */
-export function unservedPart({ attention: { headDim }, routing }: Program): { readonly field: string; readonly reason: string } | null {
+export function unservedPart({ attention: { headDim } }: Program): { readonly field: string; readonly reason: string } | null {
   if (headDim > MAX_HEAD_DIM) return { field: "head_dim", reason: `head_dim must be at most ${MAX_HEAD_DIM} on a CUDA device, got ${headDim}` };
-  if (routing !== undefined) return { field: "backend", reason: `a mixture of experts (${routing.numExperts} experts) is not served on a CUDA device` };
   return null;
 }
 
@@ -106,9 +105,13 @@ class Lowering {
         this.#windows.push(operation.window);
         return this.#launch("attention", { x: operation.qkv, out: operation.out, layer: operation.layer, window: operation.window ?? 0 });
       case "route":
+        this.#floats.add(operation.out);
+        return this.#launch("route", { x: operation.logits, out: operation.out, normalize: operation.normalize ? 1 : 0 });
       case "expertLinear":
+        return this.#launch("expertLinear", { x: operation.x, out: operation.out, weight: operation.weight, site: operation.site, routes: operation.routes });
       case "combine":
-        throw new InvariantError("a program with experts was refused before");
+        this.#floats.add(operation.out);
+        return this.#launch("combine", { x: operation.x, out: operation.out, routes: operation.routes });
       case "siluMul":
         return this.#launch("siluMul", { x: operation.x, out: operation.out, ...this.#takePending(operation.x) });
       case "gather":
@@ -131,7 +134,7 @@ class Lowering {
       launches,
       buffers: this.#program.buffers.map(({ width, rows }, id) => ({
         width: this.#used.has(id) ? width : 0,
-        sampled: rows === "sampled",
+        rows,
         isFloat: this.#floats.has(id),
       })),
       longestWindow: seesAll ? 0 : Math.max(...this.#windows.map((window) => window ?? 0)),
@@ -139,6 +142,11 @@ class Lowering {
   }
 
   #addLinear({ x, out, weight, bias, accumulate, site }: Extract<Operation, { kind: "linear" }>): void {
+    if (this.#program.weights[weight]!.kind === "exact") {
+      invariant(bias === null && !accumulate, "an exact product is all that there is in its output");
+      this.#floats.add(out);
+      return this.#launch("exactLinear", { x, out, weight, site: site ?? -1 });
+    }
     // Logits are read by no kernel that could add to them, so adapters have changed them before.
     const pendingSite = site === null || this.#program.sites[site]!.kind === "head" ? null : site;
     if (accumulate) this.#floats.add(out);
