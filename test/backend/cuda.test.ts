@@ -336,14 +336,6 @@ describe.skipIf(noCudaReason !== null)("cuda: rows of the base's own", () => {
     await backend.close();
   });
 
-  test("an adapter of replaced rows that has no room is refused by its size", async () => {
-    const wide = tinyProgram({ ...TINY, vocab: 3000 });
-    const backend = await openCuda({ ...LIMITS, program: wide, weights: randomWeights(wide, 5), format: "bfloat16", numExtents: LIMITS.numPages + 8192 });
-    await attach(backend, asSlotId(0), await backend.stage(randomAdapter(wide, 1, { ranks: [2] })));
-    await expect(attach(backend, asSlotId(1), await backend.stage(randomAdapter(wide, 1, { ranks: [2], form: "modules_to_save", replaced: 1 })))).rejects.toMatchObject({ errorCode: "adapter_too_large" });
-    await backend.close();
-  });
-
   test("rows that are not finite are refused while an adapter is staged", async () => {
     const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16" });
     await expect(backend.stage(withRows("modules_to_save", Number.NaN))).rejects.toMatchObject({ errorCode: "adapter_invalid" });
@@ -445,7 +437,7 @@ describe.skipIf(noCudaReason !== null)("cuda: slots", () => {
       sequences: [{ tokens: [token], position: 0, pages: [asPageId(page)], slot: NO_SLOT, sample: { sampling: samplingWith(), counter: 0, adjustments: [] } }],
     });
     await expect(backend.run(step(program.vocabSize, 0))).rejects.toThrow("tokens lie within the vocabulary");
-    await expect(backend.run(step(0, LIMITS.numPages))).rejects.toThrow("pages lie within the pool");
+    await expect(backend.run(step(0, LIMITS.numExtents))).rejects.toThrow("pages lie within the pool");
     expect((await backend.run(step(0, 0))).sampled.length).toBe(1);
     await backend.close();
   });

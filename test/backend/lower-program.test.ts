@@ -107,15 +107,15 @@ describe("a layer with experts", () => {
     const all = lines(program);
     const first = all.findIndex((line) => line.startsWith("exactLinear"));
     expect(all.slice(first - 1)).toEqual([
-      `rmsNorm, x hidden, out normed, weight ${at}.post_attention_layernorm.weight, +delta ${at}.self_attn.o_proj, eps 0.00001`,
+      `rmsNorm, x hidden, out normed, weight ${at}.post_attention_layernorm.weight, site ${at}.post_attention_layernorm, +delta ${at}.self_attn.o_proj, eps 0.00001`,
       `exactLinear, x normed, out router_logits, weight ${at}.block_sparse_moe.gate.weight, site ${at}.block_sparse_moe.gate`,
       "route, x router_logits, out routes, normalize",
       `expertLinear, x normed, out expert_gate_up, weight ${at}.mlp.experts.gate_up_proj, site ${at}.block_sparse_moe.experts.0.gate_up_proj, routes routes`,
       "siluMul, x expert_gate_up, out expert_gated",
       `expertLinear, x expert_gated, out expert_outputs, weight ${at}.mlp.experts.down_proj, site ${at}.block_sparse_moe.experts.0.down_proj, routes routes`,
       "combine, x expert_outputs, out hidden, routes routes",
-      "rmsNorm, x hidden, out sampled_normed, weight model.norm.weight, sampled rows, eps 0.00001",
-      "linear, x sampled_normed, out logits, weight lm_head.weight, sampled rows",
+      "rmsNorm, x hidden, out sampled_normed, weight model.norm.weight, site model.norm, sampled rows, eps 0.00001",
+      "linear, x sampled_normed, out logits, weight lm_head.weight, site lm_head, sampled rows",
       "sample, x logits, sampled rows",
     ]);
   });
