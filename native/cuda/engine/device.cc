@@ -49,6 +49,8 @@ DeviceMemory::DeviceMemory(size_t bytes, const char* what) : bytes_(bytes) {
                                      std::to_string(free_bytes) + " of " + std::to_string(total_bytes) + " are free");
   }
   check(cudaMemset(data_, 0, bytes), what);
+  /* Streams here do not wait for the default one: zeros could come after what is copied there next. */
+  check(cudaStreamSynchronize(cudaStreamLegacy), what);
 }
 
 PinnedMemory::PinnedMemory(size_t bytes) : bytes_(bytes) {
