@@ -152,10 +152,6 @@ export class SlotPool {
     if (!seat.isLeased) this.#rest(adapterId, seat);
   }
 
-  isPinned(adapterId: AdapterId): boolean {
-    return this.#pinned.has(adapterId);
-  }
-
   isLeased(adapterId: AdapterId): boolean {
     return this.#seats.get(adapterId)?.isLeased ?? false;
   }

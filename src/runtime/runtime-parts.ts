@@ -18,7 +18,6 @@ import type { RuntimeOptions } from "./runtime-options.ts";
 import type { AdapterListing, AdapterState, AdapterTier, RuntimeStats } from "./runtime.ts";
 
 export interface RuntimeParts {
-  readonly extents: ExtentPool;
   readonly table: ScheduleTable;
   readonly engine: Engine;
   readonly pool: SlotPool;
@@ -38,7 +37,6 @@ export const createParts = (
   const { numPages, pageTokens, extentBytes, numSlots } = info;
   const extents = new ExtentPool(info.numExtents);
   return {
-    extents,
     table: createScheduleTable(
       {
         ...limits,

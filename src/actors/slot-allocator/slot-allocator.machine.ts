@@ -2,8 +2,8 @@
  * Gives out places on the device: at once where the adapter is there, else as soon as one can be had.
  *
  *   ready ── head of queue has its image, and there is room ──▶ uploading
- *     ▲                                                                        │
- *     └──────────── done: slot.granted │ error: slot.refused or wait ──────────┘
+ *     ▲                                                             │
+ *     └────────── done: slot.granted │ error: slot.refused ─────────┘
  *
  * A forgotten adapter is detached in `ready`, once its last lease is given back.
  *
@@ -174,8 +174,9 @@ export const slotAllocatorMachine = setup({
       });
       enqueue.assign({ waiters });
     }),
-    evict: enqueueActions(({ context: { waiters, pool, backend }, enqueue }) => {
-      const move = nextMove(waiters, pool);
+    evict: enqueueActions(({ context, enqueue }) => {
+      const { pool, backend } = context;
+      const move = moveOf(context);
       if (move.kind !== "evict" && move.kind !== "place") return;
       for (const adapterId of move.evicted) {
         const slot = pool.evict(adapterId);
@@ -184,18 +185,19 @@ export const slotAllocatorMachine = setup({
       }
     }),
     tellReclaimed: emit((_, params: { readonly adapterId: AdapterId; readonly slot: SlotId }) => ({ ...params, type: "slot.evicted" as const })),
-    refuseHopeless: enqueueActions(({ context: { waiters, pool }, enqueue }) => {
-      const move = nextMove(waiters, pool);
+    refuseHopeless: enqueueActions(({ context, enqueue }) => {
+      const { waiters, pool } = context;
+      const move = moveOf(context);
       if (move.kind !== "refuse") return;
       const { adapterId, leaseNumber } = move.waiter;
       enqueue.assign({ waiters: without(waiters, adapterId) });
       enqueue.emit({ type: "slot.refused", adapterId, leaseNumber, error: noRoom(move.image.numBytes, pool.maxBytes) });
     }),
-    place: enqueueActions(({ context: { waiters, pool }, enqueue }) => {
-      const move = nextMove(waiters, pool);
+    place: enqueueActions(({ context, enqueue }) => {
+      const move = moveOf(context);
       if (move.kind !== "place") return;
       const { adapterId } = move.waiter;
-      const { slot, extent } = pool.seat(adapterId, move.image.numBytes);
+      const { slot, extent } = context.pool.seat(adapterId, move.image.numBytes);
       enqueue.assign({ upload: { adapterId, image: move.image, slot, extent } });
     }),
     finishUpload: enqueueActions(({ context, enqueue }) => {
