@@ -218,7 +218,7 @@ async function runParts(each: Case): Promise<Parts> {
     for (const { kind, adapterId, leaseNumber } of changeLeases(table)) if (kind === "wanted") grantLease(table, adapterId, leaseNumber, asSlotId(adapterId), 0);
     const plan = composeStep(table, 0);
     const composedMs = nowMs();
-    await engine.runStep(plan);
+    engine.take(plan, await engine.run(plan));
     const appliedMs = nowMs();
     settleStep(table, plan, 0);
     const settledMs = nowMs();

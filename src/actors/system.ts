@@ -71,7 +71,8 @@ export interface TiersInput {
 
 export interface SystemInput extends TiersInput {
   readonly table: ScheduleTable;
-  readonly engine: Pick<Engine, "runStep">;
+  readonly engine: Pick<Engine, "run" | "take">;
+  readonly stepsAhead: 0 | 1;
   readonly yieldTurn: () => Promise<void>;
   readonly onStepTime: (elapsedMs: number) => void;
 }
@@ -106,11 +107,11 @@ export interface ActorSystem extends Pick<Tiers, "load" | "pin" | "forget"> {
 }
 
 export function startSystem(input: SystemInput): ActorSystem {
-  const { table, engine, clock, yieldTurn, onStepTime } = input;
+  const { table, engine, stepsAhead, clock, yieldTurn, onStepTime } = input;
   const scheduler = createActor(requestSchedulerMachine, {
     ...clockOf(input),
     id: "requestScheduler",
-    input: { table, engine, clock, yieldTurn, onStepTime },
+    input: { table, engine, stepsAhead, clock, yieldTurn, onStepTime },
   });
   const { lease, release, load, pin, forget, stop } = startTiers(input, {
     "slot.granted": (fact) => scheduler.send({ ...fact, type: "adapter.use" }),

@@ -1,7 +1,7 @@
 /**
  * What a device does for the rest of the program. Two implementations: `wasm/` and, on NVIDIA GPUs, `cuda/`.
  *
- * A backend is opened with a forward program and its weights, then takes steps one at a time. It owns
+ * A backend is opened with a forward program and its weights, then takes steps in order. It owns
  * all device memory; callers say what lies where in its pool of extents, and name pages and slots by number.
  */
 import type { SlotId } from "../core/ids.ts";
@@ -52,6 +52,8 @@ export interface BackendInfo {
   readonly adapterForms?: readonly AdapterForm[];
   /** Whether `StepSample.allowed` is kept to; left out for no. */
   readonly allowsTokens?: boolean;
+  /** Steps that may be given to it while another is under way; left out for 0. */
+  readonly stepsAhead?: 0 | 1;
 }
 
 /** An adapter in the backend's own layout, ready to be copied to the device. Immutable. */
@@ -67,7 +69,9 @@ export interface Backend {
   /**
    * Runs one step.
    *
-   * Steps run one after the other in the order submitted; `attach` and `detach` take effect between them.
+   * Steps run one after the other in the order given, and their results come in that order. A step that is given ahead may
+   * name what the one before it samples (`awaited` in `core/step.ts`). The record and all that it refers to may change
+   * once this returns.
    *
    * @throws {NativeError} `backend_failed` when the device stops working; the backend is then unusable
    */

@@ -11,7 +11,7 @@ import type { PageId, SlotId } from "./ids.ts";
  * on the same pages: keys and values of all rows are written before any row attends.
  */
 export interface StepSequence {
-  /** Tokens to compute, at least one. */
+  /** Tokens to compute, at least one; some may be `awaited`. */
   readonly tokens: ArrayLike<number>;
   /** Position of the first of them, from 0. */
   readonly position: number;
@@ -24,6 +24,12 @@ export interface StepSequence {
   /** Further rows whose logits are wanted, ascending, none of them the last. Their results come before `sample`'s. */
   readonly scores?: readonly StepScore[];
 }
+
+/**
+ * In place of a token that the step before this one picks: what its sample of that index, from 0, will be. Only where a
+ * backend takes steps ahead.
+ */
+export const awaited = (sample: number): number => ~sample;
 
 /** How likely a row's next token is, which is known already. */
 export interface StepScore {

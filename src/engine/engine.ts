@@ -3,10 +3,10 @@ import type { Backend } from "../backend/backend.ts";
 import type { Clock } from "../core/clock.ts";
 import { NativeError, toLorikeetError } from "../core/errors.ts";
 import type { SampledToken } from "../core/sampling.ts";
-import type { Step, StepSample, StepScore, StepSequence } from "../core/step.ts";
-import { picksToken, type PlanEntry, type StepPlan } from "../schedule/compose-step.ts";
+import { awaited, type Step, type StepResult, type StepSample, type StepScore, type StepSequence } from "../core/step.ts";
+import type { PlanEntry, StepPlan } from "../schedule/compose-step.ts";
 import { failure } from "../schedule/retire.ts";
-import { appendToken, isScoring, numGenerated, type Sequence } from "../schedule/sequence.ts";
+import { appendToken, numGenerated, type Sequence } from "../schedule/sequence.ts";
 
 /** Only grow. */
 export interface EngineCounters {
@@ -34,13 +34,21 @@ export class Engine {
   }
 
   /**
-   * Runs a step and hands each sequence its token. A sequence that ends gets its `ending`; nothing is retired.
+   * Runs the step that was composed last.
    *
-   * @throws {NativeError} `backend_failed`; no sequence has changed then
+   * @throws {NativeError} `backend_failed`
    */
-  async runStep(plan: StepPlan): Promise<void> {
-    const result = await this.#backend.run(toStep(plan));
-    const numSampled = plan.entries.reduce((sum, entry) => sum + numScores(entry) + (picksToken(entry) ? 1 : 0), 0);
+  run(plan: StepPlan): Promise<StepResult> {
+    return this.#backend.run(toStep(plan));
+  }
+
+  /**
+   * Hands each sequence of a step its token. A sequence that ends gets its `ending`; nothing is retired.
+   *
+   * @throws {NativeError} `backend_failed` for a result of another step; no sequence has changed then
+   */
+  take(plan: StepPlan, result: StepResult): void {
+    const numSampled = plan.entries.reduce((sum, { numScores, picksToken }) => sum + numScores + (picksToken ? 1 : 0), 0);
     if (result.sampled.length !== numSampled) {
       throw new NativeError(
         "backend_failed",
@@ -52,12 +60,12 @@ export class Engine {
     const nowMs = this.#clock.nowMs();
     let next = 0;
     for (const entry of plan.entries) {
-      const { sequence } = entry;
-      const numScored = numScores(entry);
+      const { sequence, numScores } = entry;
       sequence.computed = entry.position + entry.numRows;
-      if (numScored > 0 && sequence.ending === null) score(sequence, result.sampled.slice(next, next + numScored));
-      next += numScored;
-      if (!picksToken(entry)) continue;
+      if (numScores > 0 && sequence.ending === null) score(sequence, result.sampled.slice(next, next + numScores));
+      next += numScores;
+      if (!entry.picksToken) continue;
+      sequence.numAwaited--;
       const token = result.sampled[next++]!;
       if (sequence.ending === null) this.#apply(sequence, token, nowMs);
     }
@@ -83,12 +91,6 @@ export class Engine {
   }
 }
 
-/** Rows whose next token is one of the prompt's and is to be scored; not again for those computed a second time. */
-function numScores({ sequence, position, numRows }: PlanEntry): number {
-  if (!isScoring(sequence)) return 0;
-  return Math.max(0, Math.min(position + numRows, sequence.promptLength - 1) - Math.max(position, sequence.scored));
-}
-
 function score(sequence: Sequence, scores: readonly (SampledToken | null)[]): void {
   const finite = scores.filter((token) => token !== null);
   if (finite.length < scores.length) sequence.ending = failure(notFinite());
@@ -96,22 +98,26 @@ function score(sequence: Sequence, scores: readonly (SampledToken | null)[]): vo
   sequence.output.score?.(finite);
 }
 
-/** @complexity O(sequences); tokens are copied one by one or viewed, page tables and adjustments are shared with the records */
+/** Of the plan composed last. @complexity O(sequences); tokens are copied one by one or viewed, page tables and adjustments are shared with the records */
 export const toStep = (plan: StepPlan): Step => ({ sequences: plan.entries.map(toStepSequence) });
 
 function toStepSequence(entry: PlanEntry): StepSequence {
-  const { sequence, slot, position, numRows } = entry;
+  const { sequence, slot, position } = entry;
+  const sample = entry.picksToken ? toSample(sequence) : null;
+  const rows = { tokens: tokensOf(entry), position, pages: sequence.pages, slot, sample };
+  return entry.numScores > 0 ? { ...rows, scores: toScores(entry) } : rows;
+}
+
+function tokensOf({ sequence, position, numRows, awaitedSample }: PlanEntry): ArrayLike<number> {
+  if (awaitedSample !== null) return [awaited(awaitedSample)];
   // Of a single token a list is cheaper than a view.
-  const tokens = numRows === 1 ? [sequence.tokens[position]!] : sequence.tokens.subarray(position, position + numRows);
-  const sample = picksToken(entry) ? toSample(sequence) : null;
-  const rows = { tokens, position, pages: sequence.pages, slot, sample };
-  return isScoring(sequence) ? { ...rows, scores: toScores(entry) } : rows;
+  return numRows === 1 ? [sequence.tokens[position]!] : sequence.tokens.subarray(position, position + numRows);
 }
 
 function toScores(entry: PlanEntry): StepScore[] {
   const { sequence, position } = entry;
   const first = Math.max(position, sequence.scored);
-  return Array.from({ length: numScores(entry) }, (_, i) => {
+  return Array.from({ length: entry.numScores }, (_, i) => {
     // A bias that no logit outweighs: the sampler then picks the token that is there, and reports it.
     const adjustments = [{ token: sequence.tokens[first + i + 1]!, generatedCount: 0, seen: false, bias: 1e30 }];
     const sampling = { ...sequence.sampling, temperature: 0, repetitionPenalty: 1, presencePenalty: 0, frequencyPenalty: 0, logprobs: sequence.sampling.promptLogprobs ?? 0 };
@@ -125,6 +131,8 @@ const notFinite = (): NativeError =>
 function toSample(sequence: Sequence): StepSample {
   const { sampling, output } = sequence;
   const allowed = output.allowed ?? null;
-  const sample = { sampling, counter: numGenerated(sequence), adjustments: output.adjustments() };
+  // Its own is the last of those awaited.
+  const counter = numGenerated(sequence) + sequence.numAwaited - 1;
+  const sample = { sampling, counter, adjustments: output.adjustments() };
   return allowed === null ? sample : { ...sample, allowed };
 }

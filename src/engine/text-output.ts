@@ -53,6 +53,11 @@ export class TextOutput implements SequenceOutput {
     return this.#grammar?.isReady ?? true;
   }
 
+  /** A bias alone stays as it is. */
+  get needsTokens(): boolean {
+    return this.#grammar !== null || this.#adjustments?.areSettled === false;
+  }
+
   get allowed(): Int32Array | null {
     return this.#grammar?.allowed ?? null;
   }

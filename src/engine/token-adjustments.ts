@@ -45,6 +45,11 @@ export class TokenAdjustments {
     return this.#entries;
   }
 
+  /** Whether further tokens change nothing. */
+  get areSettled(): boolean {
+    return !this.#countsTokens && this.#numGenerated >= this.#sampling.minTokens;
+  }
+
   /** Notes that a token was generated. */
   count(token: number): void {
     this.#numGenerated++;

@@ -245,6 +245,7 @@ class InProcess implements LocalRuntime {
       ...this.#options,
       table,
       engine,
+      stepsAhead: backend.info.stepsAhead ?? 0,
       pool,
       lru,
       backend: {
@@ -296,13 +297,13 @@ class InProcess implements LocalRuntime {
     this.#input.onFailure?.(error);
   }
 
-  /** Does not wait for the step under way, which nobody will hear of, and leaves no reader waiting. */
+  /** Does not wait for steps under way, which nobody will hear of, and leaves no reader waiting. */
   #endAllNow(ending: Ending): void {
     const { table } = this.#parts;
     const nowMs = this.#clock.nowMs();
     this.#system.stop();
     for (const sequence of table.sequences.values()) {
-      sequence.isInStep = false;
+      sequence.numUnderWay = 0;
       try {
         retire(table, sequence, ending, nowMs);
       } catch {

@@ -103,7 +103,7 @@ export function collectStats({ table, engine, pool, lru, counters }: RuntimePart
   const { steps, promptTokens, generatedTokens, computeMs } = engine.counters;
   return {
     waitingRequests: table.numWaiting,
-    runningRequests: table.running.length,
+    runningRequests: table.sequences.size - table.numWaiting,
     numPages: table.pool.numPages,
     usedPages: table.pool.numHeld,
     pageTokens: table.pool.pageTokens,

@@ -7,7 +7,7 @@ import { findPrefix, takePrefix } from "./prefixes.ts";
 import { reservePages } from "./preempt.ts";
 import { hasPages, maxRunning, promisedPages } from "./room.ts";
 import type { ScheduleTable } from "./schedule-table.ts";
-import { isDecoding, isScoring, numUncomputed, type Sequence } from "./sequence.ts";
+import { isAtEnd, isDecoding, isScoring, numUncomputed, plannedLength, type Sequence } from "./sequence.ts";
 
 /** Consecutive positions of one sequence, all with its adapter or all without. */
 export interface PlanEntry {
@@ -17,6 +17,12 @@ export interface PlanEntry {
   readonly position: number;
   /** At least 1; the sequence has pages for all of them. */
   numRows: number;
+  /** Where the only row's token is still to come: which sample of the step before picks it. */
+  readonly awaitedSample: number | null;
+  /** Rows whose next token is one of the prompt's and is to be scored; not again for those computed a second time. */
+  numScores: number;
+  /** Whether it computes the newest token, so that the next one is picked. */
+  picksToken: boolean;
 }
 
 /** One step: entries sorted by slot, the base model first. A sequence has two where its adapter comes to act. */
@@ -27,16 +33,15 @@ export interface StepPlan {
   numScores: number;
 }
 
-/** Whether the entry computes the newest token, so that the next one is picked. */
-export const picksToken = (entry: PlanEntry): boolean =>
-  entry.position + entry.numRows === entry.sequence.length;
-
 /**
  * Composes the next step: one row for each decoding sequence, then chunks of prompts within the token
  * budget, running ones before new ones.
  *
  * Every prompt with another behind it gets half of the rows left, so that a long one does not hold up the
  * short ones; what the last ones leave goes to the first.
+ *
+ * Where a step is under way, this one comes behind it: rows of tokens that it picks are rows like others, in vain if
+ * the sequence turns out to have ended.
  *
  * @returns a plan without entries when nothing can run
  * @complexity O(running + starts · lanes)
@@ -48,9 +53,9 @@ export function composeStep(table: ScheduleTable, nowMs: number): StepPlan {
   const prefilling: Sequence[] = [];
   for (const sequence of table.running.slice()) {
     if (sequence.phase !== "running") continue;
-    if (sequence.output.isReady === false) continue;
+    if (sequence.output.isReady === false || isAtEnd(sequence)) continue;
     if (!isDecoding(sequence)) prefilling.push(sequence);
-    else if (reservePages(table, sequence, sequence.length)) addRows(table, plan, sequence, 1);
+    else if (reservePages(table, sequence, plannedLength(sequence))) addRows(table, plan, sequence, 1);
   }
   continuePrefills(table, plan, prefilling);
   // Before new ones start: a sequence that was preempted just now may be among them.
@@ -60,14 +65,35 @@ export function composeStep(table: ScheduleTable, nowMs: number): StepPlan {
   splitAtActivation(table, plan);
 
   if (plan.entries.length === 0) return plan;
-  for (const entry of plan.entries) {
-    entry.sequence.isInStep = true;
-  }
   // Prompts were put behind what decodes, whichever started first.
   if (prefilling.length > 0) plan.entries.sort((a, b) => a.sequence.startOrder - b.sequence.startOrder);
   plan.entries = bySlot(plan.entries);
+  putUnderWay(plan);
+  table.numUnderWay++;
   table.step++;
   return plan;
+}
+
+/** Notes in the records what the step will have done to them. */
+function putUnderWay(plan: StepPlan): void {
+  let numSamples = 0;
+  for (const entry of plan.entries) {
+    const { sequence } = entry;
+    const end = entry.position + entry.numRows;
+    entry.numScores = scoresOf(entry);
+    entry.picksToken = end === plannedLength(sequence);
+    numSamples += entry.numScores;
+    sequence.scheduled = end;
+    sequence.numUnderWay++;
+    if (!entry.picksToken) continue;
+    sequence.numAwaited++;
+    sequence.awaitedSample = numSamples++;
+  }
+}
+
+function scoresOf({ sequence, position, numRows }: PlanEntry): number {
+  if (!isScoring(sequence)) return 0;
+  return Math.max(0, Math.min(position + numRows, sequence.promptLength - 1) - Math.max(position, sequence.scored));
 }
 
 /** Stable; by distribution, which takes 5 us for 256 entries where comparing them takes 12. */
@@ -79,7 +105,8 @@ function bySlot(entries: readonly PlanEntry[]): PlanEntry[] {
 
 function addRows(table: ScheduleTable, plan: StepPlan, sequence: Sequence, numRows: number): void {
   const lane = laneOf(table, sequence);
-  plan.entries.push({ sequence, slot: lane.group.slot, position: sequence.computed, numRows });
+  const awaitedSample = sequence.numAwaited > 0 ? sequence.awaitedSample : null;
+  plan.entries.push({ sequence, slot: lane.group.slot, position: sequence.scheduled, numRows, awaitedSample, numScores: 0, picksToken: false });
   plan.numRows += numRows;
   if (isScoring(sequence)) plan.numScores += numRows - 1;
   // At once: who starts next in this very step goes by it.
@@ -106,7 +133,7 @@ function continuePrefills(table: ScheduleTable, plan: StepPlan, prefilling: Sequ
     if (sequence.phase !== "running") continue;
     const isLast = index === prefilling.length - 1 && !hasPlace;
     const numRows = scorable(table, plan, sequence, chunkRows(sequence, rowsLeft, isLast));
-    if (reservePages(table, sequence, sequence.computed + numRows)) {
+    if (reservePages(table, sequence, sequence.scheduled + numRows)) {
       addRows(table, plan, sequence, numRows);
     }
   }
@@ -135,7 +162,7 @@ function startWaiting(table: ScheduleTable, plan: StepPlan, nowMs: number): void
     takePrefix(table, sequence, prefix);
     const isLast = table.running.length === maxRunning(table) || !hasStartable(table);
     const numRows = scorable(table, plan, sequence, chunkRows(sequence, table.limits.maxRows - plan.numRows, isLast));
-    growTable(pool, sequence.pages, sequence.computed + numRows);
+    growTable(pool, sequence.pages, sequence.scheduled + numRows);
     promised += pagesMissing(sequence.pages, sequence.length + 1, pool.pageTokens);
     addRows(table, plan, sequence, numRows);
   }
@@ -184,7 +211,7 @@ function splitAtActivation(table: ScheduleTable, plan: StepPlan): void {
   for (const entry of plan.entries) {
     const { sequence, position, numRows } = entry;
     const numBefore = Math.max(0, Math.min(numRows, sequence.activeFrom - position));
-    if (numBefore > 0) entries.push({ sequence, slot: NO_SLOT, position, numRows: numBefore });
+    if (numBefore > 0) entries.push({ ...entry, slot: NO_SLOT, numRows: numBefore });
     if (numBefore === numRows) continue;
     const rest = { ...entry, position: position + numBefore, numRows: numRows - numBefore };
     if (numBefore === 0 || room-- > 0) {

@@ -28,6 +28,7 @@ export function takePrefix(table: ScheduleTable, sequence: Sequence, found: read
   const { pool, counters, prefixes } = table;
   for (const { page } of found) pool.share(page, sequence.pages);
   sequence.computed = found.length * pool.pageTokens;
+  sequence.scheduled = sequence.computed;
   sequence.indexed = { numPages: found.length, last: found.at(-1) ?? null };
   if (prefixes === null || sequence.numPreemptions > 0) return;
   sequence.numCached = sequence.computed;
@@ -35,7 +36,7 @@ export function takePrefix(table: ScheduleTable, sequence: Sequence, found: read
   counters.prefixHits += sequence.computed;
 }
 
-/** Leaves every page that the sequence has filled. Between two steps only. */
+/** Leaves every page that the sequence has filled by steps that are over. */
 export function leavePrefix(table: ScheduleTable, sequence: Sequence): void {
   const { prefixes, pool } = table;
   if (prefixes === null) return;

@@ -1,4 +1,7 @@
-/** Ends sequences: pages, place and stream are given back in one go, exactly once. */
+/**
+ * Ends sequences. The stream ends at once; pages, place and lease are given back when no step under way names the
+ * sequence any more. Both happen exactly once.
+ */
 import type { LorikeetError } from "../core/errors.ts";
 import type { RequestId } from "../core/ids.ts";
 import type { Finish } from "../core/request.ts";
@@ -25,7 +28,7 @@ export interface Retired {
 }
 
 /**
- * Ends a sequence that no step names.
+ * Ends a sequence that waits or runs.
  *
  * `ending` of the record wins over the argument: the first reason to end is the one told.
  */
@@ -35,24 +38,26 @@ export function retire(
   ending: Ending,
   nowMs: number,
 ): Retired {
-  if (sequence.phase === "running") leaveRunning(table, sequence);
-  else leaveQueue(table, sequence);
-  table.pool.release(sequence.pages);
   table.sequences.delete(sequence.id);
-  sequence.phase = "ended";
   sequence.ending ??= ending;
-  dropIdleLane(table, sequence);
+  if (sequence.numUnderWay > 0) sequence.phase = "leaving";
+  else release(table, sequence);
   const finish = finishOf(sequence, sequence.ending, nowMs);
   table.counters.finished[finish.reason]++;
   sequence.output.finish(finish);
   return { sequence, finish };
 }
 
-/**
- * Ends a sequence now, or when the step that names it is over.
- *
- * @returns what was retired at once; nothing for an unknown id, which has ended already
- */
+/** Gives back what a sequence that has ended, or is about to, still has. No step names it. */
+export function release(table: ScheduleTable, sequence: Sequence): void {
+  if (sequence.phase === "waiting") leaveQueue(table, sequence);
+  else leaveRunning(table, sequence);
+  table.pool.release(sequence.pages);
+  sequence.phase = "ended";
+  dropIdleLane(table, sequence);
+}
+
+/** @returns what was retired; nothing for an unknown id, which has ended already */
 export function endSequence(
   table: ScheduleTable,
   id: RequestId,
@@ -61,14 +66,10 @@ export function endSequence(
 ): Retired[] {
   const sequence = table.sequences.get(id);
   if (sequence === undefined) return [];
-  if (sequence.isInStep) {
-    sequence.ending ??= ending;
-    return [];
-  }
   return [retire(table, sequence, ending, nowMs)];
 }
 
-/** Ends everything, sequences of the step under way with it. */
+/** Ends everything. */
 export function endAll(table: ScheduleTable, ending: Ending, nowMs: number): Retired[] {
   return [...table.sequences.keys()].flatMap((id) => endSequence(table, id, ending, nowMs));
 }

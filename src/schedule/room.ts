@@ -23,7 +23,7 @@ export function hasPages({ pool }: ScheduleTable, sequence: Sequence, prefix: re
 export function promisedPages({ running, pool }: ScheduleTable): number {
   let promised = 0;
   for (const sequence of running) {
-    if (isDecoding(sequence)) continue;
+    if (sequence.phase !== "running" || isDecoding(sequence)) continue;
     promised += pagesMissing(sequence.pages, sequence.length + 1, pool.pageTokens);
   }
   return promised;

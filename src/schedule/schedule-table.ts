@@ -95,6 +95,10 @@ export interface ScheduleTable {
   step: number;
   /** Compositions so far, empty ones too. */
   numComposed: number;
+  /** Steps composed and not settled. */
+  numUnderWay: number;
+  /** Somebody has to give something up that a step under way names: nothing more is composed until none is. */
+  wantsPause: boolean;
   nextStartOrder: number;
   nextLeaseNumber: number;
   /** Earliest deadline of any sequence, or earlier. */
@@ -141,6 +145,8 @@ export const createScheduleTable = (
   clearedFor: null,
   step: 0,
   numComposed: 0,
+  numUnderWay: 0,
+  wantsPause: false,
   nextStartOrder: 0,
   nextLeaseNumber: 1,
   nextDeadlineMs: Infinity,

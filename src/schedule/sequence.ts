@@ -1,7 +1,7 @@
 /**
  * The record of one request under way: its tokens, its pages and its place in the schedule.
  *
- * Its owner is the schedule table; the engine writes `length`, `computed` and `ending` between two steps.
+ * Its owner is the schedule table; the engine writes `length`, `computed` and `ending` when a step's result is there.
  */
 import type { LorikeetError } from "../core/errors.ts";
 import type { AdapterId, PageId, RequestId } from "../core/ids.ts";
@@ -24,6 +24,8 @@ export interface SequenceOutput {
   adjustments(): readonly TokenAdjustment[];
   /** Whether the tokens that may come next are known; until then the sequence sits out. Left out for always. */
   readonly isReady?: boolean;
+  /** Whether adjustments or allowed tokens hang on the tokens before, so that none may be awaited. Left out for no. */
+  readonly needsTokens?: boolean;
   /** One bit per token that may be picked next; left out or `null` when all may. */
   readonly allowed?: Int32Array | null;
   /** Takes the next token. @returns how the sequence ends with it, or `null` */
@@ -56,8 +58,14 @@ export interface Sequence {
   length: number;
   /** Positions whose next token has been scored, of a prompt whose tokens are. */
   scored: number;
-  /** Positions whose KV is in the pages; less than `length` while there is something to compute. */
+  /** Positions whose KV is in the pages, by steps that are over. */
   computed: number;
+  /** The same with the steps under way: what is left to compute begins here. */
+  scheduled: number;
+  /** Tokens that steps under way pick; they come behind the first `length`. */
+  numAwaited: number;
+  /** Of the latest of them: which of its step's samples it is. */
+  awaitedSample: number;
   readonly pages: PageId[];
   /** Only sequences of one scope share pages. */
   readonly cacheScope: string;
@@ -69,7 +77,8 @@ export interface Sequence {
   /** First position that its adapter computes, known once the adapter is there; `Infinity` for none. */
   activeFrom: number;
 
-  phase: "waiting" | "running" | "ended";
+  /** `leaving`: it has ended, but a step under way still names it. */
+  phase: "waiting" | "running" | "leaving" | "ended";
   /** Where it waits and runs; `null` before it has joined a queue. */
   lane: Lane | null;
   /** Order of the latest start; the highest is preempted first. */
@@ -77,8 +86,8 @@ export interface Sequence {
   /** Step and `length` at the latest start. */
   startStep: number;
   startLength: number;
-  /** Whether a step that has not finished names it: its pages and lease must stay. */
-  isInStep: boolean;
+  /** Entries of steps under way that name it: its pages and lease must stay as long as there are any. */
+  numUnderWay: number;
   /** Step at which it last joined the queue. */
   queuedStep: number;
   /** Set when the sequence is to end; first come stays. */
@@ -121,6 +130,9 @@ export function createSequence(start: SequenceStart): Sequence {
     length: promptLength,
     scored: 0,
     computed: 0,
+    scheduled: 0,
+    numAwaited: 0,
+    awaitedSample: 0,
     pages: [],
     cacheScope: cacheSalt === undefined ? rest.tenant : `${rest.tenant}\0${cacheSalt}`,
     pageKeys: [],
@@ -132,7 +144,7 @@ export function createSequence(start: SequenceStart): Sequence {
     startOrder: -1,
     startStep: 0,
     startLength: promptLength,
-    isInStep: false,
+    numUnderWay: 0,
     queuedStep: 0,
     ending: null,
     numPreemptions: 0,
@@ -144,7 +156,7 @@ export function createSequence(start: SequenceStart): Sequence {
 
 export const numGenerated = (sequence: Sequence): number => sequence.length - sequence.promptLength;
 
-/** Tokens that the sequence may still generate. */
+/** Tokens that the sequence may still generate, awaited ones among them. */
 export const numRemaining = (sequence: Sequence): number =>
   sequence.sampling.maxTokens - numGenerated(sequence);
 
@@ -152,12 +164,18 @@ export const numRemaining = (sequence: Sequence): number =>
 export const isScoring = ({ sampling, scored, promptLength }: Sequence): boolean =>
   (sampling.promptLogprobs ?? null) !== null && scored < promptLength - 1;
 
-/** Tokens whose KV is still to be computed; at least 1 while the sequence lives. */
-export const numUncomputed = (sequence: Sequence): number => sequence.length - sequence.computed;
+/** Tokens there will be once the steps under way are over. */
+export const plannedLength = ({ length, numAwaited }: Sequence): number => length + numAwaited;
+
+/** Tokens whose KV no step so far computes; at least 1 while the sequence runs. */
+export const numUncomputed = (sequence: Sequence): number => plannedLength(sequence) - sequence.scheduled;
 
 /** Whether only the newest token is left to compute, so that a step takes one row. */
 export const isDecoding = (sequence: Sequence): boolean =>
-  sequence.computed > 0 && numUncomputed(sequence) === 1;
+  sequence.scheduled > 0 && numUncomputed(sequence) === 1;
+
+/** Whether the last token that it may have is awaited already. */
+export const isAtEnd = (sequence: Sequence): boolean => numRemaining(sequence) <= sequence.numAwaited;
 
 /** Whether there is a token to show for the latest start, so that a preemption does not undo all of it. */
 export const hasGained = ({ length, startLength }: Sequence): boolean => length > startLength;

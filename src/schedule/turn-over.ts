@@ -18,7 +18,7 @@ import { hasPages, maxRunning, promisedPages } from "./room.ts";
 import { isAged, waitsSince, type AdapterGroup, type ScheduleTable } from "./schedule-table.ts";
 import { hasGained, numRemaining, numUncomputed, type Sequence } from "./sequence.ts";
 
-/** Makes room for adapters that have aged. Between two steps only. */
+/** Makes room for adapters that have aged; asks for a pause where a step under way does not let it. */
 export function turnOver(table: ScheduleTable): void {
   freeSlots(table);
   freePlace(table);
@@ -102,8 +102,7 @@ function freePlace(table: ScheduleTable): void {
   if (hasPlace && hasPages(table, sequence, findPrefix(table, sequence), promisedPages(table))) return;
   const victim = latestWithQuantum(table, lane.tenant);
   if (victim === undefined) return;
-  preempt(table, victim);
-  table.clearedFor = lane;
+  if (preempt(table, victim)) table.clearedFor = lane;
 }
 
 /** Among tenants of which nothing runs, or among the others. */

@@ -4,34 +4,54 @@ import type { RequestSchedulerFact } from "../../src/actors/request-scheduler/re
 import { requestSchedulerMachine } from "../../src/actors/request-scheduler/request-scheduler.machine.ts";
 import { AdapterError, InvariantError } from "../../src/core/errors.ts";
 import { asAdapterId, asRequestId, asSlotId } from "../../src/core/ids.ts";
-import { picksToken, type StepPlan } from "../../src/schedule/compose-step.ts";
+import type { StepPlan } from "../../src/schedule/compose-step.ts";
+import type { StepResult } from "../../src/core/step.ts";
 import { appendToken, createSequence, numRemaining } from "../../src/schedule/sequence.ts";
 import { deviceLost } from "../helpers/fake-backend.ts";
 import { samplingWith } from "../helpers/sampling.ts";
+import { MAX_ROWS_AHEAD } from "../../src/schedule/go-ahead.ts";
 import { checkTable, tableWith } from "../helpers/schedule.ts";
 
 interface Running {
   readonly plan: StepPlan;
-  readonly settle: PromiseWithResolvers<void>;
+  readonly settle: PromiseWithResolvers<StepResult>;
 }
 
+/** Of an engine that reads none. */
+const NO_RESULT: StepResult = { sampled: [], computeMs: 0 };
+
 /** A scheduler whose steps and turns end when the test says so. */
-function open(maxSequences = 8) {
+function open(maxSequences = 8, stepsAhead: 0 | 1 = 0, maxRows = 16, numPages = 1000) {
   const clock = new SimulatedClock();
-  const table = tableWith({ maxSequences });
+  const table = tableWith({ maxSequences, maxRows, maxContext: 4000 }, numPages);
   const steps: Running[] = [];
+  let numFinished = 0;
   const facts: string[] = [];
   const actor = createActor(requestSchedulerMachine, {
     clock,
     input: {
       table,
       engine: {
-        runStep: (plan) => {
-          const settle = Promise.withResolvers<void>();
+        run: (plan) => {
+          const settle = Promise.withResolvers<StepResult>();
           steps.push({ plan, settle });
           return settle.promise;
         },
+        /** What the engine does, with token 7 for every sample. */
+        take: (plan) => {
+          for (const entry of plan.entries) {
+            const { sequence } = entry;
+            sequence.computed = entry.position + entry.numRows;
+            if (!entry.picksToken) continue;
+            sequence.numAwaited--;
+            if (sequence.ending !== null) continue;
+            appendToken(sequence, 7);
+            if (numRemaining(sequence) > 0) continue;
+            sequence.ending = { reason: "length", stopReason: null, error: null };
+          }
+        },
       },
+      stepsAhead,
       clock: { nowMs: () => clock.now(), unixSeconds: () => 0 },
       yieldTurn: () => Promise.resolve(),
       onStepTime: () => {},
@@ -53,7 +73,7 @@ function open(maxSequences = 8) {
     heard: () => facts.splice(0),
     submit: (
       id: string,
-      changes: { adapter?: number; maxTokens?: number; deadlineMs?: number } = {},
+      changes: { adapter?: number; maxTokens?: number; deadlineMs?: number; promptLength?: number; needsTokens?: boolean } = {},
     ) =>
       actor.send({
         type: "request.submit",
@@ -61,9 +81,9 @@ function open(maxSequences = 8) {
           id: asRequestId(id),
           adapter: changes.adapter === undefined ? null : asAdapterId(changes.adapter),
           tenant: "",
-          promptTokens: [1, 2],
+          promptTokens: Array.from({ length: changes.promptLength ?? 2 }, (_, i) => i),
           sampling: samplingWith({ maxTokens: changes.maxTokens ?? 2 }),
-          output: { adjustments: () => [], accept: () => null, finish: () => {} },
+          output: { adjustments: () => [], needsTokens: changes.needsTokens ?? false, accept: () => null, finish: () => {} },
           arrival: arrival++,
           submittedMs: clock.now(),
           deadlineMs: changes.deadlineMs ?? Infinity,
@@ -77,19 +97,10 @@ function open(maxSequences = 8) {
         leaseNumber,
         slot: asSlotId(0),
       }),
-    /** Ends the step under way the way the engine does. */
+    /** Ends the step under way, the first of them where there are two. */
     finishStep: async (error?: unknown) => {
-      const { plan, settle } = steps.at(-1)!;
-      for (const entry of plan.entries) {
-        const { sequence } = entry;
-        const picks = picksToken(entry);
-        sequence.computed = entry.position + entry.numRows;
-        if (!picks || sequence.ending !== null) continue;
-        appendToken(sequence, 7);
-        if (numRemaining(sequence) > 0) continue;
-        sequence.ending = { reason: "length", stopReason: null, error: null };
-      }
-      if (error === undefined) settle.resolve();
+      const { settle } = steps[numFinished++]!;
+      if (error === undefined) settle.resolve(NO_RESULT);
       else settle.reject(error);
       await Bun.sleep(0);
     },
@@ -145,7 +156,7 @@ describe("request scheduler", () => {
     expect(scheduler.state()).toBe("stepping");
   });
 
-  test("cancels a queued request at once, and a running one when its step is over", async () => {
+  test("cancels a request at once, and frees its pages when the step that names it is over", async () => {
     const scheduler = open(1);
     scheduler.submit("runs", { maxTokens: 50 });
     await scheduler.turn();
@@ -154,10 +165,10 @@ describe("request scheduler", () => {
     expect(scheduler.heard()).toEqual(["queued cancelled"]);
     scheduler.cancel("runs");
     scheduler.cancel("runs");
-    expect(scheduler.heard()).toEqual([]);
+    expect(scheduler.heard()).toEqual(["runs cancelled"]);
     expect(scheduler.table.pool.numHeld).toBe(1);
     await scheduler.finishStep();
-    expect(scheduler.heard()).toEqual(["runs cancelled"]);
+    expect(scheduler.heard()).toEqual([]);
     expect(scheduler.table.pool.numHeld).toBe(0);
     expect(scheduler.state()).toBe("idle");
     scheduler.cancel("runs");
@@ -205,16 +216,16 @@ describe("request scheduler", () => {
     expect(scheduler.heard()).toEqual(["scheduler.drained"]);
   });
 
-  test("stops: ends what waits at once and what runs with its step", async () => {
+  test("stops: ends everything at once, and has drained when the step under way is over", async () => {
     const scheduler = open();
     scheduler.submit("runs", { maxTokens: 50 });
     await scheduler.turn();
     scheduler.submit("x", { adapter: 1 });
     scheduler.heard();
     scheduler.actor.send({ type: "scheduler.stop" });
-    expect(scheduler.heard()).toEqual(["x shutdown", "adapter.released 1"]);
+    expect(scheduler.heard()).toEqual(["runs shutdown", "x shutdown", "adapter.released 1"]);
     await scheduler.finishStep();
-    expect(scheduler.heard()).toEqual(["runs shutdown", "scheduler.drained"]);
+    expect(scheduler.heard()).toEqual(["scheduler.drained"]);
   });
 
   test("ends everything with the error when the backend fails", async () => {
@@ -224,7 +235,7 @@ describe("request scheduler", () => {
     scheduler.submit("x", { adapter: 1 });
     scheduler.heard();
     await scheduler.finishStep(deviceLost());
-    expect(scheduler.heard()).toEqual(["x error", "a error", "engine.failed"]);
+    expect(scheduler.heard()).toEqual(["a error", "x error", "engine.failed"]);
     expect(scheduler.table.pool.numHeld).toBe(0);
     checkTable(scheduler.table);
   });
@@ -262,7 +273,7 @@ describe("request scheduler", () => {
       await scheduler.finishStep(error);
       expect(scheduler.steps).toHaveLength(1);
       expect(scheduler.heard()).toEqual([]);
-      expect(scheduler.table.running[0]!.isInStep).toBe(true);
+      expect(scheduler.table.running[0]!.numUnderWay).toBe(1);
     }
   });
 
@@ -277,5 +288,94 @@ describe("request scheduler", () => {
     expect(scheduler.heard()).toEqual(["a error", "engine.failed"]);
     expect(scheduler.state()).toBe("failed");
     expect(scheduler.table.sequences.size).toBe(0);
+  });
+});
+
+describe("request scheduler, one step ahead", () => {
+  const rowsOf = ({ plan }: Running): string[] =>
+    plan.entries.map(({ sequence, numRows, awaitedSample }) => `${sequence.id}:${numRows}${awaitedSample === null ? "" : ` of sample ${awaitedSample}`}`);
+
+  test("gives the engine the next step before the result of the one under way, and no third", async () => {
+    const scheduler = open(8, 1);
+    scheduler.submit("a", { maxTokens: 3 });
+    scheduler.submit("b", { maxTokens: 3 });
+    await scheduler.turn();
+    expect(scheduler.steps.map(rowsOf)).toEqual([["a:2", "b:2"], ["a:1 of sample 0", "b:1 of sample 1"]]);
+    await scheduler.finishStep();
+    expect(scheduler.steps.slice(2).map(rowsOf)).toEqual([["a:1 of sample 0", "b:1 of sample 1"]]);
+    await scheduler.finishStep();
+    expect(scheduler.steps).toHaveLength(3);
+    await scheduler.finishStep();
+    expect([scheduler.heard(), scheduler.state()]).toEqual([["a length", "b length"], "idle"]);
+    checkTable(scheduler.table);
+  });
+
+  test("takes in who comes with the step after those that it has given", async () => {
+    const scheduler = open(8, 1);
+    scheduler.submit("a", { maxTokens: 9 });
+    await scheduler.turn();
+    scheduler.submit("b", { maxTokens: 9 });
+    await scheduler.finishStep();
+    expect(rowsOf(scheduler.steps[2]!)).toEqual(["a:1 of sample 0", "b:2"]);
+  });
+
+  test("tells an end with the result, and keeps pages and lease until the step in vain is over", async () => {
+    const scheduler = open(8, 1);
+    scheduler.submit("x", { adapter: 1, maxTokens: 9 });
+    await scheduler.turn();
+    scheduler.use(1, 1);
+    scheduler.heard();
+    const [sequence] = scheduler.table.running;
+    expect(scheduler.steps).toHaveLength(2);
+    // Ends it by what was picked, which no plan can know.
+    sequence!.ending = { reason: "stop", stopReason: null, error: null };
+    await scheduler.finishStep();
+    expect(scheduler.heard()).toEqual(["x stop"]);
+    expect([sequence!.phase, scheduler.table.pool.numHeld, scheduler.state()]).toEqual(["leaving", 1, "stepping"]);
+    checkTable(scheduler.table);
+    await scheduler.finishStep();
+    expect(scheduler.heard()).toEqual(["adapter.released 1"]);
+    expect([sequence!.phase, scheduler.table.pool.numHeld, scheduler.steps.length, scheduler.state()]).toEqual(["ended", 0, 2, "idle"]);
+  });
+
+  test("waits for the result where a sequence needs its tokens, and behind a step of many rows", async () => {
+    for (const { needsTokens, numRows } of [{ needsTokens: true, numRows: 2 }, { needsTokens: false, numRows: MAX_ROWS_AHEAD + 1 }]) {
+      const scheduler = open(8, 1, 2000);
+      scheduler.submit("a", { maxTokens: 9, promptLength: numRows, needsTokens });
+      await scheduler.turn();
+      expect(scheduler.steps).toHaveLength(1);
+      await scheduler.finishStep();
+      expect(scheduler.steps).toHaveLength(needsTokens ? 2 : 3);
+    }
+  });
+
+  test("preempts nobody whom a step under way names: it pauses first", async () => {
+    // Pages of four positions, three of them: both need a third before either ends.
+    const scheduler = open(8, 1, 16, 3);
+    scheduler.submit("a", { maxTokens: 9 });
+    scheduler.submit("b", { maxTokens: 9 });
+    await scheduler.turn();
+    while (scheduler.table.counters.preemptions === 0) {
+      const numUnderWay = scheduler.table.numUnderWay;
+      await scheduler.finishStep();
+      if (scheduler.table.counters.preemptions > 0) expect(numUnderWay).toBe(1);
+      checkTable(scheduler.table);
+    }
+    expect(scheduler.table.running.map(({ id }) => id as string)).toEqual(["a"]);
+    while (scheduler.state() === "stepping") await scheduler.finishStep();
+    expect(scheduler.heard()).toEqual(["a length", "b length"]);
+  });
+
+  test("ends everything once when a step fails, whichever it is", async () => {
+    for (const numFinished of [0, 1]) {
+      const scheduler = open(8, 1);
+      scheduler.submit("a", { maxTokens: 9 });
+      await scheduler.turn();
+      for (let i = 0; i < numFinished; i++) await scheduler.finishStep();
+      await scheduler.finishStep(deviceLost());
+      expect(scheduler.heard()).toEqual(["a error", "engine.failed"]);
+      expect([scheduler.table.pool.numHeld, scheduler.table.running.length]).toEqual([0, 0]);
+      checkTable(scheduler.table);
+    }
   });
 });

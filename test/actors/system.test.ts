@@ -53,6 +53,7 @@ function open() {
     clock,
     timers: time.timers,
     yieldTurn: time.yieldTurn,
+    stepsAhead: 0,
     onStepTime: () => {},
     onFact: (fact) => void facts.push(fact),
     onState: () => undefined,

@@ -6,6 +6,7 @@ import type { Step } from "../../src/core/step.ts";
 import { Engine } from "../../src/engine/engine.ts";
 import { enqueue } from "../../src/schedule/admission.ts";
 import { composeStep } from "../../src/schedule/compose-step.ts";
+import { endingOf, endSequence } from "../../src/schedule/retire.ts";
 import { createSequence, type Ending, type Sequence } from "../../src/schedule/sequence.ts";
 import { settleStep } from "../../src/schedule/settle-step.ts";
 import { samplingWith } from "../helpers/sampling.ts";
@@ -56,7 +57,7 @@ function open(results: (SampledToken | null)[][], maxRows = 16) {
   };
   const step = async () => {
     const plan = composeStep(table, 0);
-    await engine.runStep(plan);
+    engine.take(plan, await engine.run(plan));
     return settleStep(table, plan, 0);
   };
   return { engine, table, steps, accepted, add, step };
@@ -130,13 +131,14 @@ describe("Engine", () => {
     const opened = open([[token(1)]]);
     const sequence = opened.add("a", [10]);
     const plan = composeStep(opened.table, 0);
-    const running = opened.engine.runStep(plan);
-    sequence.ending = { reason: "cancelled", stopReason: null, error: null };
-    await running;
-    expect(opened.accepted.get("a")).toEqual([]);
-    expect(settleStep(opened.table, plan, 0)).toMatchObject([
+    const running = opened.engine.run(plan);
+    expect(endSequence(opened.table, sequence.id, endingOf("cancelled"), 0)).toMatchObject([
       { finish: { reason: "cancelled", usage: { completionTokens: 0 } } },
     ]);
+    opened.engine.take(plan, await running);
+    expect(opened.accepted.get("a")).toEqual([]);
+    expect(settleStep(opened.table, plan, 0)).toEqual([]);
+    expect([sequence.phase, opened.table.pool.numHeld]).toEqual(["ended", 0]);
   });
 
   test("does not take a result that does not fit the step", async () => {

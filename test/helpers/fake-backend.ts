@@ -1,7 +1,9 @@
 /**
  * A backend without mathematics that watches its caller.
  *
- * The next token is a pure function of the adapter's content, the seed and every token before it, as they
+ * Tokens that a step awaits are those that the step before picked, as on a device.
+ *
+ * The next token is a pure function of the adapter's content, the seed, the sample's counter and every token before it, as they
  * were written to the pages: so a wrong page, slot, position or a lost token changes the output. Every rule
  * that a caller of a backend must keep is checked on every call.
  */
@@ -25,6 +27,7 @@ export interface FakeBackendOptions {
   readonly maxRows: number;
   readonly maxSequences: number;
   readonly vocabSize: number;
+  readonly stepsAhead: 0 | 1;
   /** Waits before a step's result; the default resolves at once. */
   readonly beforeResult?: () => Promise<void>;
   /** Seeds whose every token is "not a finite number". */
@@ -41,6 +44,7 @@ const defaults: FakeBackendOptions = {
   maxRows: 16,
   maxSequences: 8,
   vocabSize: 1000,
+  stepsAhead: 0,
 };
 
 function check(condition: boolean, message: string): asserts condition {
@@ -62,28 +66,38 @@ function textHash(text: string): number {
 export const computedBy = (digest: string, activeFrom = 0): string =>
   activeFrom === Infinity ? "base" : activeFrom === 0 ? digest : `${digest} from ${activeFrom}`;
 
-/** The token that follows `tokens` for a content and a seed. */
+/** The token that follows `tokens` for a content, a seed and the number of tokens generated before. */
 export function nextToken(
   digest: string,
   seed: bigint,
+  counter: number,
   tokens: ArrayLike<number>,
   vocabSize: number,
 ): number {
-  let hash = mix(textHash(digest), Number(BigInt.asUintN(32, seed)));
+  let hash = mix(mix(textHash(digest), Number(BigInt.asUintN(32, seed))), counter);
   for (let i = 0; i < tokens.length; i++) hash = mix(hash, tokens[i]!);
   return ((hash ^ (hash >>> 15)) >>> 0) % vocabSize;
 }
 
+type Named = Pick<StepSequence, "slot" | "pages">;
+
 export class FakeBackend implements Backend {
   readonly info: BackendInfo;
   readonly #options: FakeBackendOptions;
+  /** Kept, since the runtime shares an image as long as anybody has it: else a run would hang on when memory is collected. */
+  readonly #staged: AdapterImage[] = [];
   /** Digest per attached slot. */
   readonly attached = new Map<SlotId, AdapterImage>();
   /** Extents that adapters lie in. */
   readonly #owners = new Map<number, SlotId>();
   /** `page * pageTokens + offset`: the token written there and the digest it was computed with. */
   readonly #cells: ({ readonly token: number; readonly digest: string } | undefined)[];
-  #inStep: Step | null = null;
+  /** Steps, in order, and what their sequences name: tables may change meanwhile. */
+  readonly #underWay: (readonly Named[])[] = [];
+  #lastResult: Promise<void> = Promise.resolve();
+  #lastSampled: readonly (SampledToken | null)[] = [];
+  /** Steps given while another was under way. */
+  stepsTakenAhead = 0;
   steps = 0;
   rows = 0;
   maxSlotsInStep = 0;
@@ -95,7 +109,7 @@ export class FakeBackend implements Backend {
 
   constructor(options: Partial<FakeBackendOptions> = {}) {
     this.#options = { ...defaults, ...options };
-    const { pageTokens, numPages, numSlots, adapterBytes, extentBytes, capsPages, maxRows, maxSequences } = this.#options;
+    const { pageTokens, numPages, numSlots, adapterBytes, extentBytes, capsPages, maxRows, maxSequences, stepsAhead } = this.#options;
     const numExtents = numPages + Math.ceil(adapterBytes / extentBytes);
     this.#cells = [];
     this.info = {
@@ -109,11 +123,16 @@ export class FakeBackend implements Backend {
       maxRows,
       maxSequences,
       weightBytes: 0,
+      stepsAhead,
     };
   }
 
+  get numUnderWay(): number {
+    return this.#underWay.length;
+  }
+
   async run(step: Step): Promise<StepResult> {
-    check(this.#inStep === null, "one step at a time");
+    check(this.#underWay.length <= this.#options.stepsAhead, "no more steps at a time than it takes");
     check(!this.closed, "no step after close");
     this.#checkStep(step);
     if (this.failNext !== null) {
@@ -121,21 +140,29 @@ export class FakeBackend implements Backend {
       this.failNext = null;
       throw error;
     }
-    this.#inStep = step;
+    if (this.#underWay.length > 0) this.stepsTakenAhead++;
+    this.#underWay.push(step.sequences.map(({ slot, pages }) => ({ slot, pages: [...pages] })));
     this.onStep(step);
     const sampled: (SampledToken | null)[] = [];
     for (const sequence of step.sequences) {
       const { history, by } = this.#compute(sequence);
       if (sequence.sample !== null) sampled.push(this.#sample(sequence.sample, history, by));
     }
-    await this.#options.beforeResult?.();
+    this.#lastSampled = sampled;
+    const before = this.#lastResult;
+    const ready = Promise.withResolvers<void>();
+    this.#lastResult = ready.promise;
+    await Promise.all([before, this.#options.beforeResult?.()]);
+    ready.resolve();
     this.steps++;
-    this.#inStep = null;
+    this.#underWay.shift();
     return { sampled, computeMs: 0 };
   }
 
   stage(adapter: AdapterWeights): Promise<AdapterImage> {
-    return Promise.resolve({ digest: adapter.digest, numBytes: adapter.report.numBytes });
+    const image = { digest: adapter.digest, numBytes: adapter.report.numBytes };
+    this.#staged.push(image);
+    return Promise.resolve(image);
   }
 
   attach(slot: SlotId, extent: number, image: AdapterImage): Promise<void> {
@@ -146,7 +173,7 @@ export class FakeBackend implements Backend {
     for (let at = extent; at < extent + image.numBytes / extentBytes; at++) {
       check(at >= 0 && at < numExtents, `extent ${at} exists`);
       check(!this.#owners.has(at), `extent ${at} is no other adapter's`);
-      check(!(this.#inStep?.sequences.some(({ pages }) => pages.some((page) => page === at)) ?? false), `extent ${at} is no page of the step under way`);
+      check(!this.#isUnderWay(({ pages }) => pages.some((page) => page === at)), `extent ${at} is no page of a step under way`);
       this.#owners.set(at, slot);
       this.#cells.fill(undefined, at * this.info.pageTokens, (at + 1) * this.info.pageTokens);
     }
@@ -162,15 +189,25 @@ export class FakeBackend implements Backend {
   }
 
   close(): Promise<void> {
-    check(this.#inStep === null, "no close during a step");
+    check(this.#underWay.length === 0, "no close during a step");
     check(!this.closed, "closed once");
     this.closed = true;
     return Promise.resolve();
   }
 
   #checkIdle(slot: SlotId): void {
-    const isNamed = this.#inStep?.sequences.some((sequence) => sequence.slot === slot) ?? false;
-    check(!isNamed, `slot ${slot} is not named by the step under way`);
+    check(!this.#isUnderWay((sequence) => sequence.slot === slot), `slot ${slot} is not named by a step under way`);
+  }
+
+  #isUnderWay(holds: (sequence: Named) => boolean): boolean {
+    return this.#underWay.some((sequences) => sequences.some(holds));
+  }
+
+  /** The token itself, or what the step before picked; anything where that was no number. */
+  #tokenOf(word: number): number {
+    if (word >= 0) return word;
+    check(~word < this.#lastSampled.length, `the step before has a sample ${~word}`);
+    return this.#lastSampled[~word]?.id ?? 0;
   }
 
   #checkStep({ sequences }: Step): void {
@@ -225,7 +262,7 @@ export class FakeBackend implements Backend {
     const cellOf = (at: number) =>
       pages[Math.floor(at / pageTokens)]! * pageTokens + (at % pageTokens);
     for (let i = 0; i < tokens.length; i++) {
-      const token = tokens[i]!;
+      const token = this.#tokenOf(tokens[i]!);
       check(token >= 0 && token < this.#options.vocabSize, `token ${token} is in the vocabulary`);
       this.#cells[cellOf(position + i)] = { token, digest };
     }
@@ -248,7 +285,7 @@ export class FakeBackend implements Backend {
     for (const { token, bias } of sample.adjustments) {
       if (bias === -Infinity) forbidden.add(token);
     }
-    let id = nextToken(by, seed, history, this.#options.vocabSize);
+    let id = nextToken(by, seed, sample.counter, history, this.#options.vocabSize);
     while (forbidden.has(id)) id = (id + 1) % this.#options.vocabSize;
     return { id, logprob: logprobs === null ? 0 : -0.5, rank: 1, top: [] };
   }

@@ -3,7 +3,7 @@ import { ExtentPool } from "../../src/core/extent-pool.ts";
 import { asAdapterId, asRequestId, asSlotId } from "../../src/core/ids.ts";
 import type { Finish } from "../../src/core/request.ts";
 import { enqueue } from "../../src/schedule/admission.ts";
-import { composeStep, picksToken, type StepPlan } from "../../src/schedule/compose-step.ts";
+import { composeStep, type StepPlan } from "../../src/schedule/compose-step.ts";
 import { changeLeases, grantLease } from "../../src/schedule/leases.ts";
 import type { Retired } from "../../src/schedule/retire.ts";
 import {
@@ -102,10 +102,11 @@ export function grantAll(table: ScheduleTable): void {
 export function compute(table: ScheduleTable, plan: StepPlan): Retired[] {
   for (const entry of plan.entries) {
     const { sequence } = entry;
-    const picks = picksToken(entry);
     sequence.computed = entry.position + entry.numRows;
     if (isScoring(sequence)) sequence.scored = Math.max(sequence.scored, Math.min(sequence.computed, sequence.promptLength - 1));
-    if (!picks) continue;
+    if (!entry.picksToken) continue;
+    sequence.numAwaited--;
+    if (sequence.ending !== null) continue;
     appendToken(sequence, 7);
     if (numRemaining(sequence) === 0) {
       sequence.ending = { reason: "length", stopReason: null, error: null };
@@ -132,7 +133,8 @@ export function checkTable(table: ScheduleTable): void {
   const unfilled: number[] = [];
   let numWaiting = 0;
   let waitingTokens = 0;
-  for (const sequence of table.sequences.values()) {
+  const leaving = table.running.filter(({ phase }) => phase === "leaving");
+  for (const sequence of [...table.sequences.values(), ...leaving]) {
     for (const page of sequence.pages) {
       held.set(page, (held.get(page) ?? 0) + 1);
     }
@@ -155,7 +157,7 @@ export function checkTable(table: ScheduleTable): void {
   }
   if (numWaiting !== table.numWaiting) throw new Error("numWaiting is wrong");
   if (waitingTokens !== table.waitingTokens) throw new Error("waitingTokens is wrong");
-  if (table.running.length + numWaiting !== table.sequences.size) {
+  if (table.running.length - leaving.length + numWaiting !== table.sequences.size) {
     throw new Error("a sequence is neither running nor waiting");
   }
   for (const group of table.groups.values()) {

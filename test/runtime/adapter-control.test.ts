@@ -36,7 +36,7 @@ function open(input: Partial<LocalRuntimeInput> = {}, backendOptions: Partial<Fa
 
 function tokensOf(content: string, count = 8): number[] {
   const all = [1, 2];
-  for (let i = 0; i < count; i++) all.push(nextToken(content, 0n, all, 1000));
+  for (let i = 0; i < count; i++) all.push(nextToken(content, 0n, i, all, 1000));
   return all.slice(2);
 }
 

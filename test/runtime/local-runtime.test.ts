@@ -10,12 +10,13 @@ import { deviceLost, nextToken } from "../helpers/fake-backend.ts";
 import { letters } from "../helpers/letters.ts";
 import { collect, fakeModel, openBench, requestWith, weightsOf } from "../helpers/runtime.ts";
 import { samplingWith } from "../helpers/sampling.ts";
+import { until } from "../helpers/until.ts";
 import { VirtualTime } from "../simulation/virtual-time.ts";
 
 /** What a request must give, whatever runs beside it. */
 function expectedTokens(digest: string, seed: bigint, prompt: readonly number[], count: number) {
   const all = [...prompt];
-  for (let i = 0; i < count; i++) all.push(nextToken(digest, seed, all, 1000));
+  for (let i = 0; i < count; i++) all.push(nextToken(digest, seed, i, all, 1000));
   return all.slice(prompt.length);
 }
 
@@ -240,6 +241,7 @@ describe("cancellation", () => {
     const running = runtime.generate(requestWith([2], { maxTokens: 200 }));
     backend.onStep = () => running.cancel();
     expect((await collect(running)).finish.reason).toBe("cancelled");
+    await until(() => runtime.stats().usedPages === 0);
     expect(runtime.stats()).toMatchObject(idle);
     backend.onStep = () => {};
 

@@ -191,17 +191,18 @@ describe("leases", () => {
 });
 
 describe("deadlines", () => {
-  test("end waiting requests at once and running ones after their step", () => {
+  test("end requests at once, and give pages back after the step that names them", () => {
     const table = tableWith();
     submit(table, { id: "runs", deadlineMs: 100 });
     submit(table, { id: "waits", adapter: 1, deadlineMs: 100 });
     submit(table, { id: "later", deadlineMs: 900 });
     const plan = composeStep(table, 0);
     expect(expire(table, 99)).toEqual([]);
-    expect(expire(table, 100).map(({ finish }) => finish.reason)).toEqual(["timeout"]);
-    expect(
-      compute(table, plan).map(({ sequence, finish }) => [sequence.id, finish.reason]),
-    ).toEqual([["runs" as never, "timeout"]]);
+    const ended = expire(table, 100);
+    expect(ended.map(({ sequence, finish }) => `${sequence.id} ${finish.reason} ${sequence.phase}`)).toEqual(["runs timeout leaving", "waits timeout ended"]);
+    checkTable(table);
+    expect(compute(table, plan)).toEqual([]);
+    expect(ended.map(({ sequence }) => sequence.phase)).toEqual(["ended", "ended"]);
     expect(table.nextDeadlineMs).toBe(900);
     checkTable(table);
   });

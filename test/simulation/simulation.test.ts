@@ -11,6 +11,7 @@ const seeds =
 describe("the runtime under load drawn from a seed", () => {
   test("ends every request once, with the tokens it gives alone, in bounded time, and leaks nothing", async () => {
     let steps = 0;
+    let stepsTakenAhead = 0;
     let preemptions = 0;
     let evictions = 0;
     let prefixHits = 0;
@@ -18,6 +19,7 @@ describe("the runtime under load drawn from a seed", () => {
     for (const seed of seeds) {
       const report = await simulate(seed, NUM_TICKS);
       steps += report.steps;
+      stepsTakenAhead += report.stepsTakenAhead;
       preemptions += report.preemptions;
       evictions += report.evictions;
       prefixHits += report.prefixHits;
@@ -28,6 +30,7 @@ describe("the runtime under load drawn from a seed", () => {
     // A simulation in which little happens proves little.
     expect(steps).toBeGreaterThan(500 * seeds.length);
     if (seeds.length < 20) return;
+    expect(stepsTakenAhead).toBeGreaterThan(200 * seeds.length);
     expect(preemptions).toBeGreaterThan(100);
     expect(evictions).toBeGreaterThan(1000);
     expect(prefixHits).toBeGreaterThan(1000);

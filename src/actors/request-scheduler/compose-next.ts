@@ -1,4 +1,4 @@
-/** What happens to the schedule between two steps, and what others have to know of it. */
+/** What happens to the schedule before a step, and what others have to know of it. */
 import { composeStep, type StepPlan } from "../../schedule/compose-step.ts";
 import { changeLeases, type LeaseChange } from "../../schedule/leases.ts";
 import { expire, type Retired } from "../../schedule/retire.ts";
@@ -14,6 +14,7 @@ export interface Composed {
 }
 
 export function composeNext(table: ScheduleTable, nowMs: number): Composed {
+  if (table.numUnderWay === 0) table.wantsPause = false;
   const ended = expire(table, nowMs).map(endedFact);
   turnOver(table);
   const facts = [...ended, ...changeLeases(table).map(leaseFact)];

@@ -32,11 +32,13 @@ import { runSteps, type StepsEvent } from "./run-steps.ts";
 
 export interface RequestSchedulerInput {
   readonly table: ScheduleTable;
-  readonly engine: Pick<Engine, "runStep">;
+  readonly engine: Pick<Engine, "run" | "take">;
+  /** Steps that the engine takes while another is under way. */
+  readonly stepsAhead: 0 | 1;
   readonly clock: Clock;
   /** Resolves in a later turn of the event loop. */
   readonly yieldTurn: () => Promise<void>;
-  /** Hears of the time between composing a step and settling it, in milliseconds. */
+  /** Hears of the time that each step took from its composition on, or from the end of the step before, in milliseconds. */
   readonly onStepTime: (elapsedMs: number) => void;
 }
 
@@ -113,13 +115,12 @@ export const requestSchedulerMachine = setup({
     tell: enqueueActions(({ enqueue }, params: { readonly facts: readonly RequestSchedulerFact[] }) => {
       for (const fact of params.facts) enqueue.emit(fact);
     }),
-    fail: enqueueActions(({ context, enqueue }, params: { readonly thrown: unknown; readonly plan: StepPlan }) => {
+    fail: enqueueActions(({ context, enqueue }, params: { readonly thrown: unknown; readonly underWay: readonly StepPlan[] }) => {
       const { table, clock } = context;
       const error = toLorikeetError(params.thrown);
       const nowMs = clock.nowMs();
-      const waiting = endAll(table, failure(error), nowMs);
-      const inStep = settleStep(table, params.plan, nowMs);
-      for (const retired of [...waiting, ...inStep]) enqueue.emit(endedFact(retired));
+      for (const retired of endAll(table, failure(error), nowMs)) enqueue.emit(endedFact(retired));
+      for (const plan of params.underWay) settleStep(table, plan, nowMs);
       enqueue.emit({ type: "engine.failed", error });
     }),
     tellDrained: emit({ type: "scheduler.drained" }),

@@ -1,7 +1,9 @@
 import { type EventObject, fromCallback } from "xstate";
 import type { Clock } from "../../core/clock.ts";
+import type { StepResult } from "../../core/step.ts";
 import type { Engine } from "../../engine/engine.ts";
 import type { StepPlan } from "../../schedule/compose-step.ts";
+import { mayGoAhead } from "../../schedule/go-ahead.ts";
 import type { ScheduleTable } from "../../schedule/schedule-table.ts";
 import { settleStep } from "../../schedule/settle-step.ts";
 import { composeNext, endedFact } from "./compose-next.ts";
@@ -9,7 +11,9 @@ import type { RequestSchedulerFact } from "./request-scheduler.events.ts";
 
 export interface RunStepsInput {
   readonly table: ScheduleTable;
-  readonly engine: Pick<Engine, "runStep">;
+  readonly engine: Pick<Engine, "run" | "take">;
+  /** Steps that the engine takes while another is under way. */
+  readonly stepsAhead: 0 | 1;
   readonly clock: Clock;
   readonly yieldTurn: () => Promise<void>;
   readonly onStepTime: (elapsedMs: number) => void;
@@ -23,39 +27,68 @@ export type StepsEvent =
   | { readonly type: "steps.told"; readonly facts: readonly RequestSchedulerFact[] }
   /** Nothing can run any more. */
   | { readonly type: "steps.over"; readonly facts: readonly RequestSchedulerFact[] }
-  | { readonly type: "steps.failed"; readonly thrown: unknown; readonly plan: StepPlan };
+  | { readonly type: "steps.failed"; readonly thrown: unknown; readonly underWay: readonly StepPlan[] };
+
+interface StepUnderWay {
+  readonly plan: StepPlan;
+  readonly composedMs: number;
+  readonly result: Promise<StepResult>;
+}
 
 /**
  * Runs one step after the other as long as anything can run. A step in which nothing ends and no lease changes sends no
  * event: on a thread that slept while the device computed, a transition costs as much as a hundred rows.
  *
+ * Where the engine takes steps ahead, the next one is with it before the result of the one under way is, so that the device does not
+ * wait for this thread (`mayGoAhead` says when).
+ *
  * While a step runs the event loop turns at least once: readers take the tokens of the step before, and new requests wait
- * for the step after. Between two steps it does not turn, for then the device has nothing to do.
+ * for the step after. Between two steps it does not turn, for then the device may have nothing to do.
  */
 export const runSteps = fromCallback<EventObject, RunStepsInput>(({ input, sendBack }) => {
-  const { table, engine, clock, yieldTurn, onStepTime } = input;
+  const { table, engine, stepsAhead, clock, yieldTurn, onStepTime } = input;
   const tell = (event: StepsEvent): void => sendBack(event);
-  let { plan, composedMs } = input;
+  const tellFacts = (facts: readonly RequestSchedulerFact[]): void => {
+    if (facts.length > 0) tell({ type: "steps.told", facts });
+  };
+  const underWay: StepUnderWay[] = [];
   let isStopped = false;
 
+  const start = (plan: StepPlan, composedMs: number): void => {
+    const step = { plan, composedMs, result: engine.run(plan) };
+    // Awaited in turn: until then a failure must not count as nobody's.
+    step.result.catch(() => undefined);
+    underWay.push(step);
+  };
+  /** @returns what others have to know */
+  const startNext = (): readonly RequestSchedulerFact[] => {
+    const { plan, composedMs, facts } = composeNext(table, clock.nowMs());
+    if (plan.entries.length > 0) start(plan, composedMs);
+    return facts;
+  };
+
   const run = async (): Promise<void> => {
-    while (!isStopped) {
-      await Promise.all([engine.runStep(plan), yieldTurn()]);
+    start(input.plan, input.composedMs);
+    let settledMs = 0;
+    for (let step = underWay[0]; step !== undefined; step = underWay[0]) {
+      if (underWay.length <= stepsAhead && mayGoAhead(table, step.plan)) tellFacts(startNext());
+      const [result] = await Promise.all([step.result, yieldTurn()]);
       if (isStopped) return;
+      engine.take(step.plan, result);
+      underWay.shift();
       const nowMs = clock.nowMs();
-      const ended = settleStep(table, plan, nowMs).map(endedFact);
+      const ended = settleStep(table, step.plan, nowMs).map(endedFact);
       // The first plan stays in this actor's input as long as steps go on; the sequences in it must not.
-      plan.entries = [];
-      onStepTime(nowMs - composedMs);
-      const next = composeNext(table, clock.nowMs());
-      ({ plan, composedMs } = next);
-      const facts = [...ended, ...next.facts];
-      if (plan.entries.length === 0) return tell({ type: "steps.over", facts });
-      if (facts.length > 0) tell({ type: "steps.told", facts });
+      step.plan.entries = [];
+      onStepTime(nowMs - Math.max(step.composedMs, settledMs));
+      settledMs = nowMs;
+      const facts = underWay.length > 0 ? ended : [...ended, ...startNext()];
+      if (underWay.length === 0) return tell({ type: "steps.over", facts });
+      tellFacts(facts);
     }
   };
 
-  run().catch((thrown: unknown) => tell({ type: "steps.failed", thrown, plan }));
+  run().catch((thrown: unknown) => tell({ type: "steps.failed", thrown, underWay: underWay.map(({ plan }) => plan) }));
   return () => {
     isStopped = true;
   };
