@@ -3,7 +3,7 @@
  * the server's own process.
  *
  *   bun bench/serving/http.ts [--device cuda|wasm|stand-in] [--model DIR] [--streams 128] [--prompt 128] [--tokens 256]
- *       [--requests 2] [--adapters 8] [--rank 16] [--rounds 5] [--clients 4] [--step-ms 8] [--json FILE]
+ *       [--requests 2] [--adapters 8] [--rank 16] [--rounds 5] [--clients 4] [--step-ms 8] [--ahead yes|no] [--json FILE]
  *
  * Both have the whole runtime: scheduler, text, stop conditions. On CUDA, DIR holds a config.json and weights are made
  * up on the device, as is the tokenizer; on WASM it is a model. A stand-in device computes nothing and takes a fixed
@@ -33,7 +33,7 @@ const LEAST_RATIO = 0.95;
 
 async function measure(): Promise<void> {
   const flags = parseFlags({
-    device: "cuda", model: undefined, streams: "128", prompt: "128", tokens: "256", requests: "2", adapters: "8", rank: "16", rounds: "5", clients: "4", "step-ms": "8", json: undefined,
+    device: "cuda", model: undefined, streams: "128", prompt: "128", tokens: "256", requests: "2", adapters: "8", rank: "16", rounds: "5", clients: "4", "step-ms": "8", ahead: "yes", json: undefined,
   });
   const device = oneOf("device", flags.device, DEVICES);
   const numStreams = integerIn("streams", flags.streams, 1, 1024);
@@ -45,6 +45,7 @@ async function measure(): Promise<void> {
   const rounds = integerIn("rounds", flags.rounds, 1, 100);
   const numClients = integerIn("clients", flags.clients, 1, 64);
   const stepMs = integerIn("step-ms", flags["step-ms"], 1, 1000);
+  const goesAhead = oneOf("ahead", flags.ahead, ["yes", "no"]) === "yes";
   const shape = join(import.meta.dir, device === "wasm" ? "../../models/demo" : "../shapes/llama-3.1-8b");
 
   const opened = await openModel(device, flags.model ?? shape);
@@ -57,7 +58,7 @@ async function measure(): Promise<void> {
     model,
     backend,
     readAdapter: ({ name }) => Promise.resolve(randomAdapter(model.program, 100 + names.indexOf(name), () => rank)),
-    options: { adapters: names.map((name) => ({ name, path: `/${name}` })), hostCacheBytes: 64 * 2 ** 30, maxWaitingRequests: numStreams * perStream, maxWaitingTokens: Number.MAX_SAFE_INTEGER },
+    options: { goesAhead, adapters: names.map((name) => ({ name, path: `/${name}` })), hostCacheBytes: 64 * 2 ** 30, maxWaitingRequests: numStreams * perStream, maxWaitingTokens: Number.MAX_SAFE_INTEGER },
   });
   const http = listen({
     runtime, encodeChat: () => [], host: "127.0.0.1", port: 0, apiKeys: [], adminKeys: [], allowNoKey: false, allowedHosts: [], baseNames: [model.name], version: "0", log: pino({ level: "silent" }),
@@ -124,7 +125,7 @@ async function measure(): Promise<void> {
   printLimits(limits);
   if (flags.json !== undefined) {
     await writeRecord(flags.json, "serving/http", {
-      model: opened.config, device: backend.info.description, driver: driverVersion(), numStreams, promptTokens, outputTokens, perStream, numAdapters, rank, numClients: clients.length, figures, ratio, limits,
+      model: opened.config, device: backend.info.description, driver: driverVersion(), goesAhead, numStreams, promptTokens, outputTokens, perStream, numAdapters, rank, numClients: clients.length, figures, ratio, limits,
     });
   }
   await Promise.all(clients.map((client) => client.stop()));

@@ -5,13 +5,14 @@
  *
  * DIR holds a config.json; its weights are made up on the device. Random token ids, a KV cache filled by real prefill,
  * pages scattered. Cases alternate within each round, so that a ratio of two cases compares neighbours in time. Times
- * are of whole steps as JavaScript sees them, result included.
+ * are of whole steps as JavaScript sees them, from one result to the next, the next step given ahead as the scheduler does.
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { memoryRateOf } from "../../src/backend/cuda/memory-rate.ts";
 import { asSlotId, NO_SLOT, type SlotId } from "../../src/core/ids.ts";
 import type { Step } from "../../src/core/step.ts";
+import { pace } from "../lib/pace.ts";
 import { adapterBytes, openRig, randomAdapter, slotsOf } from "../lib/cuda-rig.ts";
 import { printTable, type Spread, spreadOf, writeRecord } from "../lib/record.ts";
 import { attach, detach } from "../../test/helpers/attach.ts";
@@ -81,13 +82,12 @@ async function measure(cases: readonly Case[]): Promise<Map<string, { wall: Spre
   const native = new Map(cases.map(({ name }) => [name, [] as number[]]));
   for (const { step } of cases) for (let i = 0; i < 3; i++) await backend.run(step());
   for (let round = 0; round < rounds; round++) {
-    for (const { name, step, share } of cases) {
-      for (let i = 0; i < Math.max(1, stepsPerRound * share); i++) {
-        const next = step();
-        const at = performance.now();
-        const { computeMs } = await backend.run(next);
-        wall.get(name)!.push(performance.now() - at);
-        native.get(name)!.push(computeMs);
+    for (const { name, tokens, step, share } of cases) {
+      let left = Math.max(1, stepsPerRound * share);
+      for await (const each of pace(backend, tokens, step)) {
+        wall.get(name)!.push(each.wall);
+        native.get(name)!.push(each.native);
+        if (--left <= 0) break;
       }
     }
   }
@@ -181,10 +181,8 @@ const staged = await backend.stage(rank16[0]!);
 const attaches: number[] = [];
 const stepsBeside: number[] = [];
 const quiet: number[] = [];
-for (let i = 0; i < 40; i++) {
-  const at = performance.now();
-  await backend.run(decode(base(32)));
-  quiet.push(performance.now() - at);
+for await (const { wall } of pace(backend, 32, () => decode(base(32)))) {
+  if (quiet.push(wall) === 40) break;
 }
 let isAttaching = true;
 const attaching = (async () => {
@@ -197,10 +195,9 @@ const attaching = (async () => {
   }
   isAttaching = false;
 })();
-while (isAttaching) {
-  const at = performance.now();
-  await backend.run(decode(base(32)));
-  stepsBeside.push(performance.now() - at);
+for await (const { wall } of pace(backend, 32, () => decode(base(32)))) {
+  stepsBeside.push(wall);
+  if (!isAttaching) break;
 }
 await attaching;
 const worst = Math.max(...stepsBeside) / spreadOf(quiet).median;

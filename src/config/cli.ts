@@ -49,7 +49,7 @@ export interface CliEnvironment {
 const SERVE_FLAGS = [
   "servedModelName", "sourceHost", "downloadTimeoutS", "host", "port", "allowedHost", "apiKey", "adminKey", "adminHost", "adminPort", "allowNoKey", "adapterRoot", "adapterSource", "loraConfig.loraDir", "loraConfig.loraFetch",
   "loraConfig.maxLoraRank", "loraConfig.maxLoras", "loraConfig.maxCpuLoras", "backend", "dtype", "threads",
-  "maxBatchSize", "maxNumTokens", "maxSeqLen", "maxQueue", "requestTimeoutS", "kvCacheConfig.enableBlockReuse", "shutdownTimeoutS", "logLevel",
+  "maxBatchSize", "maxNumTokens", "maxSeqLen", "maxQueue", "requestTimeoutS", "disableOverlapScheduler", "kvCacheConfig.enableBlockReuse", "shutdownTimeoutS", "logLevel",
 ] as const;
 /** How one prompt is answered. */
 const MAX_TOKENS = integer(256, 1, Number.MAX_SAFE_INTEGER, "most tokens of the answer");
@@ -58,7 +58,7 @@ const INSPECT_FLAGS = ["sourceHost", "backend", "loraConfig.maxLoraRank"] as con
 const GENERATE_FLAGS = ["loraConfig.loraDir", "sourceHost", "backend", "dtype", "threads", "maxSeqLen"] as const;
 const BENCH_FLAGS = [
   ...GENERATE_FLAGS, "downloadTimeoutS", "loraConfig.maxLoraRank", "loraConfig.maxLoras", "loraConfig.maxCpuLoras", "maxBatchSize", "maxNumTokens", "maxQueue",
-  "kvCacheConfig.enableBlockReuse",
+  "disableOverlapScheduler", "kvCacheConfig.enableBlockReuse",
 ] as const;
 
 /**

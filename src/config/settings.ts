@@ -41,6 +41,7 @@ export const TOP_SETTINGS = {
   maxSeqLen: integer(null, 2, MAX, "most tokens of one sequence; the model's own limit by default"),
   maxQueue: integer(1024, 1, 1_000_000, "most sequences that wait; more are refused with 429"),
   requestTimeoutS: integer(600, 1, 86_400, "longest life of a request in seconds"),
+  disableOverlapScheduler: boolean(false, "compose a step only when the one before is over; a GPU is otherwise given the next one ahead, so that it does not wait for the host"),
 } as const;
 
 export const LORA_SETTINGS = {

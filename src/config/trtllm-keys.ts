@@ -31,7 +31,6 @@ export const TRTLLM_ONLY_KEYS: Readonly<Record<string, Unserved>> = {
   cuda_graph_config: because("the CUDA engine makes its graphs itself"),
   attn_backend: because(OWN),
   sampler_type: { reason: OWN, harmless: ["auto"] },
-  disable_overlap_scheduler: because(OWN),
   scheduler_config: because(OWN),
   enable_chunked_prefill: on("prompts are always computed in chunks"),
   enable_lora: on("adapters are always served; name them in lora_config.lora_dir"),

@@ -29,7 +29,7 @@ export const STEP_HEADER = {
   numSegments: 4,
   /** Rows whose logits are computed and sampled. */
   numSampled: 5,
-  /** i32[numRows]: token id of each row. */
+  /** i32[numRows]: token id of each row; `~i` for what sample i of the step before picks, where a backend takes steps ahead. */
   tokensAt: 6,
   /** i32[numRows]: position of each row in its sequence, from 0. */
   positionsAt: 7,

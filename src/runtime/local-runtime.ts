@@ -238,6 +238,7 @@ class InProcess implements LocalRuntime {
 
   #startSystem(): ActorSystem {
     const { backend, timers, yieldTurn } = this.#input;
+    const { goesAhead } = this.#options;
     const { table, engine, pool, lru, counters, registry } = this.#parts;
     const stager = new AdapterStager(this.#input.readAdapter, backend, pool);
     const fetches = new AdapterFetches(this.#input.fetchAdapter ?? (() => Promise.reject(new InvariantError("nothing is elsewhere"))));
@@ -245,7 +246,7 @@ class InProcess implements LocalRuntime {
       ...this.#options,
       table,
       engine,
-      stepsAhead: backend.info.stepsAhead ?? 0,
+      stepsAhead: goesAhead ? (backend.info.stepsAhead ?? 0) : 0,
       pool,
       lru,
       backend: {

@@ -37,6 +37,8 @@ export interface OpenOptions extends SourceOptions {
   readonly maxSeqLen: number | null;
   readonly maxQueue: number;
   readonly requestTimeoutS: number;
+  /** Whether no step is composed before the one under way is over. */
+  readonly disableOverlapScheduler: boolean;
   /** Those who have an API key of their own with a share and a quota. */
   readonly clients?: readonly {
     readonly name: string;
@@ -159,6 +161,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
       sharesPrefixes: options.kvCacheConfig.enableBlockReuse,
       maxWaitingRequests: options.maxQueue,
       requestTimeoutMs: options.requestTimeoutS * 1000,
+      goesAhead: !options.disableOverlapScheduler,
       adapterBytes: sizes.adapterBytes,
       hostCacheBytes: sizes.hostCacheBytes,
       hostCacheAdapters: sizes.hostCacheAdapters,

@@ -38,6 +38,8 @@ export interface RuntimeOptions {
   readonly maxWaitingTokens: number;
   /** Longest time from submission to the last token, for requests that give none; `null` for no limit. */
   readonly requestTimeoutMs: number | null;
+  /** Whether a step is composed before the one under way is over, on backends that take it then. */
+  readonly goesAhead: boolean;
   /** Steps without service after which an adapter goes before all others. */
   readonly agingSteps: number;
   /** Steps that running sequences and adapters in slots have at least, before aged adapters take their place. */
@@ -76,6 +78,7 @@ export const defaultRuntimeOptions: RuntimeOptions = {
   maxWaitingRequests: 1024,
   maxWaitingTokens: 1_048_576,
   requestTimeoutMs: 600_000,
+  goesAhead: true,
   agingSteps: 128,
   quantumSteps: 512,
   adapterBytes: null,

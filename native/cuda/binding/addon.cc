@@ -1,13 +1,15 @@
 /**
  * The addon's face: arguments in, results out, nothing decided here.
  *
- * Everything that takes time is a promise. Two threads do the work: one runs steps in order, the other lays adapters out
- * and copies them, so that steps go on meanwhile. Their completions reach JavaScript through one thread-safe function.
+ * Everything that takes time is a promise. Three threads do the work: one gives steps to the device in order, one waits for their results,
+ * so that the next step can be given meanwhile, and one lays adapters out and copies them, while steps go on. Their completions
+ * reach JavaScript through one thread-safe function.
  */
 #include <napi.h>
 
 #include <atomic>
 #include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -147,6 +149,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     /* An idle engine keeps no program alive. */
     finished_.Unref(env);
     steps_ = std::make_unique<TaskThread>();
+    results_ = std::make_unique<TaskThread>();
     copies_ = std::make_unique<TaskThread>();
   }
 
@@ -250,13 +253,16 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     });
   }
 
-  /** run(words: Int32Array): Promise<Int32Array>, the result record. */
+  /** run(words: Int32Array): Promise<Int32Array>, the result record. Results come in the order of the calls. */
   Napi::Value run(const Napi::CallbackInfo& info) {
     const Napi::Int32Array words = info[0].As<Napi::Int32Array>();
     auto block = std::make_shared<std::vector<int32_t>>(words.Data(), words.Data() + words.ElementLength());
-    return promise(info.Env(), *steps_, [this, block]() -> std::function<Napi::Value(Napi::Env)> {
+    const auto submit = std::make_shared<std::packaged_task<StepUnderWay()>>([this, block] { return engine_->submit(block->data(), block->size()); });
+    const auto given = std::make_shared<std::future<StepUnderWay>>(submit->get_future());
+    if (engine_ != nullptr) steps_->post([submit] { (*submit)(); });
+    return promise(info.Env(), *results_, [this, given]() -> std::function<Napi::Value(Napi::Env)> {
       size_t count = 0;
-      const int32_t* result = engine_->run(block->data(), block->size(), count);
+      const int32_t* result = engine_->receive(given->get(), count);
       auto copy = std::make_shared<std::vector<int32_t>>(result, result + count);
       return [copy](Napi::Env env) -> Napi::Value {
         Napi::Int32Array array = Napi::Int32Array::New(env, copy->size());
@@ -398,6 +404,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
     if (engine_ == nullptr) return;
     copies_->stop();
     steps_->stop();
+    results_->stop();
     engine_ = nullptr;
     finished_.Release();
   }
@@ -405,7 +412,7 @@ class EngineObject : public Napi::ObjectWrap<EngineObject> {
   std::unique_ptr<Engine> engine_;
   size_t num_sites_ = 0;
   Napi::ThreadSafeFunction finished_;
-  std::unique_ptr<TaskThread> steps_, copies_;
+  std::unique_ptr<TaskThread> steps_, results_, copies_;
   int pending_ = 0; /* JavaScript thread only */
 };
 

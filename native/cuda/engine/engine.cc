@@ -124,13 +124,13 @@ void Engine::allocate() {
   /* Twice where an adapter comes to act within a step: its sequence is there two times then. */
   const size_t block_words = largest.pages_at + 2 * most_listed + o.max_sequences;
   block_ = DeviceMemory(block_words * sizeof(int32_t), "step blocks");
-  host_block_ = PinnedMemory(block_words * sizeof(int32_t));
+  for (PinnedMemory& host_block : host_blocks_) host_block = PinnedMemory(block_words * sizeof(int32_t));
   const size_t most_penalties = std::min(most_listed * PAGE_TOKENS, static_cast<size_t>(o.max_sequences) * std::min(o.max_context, o.vocabulary));
   const size_t most_adjustments = most_penalties + static_cast<size_t>(o.max_sequences) * 1024;
   adjustments_ = DeviceMemory(most_adjustments * ADJUSTMENT_WORDS * sizeof(int32_t), "penalties");
   const size_t result_bytes = (RESULT_HEADER_WORDS + static_cast<size_t>(sampled_capacity_) * RESULT_WORDS) * sizeof(int32_t);
   results_ = DeviceMemory(result_bytes, "results");
-  host_results_ = PinnedMemory(result_bytes);
+  for (PinnedMemory& host_results : host_results_) host_results = PinnedMemory(result_bytes);
   bad_row_ = DeviceMemory(sizeof(uint32_t), "checks");
 }
 
@@ -138,8 +138,8 @@ std::string Engine::description() const {
   return device_.name + " (sm_" + std::to_string(device_.major) + std::to_string(device_.minor) + "), " + matmul_->description();
 }
 
-const int32_t* Engine::run(const int32_t* block, size_t num_words, size_t& result_words) {
-  const auto started = std::chrono::steady_clock::now();
+StepUnderWay Engine::submit(const int32_t* block, size_t num_words) {
+  const auto given = std::chrono::steady_clock::now();
   const Run run = send(block, num_words);
   const GraphKey key = {run.bucket, run.layout.tiles, run.forms};
   const auto graph = run.bucket == 0 ? graphs_.end() : graphs_.find(key);
@@ -153,30 +153,43 @@ const int32_t* Engine::run(const int32_t* block, size_t num_words, size_t& resul
     /* Only now: products make what they need at their first call, which no capture may see. */
     if (run.bucket != 0) capture(key);
   }
-  result_words = receive(block);
-  int32_t* results = host_results_.as<int32_t>();
-  const auto elapsed = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - started);
+  const StepUnderWay step = ask_for_results(block, given);
+  num_awaitable_ = step.num_sampled;
+  return step;
+}
+
+StepUnderWay Engine::ask_for_results(const int32_t* block, std::chrono::steady_clock::time_point given) {
+  const StepUnderWay step = {next_place_, block[STEP_HEADER_NUM_SAMPLED], given};
+  if (step.num_sampled > 0) {
+    const size_t bytes = static_cast<size_t>(step.num_sampled) * RESULT_WORDS * sizeof(int32_t);
+    check(cudaMemcpyAsync(host_results_[step.place].as<int32_t>() + RESULT_HEADER_WORDS, results_.as<int32_t>() + RESULT_HEADER_WORDS, bytes, cudaMemcpyDeviceToHost, *main_), "reading a step's result");
+  }
+  check(cudaEventRecord(sampled_[step.place], *main_), "reading a step's result");
+  next_place_ = (next_place_ + 1) % MAX_UNDER_WAY;
+  num_under_way_++;
+  return step;
+}
+
+const int32_t* Engine::receive(const StepUnderWay& step, size_t& result_words) {
+  check(cudaEventSynchronize(sampled_[step.place]), "running a step");
+  num_under_way_--;
+  /* A step that was given early has waited for the one before it. */
+  const auto now = std::chrono::steady_clock::now();
+  const auto elapsed = std::chrono::duration_cast<std::chrono::microseconds>(now - std::max(step.given, last_received_));
+  last_received_ = now;
+  int32_t* const results = host_results_[step.place].as<int32_t>();
+  results[RESULT_HEADER_VERSION] = ABI_VERSION;
+  results[RESULT_HEADER_NUM_SAMPLED] = step.num_sampled;
   results[RESULT_HEADER_ELAPSED_MICROS] = static_cast<int32_t>(std::min<int64_t>(elapsed.count(), INT32_MAX));
+  result_words = RESULT_HEADER_WORDS + static_cast<size_t>(step.num_sampled) * RESULT_WORDS;
   return results;
 }
 
-size_t Engine::receive(const int32_t* block) {
-  const int num_sampled = block[STEP_HEADER_NUM_SAMPLED];
-  const size_t record_words = static_cast<size_t>(num_sampled) * RESULT_WORDS;
-  int32_t* results = host_results_.as<int32_t>();
-  if (record_words > 0) {
-    check(cudaMemcpyAsync(results + RESULT_HEADER_WORDS, results_.as<int32_t>() + RESULT_HEADER_WORDS, record_words * sizeof(int32_t), cudaMemcpyDeviceToHost, *main_),
-          "reading a step's result");
-  }
-  check(cudaStreamSynchronize(*main_), "running a step");
-  results[RESULT_HEADER_VERSION] = ABI_VERSION;
-  results[RESULT_HEADER_NUM_SAMPLED] = num_sampled;
-  results[RESULT_HEADER_ELAPSED_MICROS] = 0;
-  return RESULT_HEADER_WORDS + record_words;
-}
-
 Engine::Run Engine::send(const int32_t* block, size_t num_words) {
-  const StepShape& shape = plan_.read(block, num_words, slot_forms_.data());
+  /* Its block may still be on its way. */
+  if (num_under_way_ >= MAX_UNDER_WAY) throw Error("step_invalid", "the device has as many steps as it takes at once; receive one first");
+  const StepShape& shape = plan_.read(block, num_words, slot_forms_.data(), num_awaitable_);
+  num_awaitable_ = 0;
   const int bucket = shape.is_decode ? bucket_of(shape.rows) : 0;
   Run run = {{}, shape.rows, padded(shape.rows), shape.sampled, padded(shape.sampled), shape.has_adapters, shape.forms, bucket};
   if (bucket != 0) {
@@ -186,11 +199,12 @@ Engine::Run Engine::send(const int32_t* block, size_t num_words) {
     run.layout = BlockLayout::of(run.padded_rows, run.padded_sampled, shape.decode_items, shape.prefill_items, shape.tiles, shape.sampled_tiles);
   }
   const size_t words = plan_.words_of(run.layout);
-  if (words * sizeof(int32_t) > host_block_.bytes()) throw Error("step_invalid", "a step lists more pages than the engine holds");
+  const PinnedMemory& host_block = host_blocks_[next_place_];
+  if (words * sizeof(int32_t) > host_block.bytes()) throw Error("step_invalid", "a step lists more pages than the engine holds");
   const size_t adjustment_bytes = static_cast<size_t>(shape.adjustments) * ADJUSTMENT_WORDS * sizeof(int32_t);
   if (adjustment_bytes > adjustments_.bytes()) throw Error("step_invalid", "a step lists more penalties than the engine holds");
-  plan_.write(run.layout, run.has_adapters ? take_tags() : 0, host_block_.as<int32_t>());
-  check(cudaMemcpyAsync(block_.as<void>(), host_block_.as<void>(), words * sizeof(int32_t), cudaMemcpyHostToDevice, *main_), "sending a step");
+  plan_.write(run.layout, run.has_adapters ? take_tags() : 0, host_block.as<int32_t>());
+  check(cudaMemcpyAsync(block_.as<void>(), host_block.as<void>(), words * sizeof(int32_t), cudaMemcpyHostToDevice, *main_), "sending a step");
   if (adjustment_bytes > 0) check(cudaMemcpyAsync(adjustments_.as<void>(), plan_.adjustments(), adjustment_bytes, cudaMemcpyHostToDevice, *main_), "sending penalties");
   return run;
 }

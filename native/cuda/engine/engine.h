@@ -5,13 +5,16 @@
  * without adapters; other steps launch their kernels one by one. Everything that varies lies in device memory at fixed
  * addresses and arrives with one copy per step.
  *
- * Not thread-safe: one thread calls it, but for `stage` and `attach`, which another may call while steps run, and `load_rows`, which it
- * may call before the first.
+ * Not thread-safe: one thread calls it, but for `receive`, for which there may be another; and `stage` and `attach`, which a third may call
+ * while steps run, and `load_rows`, which it may call before the first.
  *
  * Files of this class: engine.cc opens it and runs a step, engine_launch.cc turns launches into kernels, engine_graphs.cc warms up,
  * engine_experts.cc those of a mixture of experts, engine_load.cc takes weights, engine_adapters.cc adapters, and engine_inspect.cc serves benches and tests.
  */
 #pragma once
+#include <array>
+#include <atomic>
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
@@ -52,6 +55,16 @@ struct LaunchResult {
 /** What a linear operation with adapters is made of. */
 constexpr int PART_BASE = 1, PART_SHRINK = 2, PART_EXPAND = 4, ALL_PARTS = 7;
 
+/** Steps that the device may have at once: one that runs, one that waits behind it. */
+constexpr int MAX_UNDER_WAY = 2;
+
+/** A step that the device has been given. */
+struct StepUnderWay {
+  int place; /* of its block and its results, among MAX_UNDER_WAY */
+  int num_sampled;
+  std::chrono::steady_clock::time_point given;
+};
+
 struct EngineStats {
   int64_t graph_steps = 0, eager_steps = 0, num_graphs = 0;
   size_t weight_bytes = 0, activation_bytes = 0;
@@ -82,11 +95,19 @@ class Engine {
   void warm_up();
 
   /**
-   * Runs one step block to its end. @returns the result record; valid until the next call
+   * Gives the device a step, whether or not the one before is over. In place of a token it may have `~i` for what sample i of the step
+   * given before picks.
    *
    * @throws Error `step_invalid`, after which the engine is as before; `cuda_failed`, after which it is unusable
    */
-  const int32_t* run(const int32_t* block, size_t num_words, size_t& result_words);
+  StepUnderWay submit(const int32_t* block, size_t num_words);
+  /**
+   * Waits for the oldest step that was given and not received.
+   *
+   * @returns the result record; valid until MAX_UNDER_WAY more have been given
+   * @throws Error `cuda_failed`, after which the engine is unusable
+   */
+  const int32_t* receive(const StepUnderWay& step, size_t& result_words);
 
   /**
    * Runs the launches of a step kind by kind, each kind as one graph over all layers, and says how long one takes. What
@@ -170,8 +191,8 @@ class Engine {
   int rows_of(const StepShape& shape, int buffer) const;
   void write_buffer(int buffer, int rows, const std::vector<float>& values);
   std::vector<float> read_buffer(int buffer, int rows);
-  /** Copies what was sampled to the host and waits for it. @returns words of the record */
-  size_t receive(const int32_t* block);
+  /** Behind the launches of a step: what was sampled goes to the host. */
+  StepUnderWay ask_for_results(const int32_t* block, std::chrono::steady_clock::time_point given);
   cudaGraphExec_t captured(const std::function<void()>& launches);
   void launch_linear(const Run& run, const LaunchSpec& launch);
   void launch_adapted(const Run& run, const LaunchSpec& launch, LinearArgs args);
@@ -227,9 +248,14 @@ class Engine {
   int shrunk_stride_ = 0;
   size_t shrunk_rows_ = 0; /* rows times splits */
   uint32_t next_tag_ = 1;
+  int next_place_ = 0;
+  int num_awaitable_ = 0; /* samples of the step given last */
+  std::atomic<int> num_under_way_ = 0;
+  std::chrono::steady_clock::time_point last_received_; /* of who receives */
 
   std::optional<Stream> main_, side_, copy_;
   std::optional<Event> forked_, joined_, copied_;
+  std::array<Event, MAX_UNDER_WAY> sampled_;
   std::unique_ptr<Matmul> matmul_;
   std::vector<DeviceMemory> weights_, buffers_, deltas_; /* deltas_ by output buffer */
   std::vector<int> site_weights_, site_biases_; /* the base's of each site, or -1 */
@@ -242,7 +268,7 @@ class Engine {
   DeviceMemory sites_, rope_table_, shrunk_, told_, partial_, arrived_, block_, adjustments_, results_, bad_row_;
   DeviceMemory choices_, places_, starts_, sources_, experts_, expert_slots_, expert_tiles_; /* see Routed; nothing without experts */
   DeviceMemory landing_; /* weights as stored, on their way; none once there are all */
-  PinnedMemory host_block_, host_results_;
+  std::array<PinnedMemory, MAX_UNDER_WAY> host_blocks_, host_results_;
   std::map<GraphKey, Graph> graphs_;
 };
 

@@ -20,7 +20,6 @@ void Engine::reserve_rank(int total_rank) {
     throw Error("adapter_too_large", "the adapter has " + std::to_string(total_rank) + " ranks at one linear operation, more than the " +
                                          std::to_string(MAX_RANK_SMALL_TILES) + " that a CUDA device holds; use --backend wasm");
   }
-  check(cudaDeviceSynchronize(), "making room for an adapter");
   /* Captured graphs hold the old address. */
   drop_graphs([](const GraphKey& key) { return std::get<1>(key) > 0; });
   shrunk_ = DeviceMemory();
@@ -68,6 +67,8 @@ bool Engine::has_room_for(const AdapterImage& image) const {
 }
 
 void Engine::reserve(const AdapterImage& image) {
+  /* Steps under way use what goes. */
+  check(cudaStreamSynchronize(*main_), "making room for an adapter");
   reserve_rank(image.layout().max_total_rank());
   reserve_forms(image.layout());
 }

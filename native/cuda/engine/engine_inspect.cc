@@ -18,9 +18,10 @@ LaunchResult Engine::run_launches(const int32_t* block, size_t num_words, int fi
   for (const BufferValues& input : inputs) write_buffer(input.buffer, rows_of(shape, input.buffer), input.values);
   for (int i = 0; i < count; i++) launch_one(run, options_.launches[first + i]);
   check(cudaGetLastError(), "launching a part of a step");
-  const size_t words = receive(block);
+  size_t words = 0;
+  const int32_t* const record = receive(ask_for_results(block, std::chrono::steady_clock::now()), words);
   LaunchResult result;
-  result.record.assign(host_results_.as<int32_t>(), host_results_.as<int32_t>() + words);
+  result.record.assign(record, record + words);
   for (const int buffer : outputs) result.buffers.push_back(read_buffer(buffer, rows_of(shape, buffer)));
   return result;
 }
@@ -83,7 +84,7 @@ std::vector<LaunchTime> Engine::profile(const int32_t* block, size_t num_words) 
       const cudaGraphExec_t exec = captured(launch_kind);
       std::vector<float> samples;
       for (int replay = 0; replay < REPLAYS; replay++) {
-        uint32_t* first_tag = host_block_.as<uint32_t>() + run.layout.first_tag_at;
+        uint32_t* first_tag = host_blocks_[next_place_].as<uint32_t>() + run.layout.first_tag_at;
         *first_tag = take_tags();
         check(cudaMemcpyAsync(block_at<uint32_t>(run.layout.first_tag_at), first_tag, sizeof *first_tag, cudaMemcpyHostToDevice, *main_), "timing");
         check(cudaEventRecord(begin, *main_), "timing");

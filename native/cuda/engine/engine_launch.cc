@@ -77,6 +77,7 @@ void Engine::launch_embed(const Run& run, const LaunchSpec& launch) {
       .vocabulary = weight.rows,
       .table_stride = aligned_width(weight.cols),
       .tokens = block_at<int32_t>(run.layout.tokens_at),
+      .results = results_.as<int32_t>() + RESULT_HEADER_WORDS,
       .out = buffers_[launch[LAUNCH_OUT]].as<float>(),
       .out_stride = stride_of(launch[LAUNCH_OUT]),
       .width = weight.cols,

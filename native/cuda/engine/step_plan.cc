@@ -127,7 +127,7 @@ int sampled_tiles_of(const PlanLimits& limits, int bucket, int tiles) {
   return std::min(max_sampled_tiles(limits, bucket), tiles * (LARGE_TILE_ROWS / limits.large_tile_rows));
 }
 
-const StepShape& StepPlan::read(const int32_t* block, size_t num_words, const uint32_t* slot_forms) {
+const StepShape& StepPlan::read(const int32_t* block, size_t num_words, const uint32_t* slot_forms, int num_awaitable) {
   shape_ = {};
   stretches_.clear();
   runs_.clear();
@@ -149,7 +149,7 @@ const StepShape& StepPlan::read(const int32_t* block, size_t num_words, const ui
   shape_.adjustments = (static_cast<int>(num_words) - block[STEP_HEADER_ADJUSTMENTS_AT]) / ADJUSTMENT_WORDS;
   shape_.pages = block[STEP_HEADER_SEGMENTS_AT] - block[STEP_HEADER_PAGES_AT];
   const int32_t* tokens = block + block[STEP_HEADER_TOKENS_AT];
-  for (int row = 0; row < shape_.rows; row++) require(tokens[row] >= 0 && tokens[row] < limits_.vocabulary, "tokens lie within the vocabulary");
+  for (int row = 0; row < shape_.rows; row++) require(tokens[row] >= -num_awaitable && tokens[row] < limits_.vocabulary, "tokens lie within the vocabulary, or name a sample of the step before");
   const int32_t* pages = block + block[STEP_HEADER_PAGES_AT];
   for (int i = 0; i < shape_.pages; i++) require(pages[i] >= 0 && pages[i] < limits_.num_extents, "pages lie within the pool");
   const int32_t* samples = block + block[STEP_HEADER_SAMPLES_AT];

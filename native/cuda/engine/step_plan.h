@@ -71,9 +71,10 @@ class StepPlan {
    * Reads a step block and decides what runs.
    *
    * @param slot_forms of each slot's adapter, sets of `Form`; null for none
+   * @param num_awaitable samples of the step before, whose tokens rows may name as `~sample`
    * @throws Error `step_invalid` for a block that breaks its own rules or the engine's limits
    */
-  const StepShape& read(const int32_t* block, size_t num_words, const uint32_t* slot_forms = nullptr);
+  const StepShape& read(const int32_t* block, size_t num_words, const uint32_t* slot_forms = nullptr, int num_awaitable = 0);
   /** Of the step that was read last. */
   const StepShape& shape() const { return shape_; }
 

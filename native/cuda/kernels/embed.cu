@@ -1,4 +1,5 @@
 /** The embedding: a row of the matrix for each token, the adapter's own where it has one, and what it adds. */
+#include "../../step_layout.h"
 #include "changed_rows.h"
 #include "device.cuh"
 #include "form_of.cuh"
@@ -10,9 +11,15 @@ namespace {
 
 constexpr int THREADS = 256;
 
+/** Written down, or picked by the step before. */
+__device__ __forceinline__ int token_of(const EmbedArgs& args, int row) {
+  const int token = args.tokens[row];
+  return token >= 0 ? token : args.results[~token * RESULT_WORDS + RESULT_TOKEN];
+}
+
 __global__ void embed_kernel(EmbedArgs args) {
   begin_behind_previous_kernels();
-  const bf16* from = args.table + static_cast<int64_t>(args.tokens[blockIdx.x]) * args.table_stride;
+  const bf16* from = args.table + static_cast<int64_t>(token_of(args, blockIdx.x)) * args.table_stride;
   float* to = args.out + static_cast<int64_t>(blockIdx.x) * args.out_stride;
   for (int i = threadIdx.x; i < args.width; i += blockDim.x) to[i] = __bfloat162float(from[i]);
 }
@@ -20,7 +27,7 @@ __global__ void embed_kernel(EmbedArgs args) {
 /** In steps with an adapter that changes the embedding. */
 __global__ void embed_changed_kernel(EmbedArgs args, int steps) {
   begin_behind_previous_kernels();
-  const int row = blockIdx.x, token = args.tokens[row];
+  const int row = blockIdx.x, token = token_of(args, row);
   const bf16* from = args.table + static_cast<int64_t>(token) * args.table_stride;
   float* to = args.out + static_cast<int64_t>(row) * args.out_stride;
   const FormRecord* const form = form_of(args.forms, args.site, row);

@@ -68,7 +68,8 @@ struct FormTable {
 struct EmbedArgs {
   const bf16* table; /* [vocabulary, table_stride] */
   int vocabulary, table_stride;
-  const int32_t* tokens; /* [rows] */
+  const int32_t* tokens;  /* [rows]; ~i for the token of RESULT record i */
+  const int32_t* results; /* of the step before */
   float* out;
   int out_stride, width, rows;
   FormTable forms;

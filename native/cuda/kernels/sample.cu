@@ -249,6 +249,8 @@ __global__ void __launch_bounds__(THREADS) sample_kernel(SampleArgs args) {
   int32_t* adjustments = args.adjustments + static_cast<int64_t>(sample[SAMPLE_ADJUSTMENTS_START]) * ADJUSTMENT_WORDS;
 
   if (threadIdx.x == 0) {
+    /* The next step may read it whatever comes of this row. */
+    result[RESULT_TOKEN] = 0;
     result[RESULT_FLAGS] = 0;
     result[RESULT_NUM_TOP] = 0;
     result[RESULT_LOGPROB] = 0;

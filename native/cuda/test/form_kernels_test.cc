@@ -11,6 +11,7 @@
 #include <set>
 #include <vector>
 
+#include "../../step_layout.h"
 #include "../engine/adapters.h"
 #include "../engine/device.h"
 #include "../kernels/kernels.h"
@@ -268,9 +269,16 @@ TEST_CASE("an embedding's rows are the adapter's own, with what it adds, and gai
     const Rows rows(random, 3, 16);
     std::vector<int32_t> tokens(rows.count());
     for (int32_t& token : tokens) token = static_cast<int32_t>(random() % vocabulary);
-    const DeviceMemory device_tokens = on_device(tokens);
+    /* Every other row names what a sample of the step before picked. */
+    std::vector<int32_t> named = tokens, results(tokens.size() * RESULT_WORDS, -1);
+    for (size_t row = 0; row < tokens.size(); row += 2) {
+      const size_t sample = tokens.size() - 1 - row;
+      named[row] = ~static_cast<int32_t>(sample);
+      results[sample * RESULT_WORDS + RESULT_TOKEN] = tokens[row];
+    }
+    const DeviceMemory device_tokens = on_device(named), device_results = on_device(results);
     const Out out(random, OutType::f32, rows.count(), width);
-    embed({.table = device_table.as<bf16>(), .vocabulary = vocabulary, .table_stride = aligned_width(width), .tokens = device_tokens.as<int32_t>(), .out = out.memory.as<float>(), .out_stride = aligned_width(width),
+    embed({.table = device_table.as<bf16>(), .vocabulary = vocabulary, .table_stride = aligned_width(width), .tokens = device_tokens.as<int32_t>(), .results = device_results.as<int32_t>(), .out = out.memory.as<float>(), .out_stride = aligned_width(width),
            .width = width, .rows = rows.count(), .forms = {attached.forms.as<FormRecord>(), 1, rows.device_slots.as<int32_t>()}, .sites = attached.sites.as<SiteRecord>(), .site = 0},
           queue());
     const std::vector<float> got = out.after();

@@ -477,7 +477,7 @@ TEST_CASE("a block that breaks a limit or its own rules is refused, and the plan
   for (const int count : {0, -1, limits.max_sequences + 1})
     CHECK(refused([&](Block& b) { b.header(STEP_HEADER_NUM_SEQUENCES) = count; }) == because("sequences lie within the limit"));
   CHECK(refused([&](Block& b) { b.header(STEP_HEADER_NUM_SAMPLED) = limits.max_sequences + 1; }) == because("sampled rows lie within the limit"));
-  for (const int token : {-1, VOCABULARY}) CHECK(refused([&](Block& b) { b.section(STEP_HEADER_TOKENS_AT)[3] = token; }) == because("tokens lie within the vocabulary"));
+  for (const int token : {-1, VOCABULARY}) CHECK(refused([&](Block& b) { b.section(STEP_HEADER_TOKENS_AT)[3] = token; }) == because("tokens lie within the vocabulary, or name a sample of the step before"));
   for (const int page : {-1, NUM_PAGES}) CHECK(refused([&](Block& b) { b.section(STEP_HEADER_PAGES_AT)[2] = page; }) == because("pages lie within the pool"));
   for (const int row : {-1, 2}) CHECK(refused([&](Block& b) { b.section(STEP_HEADER_SEQUENCES_AT)[SEQUENCE_ROW_START] = row; }) == because("sequences follow one another"));
   CHECK(refused([](Block& b) { b.section(STEP_HEADER_SEQUENCES_AT)[SEQUENCE_NUM_ROWS] = 0; }) == because("sequences follow one another"));
@@ -493,6 +493,20 @@ TEST_CASE("a block that breaks a limit or its own rules is refused, and the plan
   bad.header(STEP_HEADER_NUM_ROWS) = 0;
   CHECK_THROWS_AS(plan.read(bad.words.data(), bad.words.size()), Error);
   CHECK(plan.read(good.words.data(), good.words.size()).rows == 4);
+}
+
+TEST_CASE("rows may name samples of the step before, as many as there were") {
+  std::mt19937 random(12);
+  Block block = make_block({{1, 10, -1}, {1, 20, 5}}, VOCABULARY, NUM_PAGES, random);
+  int32_t* const tokens = block.section(STEP_HEADER_TOKENS_AT);
+  tokens[0] = ~1;
+  StepPlan plan(limits_with());
+  for (const int num_awaitable : {0, 1}) CHECK_THROWS_AS(plan.read(block.words.data(), block.words.size(), nullptr, num_awaitable), Error);
+  const StepShape shape = plan.read(block.words.data(), block.words.size(), nullptr, 2);
+  const BlockLayout layout = exact(shape);
+  const Written written = write(plan, layout);
+  CHECK(written.words[layout.tokens_at] == ~1);
+  CHECK(written.words[layout.tokens_at + 1] == tokens[1]);
 }
 
 TEST_CASE("the largest step that the limits allow is within its capacities") {
