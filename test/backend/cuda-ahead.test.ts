@@ -21,7 +21,7 @@ describe.skipIf(noCudaReason !== null)("cuda: one step ahead", () => {
   const weights = randomWeights(program, 5);
   let backend: Backend;
   beforeAll(async () => {
-    backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16" });
+    backend = await openCuda({ ...LIMITS, maxRows: 256, program, weights, format: "bfloat16" });
     await attach(backend, asSlotId(0), await backend.stage(randomAdapter(program, 1, { ranks: [8] })));
     await attach(backend, asSlotId(1), await backend.stage(randomAdapter(program, 2, { ranks: [3, 20], coverage: 0.7 })));
     await attach(backend, asSlotId(2), await backend.stage(randomAdapter(program, 3, { ranks: [4], form: "embedding_lora" })));
