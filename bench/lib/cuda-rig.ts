@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { cudaPageBytes, openCudaBackend } from "../../src/backend/cuda/cuda-backend.ts";
 import { asPageId, asSlotId, type SlotId } from "../../src/core/ids.ts";
 import type { Step, StepSequence } from "../../src/core/step.ts";
-import type { AdapterMatrix, AdapterWeights, LoraDelta } from "../../src/lora/adapter-weights.ts";
+import type { AdapterForm, AdapterMatrix, AdapterWeights, LoraDelta } from "../../src/lora/adapter-weights.ts";
 import { buildDecoderProgram } from "../../src/model/decoder-program.ts";
 import { type ModelConfig, parseModelConfig, readModelConfig } from "../../src/model/model-config.ts";
 import type { Program } from "../../src/model/program.ts";
@@ -82,40 +82,64 @@ export async function openRig(options: RigOptions) {
 const POOL_NUMBERS = 8 << 20;
 let pool: Uint16Array | null = null;
 
+/** Numbers of deviation 1; made once. */
+const poolOfNumbers = (): Uint16Array => (pool ??= randomBfloat16(POOL_NUMBERS, 1, randomSource(11)));
+
+export interface RandomAdapterOptions {
+  /** Lengths of outputs as well, DoRA's. */
+  readonly hasMagnitudes?: boolean;
+  /** In place of all linear layers, the head alone. */
+  readonly onHead?: boolean;
+}
+
 /** Adapters on all linear layers; their numbers are runs of one pool of random numbers, each at another place. */
-export function randomAdapter(program: Program, seed: number, rankOf: (module: number) => number): AdapterWeights {
-  pool ??= randomBfloat16(POOL_NUMBERS, 1, randomSource(11));
+export function randomAdapter(program: Program, seed: number, rankOf: (module: number) => number, { hasMagnitudes = false, onHead = false }: RandomAdapterOptions = {}): AdapterWeights {
   const random = randomSource(seed);
-  const numbers = pool;
+  const numbers = poolOfNumbers();
   const matrix = (rows: number, cols: number): AdapterMatrix => {
     const at = Math.floor(random() * (POOL_NUMBERS - rows * cols));
     return { dtype: "BF16", rows, cols, bytes: new Uint8Array(numbers.buffer, at * 2, rows * cols * 2) };
   };
   const deltas: LoraDelta[] = program.sites.flatMap(({ inWidth, modules, kind }, site) =>
     modules
-      .filter(({ own }) => own && kind === undefined)
+      .filter(({ own }) => own && kind === (onHead ? "head" : undefined))
       .map(({ offset, width }, i) => {
         const rank = rankOf(i);
         // The pool's numbers have deviation 1; a delta is a tenth of its output.
-        return { site, offset, width, rank, scale: 0.1 / Math.sqrt(inWidth * rank), a: matrix(rank, inWidth), b: matrix(width, rank) };
+        const delta = { site, offset, width, rank, scale: 0.1 / Math.sqrt(inWidth * rank), a: matrix(rank, inWidth), b: matrix(width, rank) };
+        // Rows of the random weights have length 1.
+        return hasMagnitudes ? { ...delta, magnitude: Float32Array.from({ length: width }, () => 0.8 + 0.4 * random()) } : delta;
       }),
   );
   const ranks = deltas.map(({ rank }) => rank);
-  return {
-    digest: `${seed}`.padStart(64, "0"),
-    deltas,
-    report: {
-      format: "peft",
-      modules: [],
-      dtypes: ["BF16"],
-      numModules: deltas.length,
-      maxRank: Math.max(...ranks),
-      minRank: Math.min(...ranks),
-      scaleRule: "alpha/rank",
-      numBytes: deltas.reduce((sum, { a, b }) => sum + a.bytes.length + b.bytes.length, 0),
-      warnings: [],
-    },
-  };
+  const numBytes = deltas.reduce((sum, { a, b, magnitude }) => sum + a.bytes.length + b.bytes.length + (magnitude?.byteLength ?? 0), 0);
+  const forms: AdapterForm[] = [...(hasMagnitudes ? ["dora" as const] : []), ...(onHead ? ["head_lora" as const] : [])];
+  return { digest: `${seed}`.padStart(64, "0"), deltas, forms, report: reportOf(ranks, numBytes) };
+}
+
+const reportOf = (ranks: readonly number[], numBytes: number): AdapterWeights["report"] => ({
+  format: "peft",
+  modules: [],
+  dtypes: ["BF16"],
+  numModules: ranks.length,
+  maxRank: Math.max(0, ...ranks),
+  minRank: ranks.length === 0 ? 0 : Math.min(...ranks),
+  scaleRule: "alpha/rank",
+  numBytes,
+  warnings: [],
+});
+
+/** An adapter that is a head of its own. */
+export function ownHead(program: Program, seed: number): AdapterWeights {
+  const site = program.sites.findIndex(({ kind }) => kind === "head");
+  const { inWidth, outWidth } = program.sites[site]!;
+  const numbers = new Uint16Array(inWidth * outWidth);
+  const source = poolOfNumbers();
+  const first = Math.floor(randomSource(seed)() * source.length);
+  for (let at = 0; at < numbers.length; at += source.length) numbers.set(source.subarray(0, Math.min(source.length, numbers.length - at)), at);
+  numbers.copyWithin(0, first);
+  const values: AdapterMatrix = { dtype: "BF16", rows: outWidth, cols: inWidth, bytes: new Uint8Array(numbers.buffer) };
+  return { digest: `${seed}`.padStart(64, "0"), deltas: [], replacements: [{ site, part: "weight", form: "modules_to_save", rows: 0, values }], forms: ["modules_to_save"], report: reportOf([], values.bytes.length) };
 }
 
 /** Bytes of the adapter's matrices, at its true rank. */
