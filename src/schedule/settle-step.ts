@@ -10,10 +10,14 @@ export function settleStep(table: ScheduleTable, plan: StepPlan, nowMs: number):
   table.numUnderWay--;
   for (const { sequence } of plan.entries) {
     sequence.numUnderWay--;
-    // What a failed sequence has computed may not be numbers.
-    if (sequence.ending?.error == null) leavePrefix(table, sequence);
-    if (sequence.ending !== null && sequence.phase === "running") retired.push(retire(table, sequence, sequence.ending, nowMs));
-    if (sequence.phase === "leaving" && sequence.numUnderWay === 0) release(table, sequence);
+    if (sequence.phase === "running") {
+      // What a failed sequence has computed may not be numbers.
+      if (sequence.ending?.error == null) leavePrefix(table, sequence);
+      if (sequence.ending !== null) retired.push(retire(table, sequence, sequence.ending, nowMs));
+    } else if (sequence.phase === "leaving" && sequence.numUnderWay === 0) {
+      // Its adapter may have been unloaded since, so nothing more is asked of that.
+      release(table, sequence);
+    }
   }
   return retired;
 }

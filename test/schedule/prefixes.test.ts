@@ -1,11 +1,13 @@
 /** What sequences take over of others, over the schedule's own functions; that answers stay the same is tested with them all. */
 import { describe, expect, test } from "bun:test";
 import fc from "fast-check";
-import type { ScheduleTable } from "../../src/schedule/schedule-table.ts";
+import { ExtentPool } from "../../src/core/extent-pool.ts";
+import { endingOf, endSequence } from "../../src/schedule/retire.ts";
+import { createScheduleTable, type ScheduleTable } from "../../src/schedule/schedule-table.ts";
 import type { Sequence } from "../../src/schedule/sequence.ts";
 import { pagesFor } from "../../src/kv/page-table.ts";
 import { composeStep } from "../../src/schedule/compose-step.ts";
-import { type Asked, checkTable, compute, grantAll, stepOnce, submit, tableWith } from "../helpers/schedule.ts";
+import { type Asked, checkTable, compute, grantAll, limitsWith, stepOnce, submit, tableWith } from "../helpers/schedule.ts";
 
 const sharing = (numPages = 64): ScheduleTable => tableWith({ sharesPrefixes: true }, numPages);
 
@@ -125,6 +127,23 @@ describe("a prefix", () => {
     sequence.ending = { reason: "error", stopReason: null, error: new Error("no numbers") as never };
     compute(table, plan);
     expect([run(table, { prompt: 14 }), table.pool.numHeld]).toEqual([0, 0]);
+  });
+
+  test("is not left by a sequence that has ended, whose adapter may have been unloaded since", () => {
+    const loaded = new Set([1]);
+    const contentOf: ScheduleTable["contentOf"] = (adapter) => {
+      if (!loaded.has(adapter)) throw new Error("it is unloaded");
+      return { digest: "d", invocation: null };
+    };
+    const table = createScheduleTable(limitsWith({ sharesPrefixes: true }), { extents: new ExtentPool(8), pageTokens: 4, numPages: 8 }, contentOf);
+    const sequence = submit(table, { adapter: 1, prompt: 3 });
+    grantAll(table);
+    const plans = [composeStep(table, 0), composeStep(table, 0)];
+    endSequence(table, sequence.id, endingOf("cancelled"), 0);
+    loaded.clear();
+    // The second fills a page.
+    for (const plan of plans) compute(table, plan);
+    expect([sequence.computed, sequence.phase, table.pool.numHeld, table.pool.numIdle]).toEqual([4, "ended", 0, 0]);
   });
 
   test("gives way to sequences that need its pages, the longest unused first", () => {

@@ -19,6 +19,10 @@ interface Flood {
   readonly numExtents?: number;
 }
 
+interface Ahead {
+  readonly stepsAhead: 0 | 1;
+}
+
 const AGING = 16;
 const QUANTUM = 40;
 /** Reading, uploading, prompts and the step under way. */
@@ -84,8 +88,10 @@ const floods: Flood[] = [
   },
 ];
 
+const cases: (Flood & Ahead)[] = floods.flatMap((flood) => ([0, 1] as const).map((stepsAhead) => ({ ...flood, stepsAhead })));
+
 /** Steps from submission to the first token of each cold request, under a flood that never ends. */
-async function waitsUnder(flood: Flood, sharesPrefixes: boolean): Promise<number[]> {
+async function waitsUnder(flood: Flood & Ahead, sharesPrefixes: boolean): Promise<number[]> {
   const time = new VirtualTime();
   const backend = new FakeBackend({
     numSlots: flood.numSlots,
@@ -94,6 +100,7 @@ async function waitsUnder(flood: Flood, sharesPrefixes: boolean): Promise<number
     numPages: (flood.numExtents ?? 3000) - 10,
     adapterBytes: 100,
     capsPages: false,
+    stepsAhead: flood.stepsAhead,
   });
   const runtime = createLocalRuntime({
     model: fakeModel(1000),
@@ -144,7 +151,7 @@ async function waitsUnder(flood: Flood, sharesPrefixes: boolean): Promise<number
 }
 
 describe("a request of a rare adapter waits a bounded number of steps", () => {
-  test.each(floods)("under $title", async (flood) => {
+  test.each(cases)("under $title, $stepsAhead ahead", async (flood) => {
     const waits = await waitsUnder(flood, false);
     expect(waits).toHaveLength(10 * flood.coldAdapters.length);
     expect(Math.max(...waits)).toBeLessThanOrEqual(flood.maxWaitSteps);
@@ -152,7 +159,7 @@ describe("a request of a rare adapter waits a bounded number of steps", () => {
 
   // Preempted sequences find their pages again and take the places that they left before the slot is granted: the rare one then
   // waits for a place, too, which is a quantum more.
-  test.each(floods)("under $title, with prefixes that are kept", async (flood) => {
+  test.each(cases)("under $title, $stepsAhead ahead, with prefixes that are kept", async (flood) => {
     const waits = await waitsUnder(flood, true);
     expect(waits).toHaveLength(10 * flood.coldAdapters.length);
     expect(Math.max(...waits)).toBeLessThanOrEqual(flood.maxWaitSteps + QUANTUM);
