@@ -113,7 +113,7 @@ test("docs/bench.md names every option, and every one that is refused", () => {
     return printed.text.split("Global Options")[0]!;
   });
   // Settings of the runtime are serve's, and documented there.
-  const runtime = new Set(["lora-dir", "source-host", "backend", "dtype", "threads", "download-timeout-s", "max-lora-rank", "max-loras", "max-cpu-loras", "max-queue", "enable-block-reuse", "help"]);
+  const runtime = new Set(["lora-dir", "source-host", "backend", "dtype", "threads", "download-timeout-s", "max-lora-rank", "max-loras", "max-cpu-loras", "max-queue", "disable-overlap-scheduler", "enable-block-reuse", "help"]);
   const options = new Set(help.flatMap((text) => [...text.matchAll(/--([a-z][a-z-]*)(?= <|\s{2})/g)].map(([, name]) => name!)));
   expect(options.size).toBeGreaterThan(45);
   expect([...options, ...Object.keys(NOT_SERVED)].filter((name) => !runtime.has(name) && !page.includes(`\`--${name}\``))).toEqual([]);

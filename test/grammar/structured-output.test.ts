@@ -1,6 +1,7 @@
 /** Outputs that keep to a grammar, from the demo model, which left alone would write stories. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { type DemoServer, startDemo } from "../helpers/demo-server.ts";
+import { checkPerson, PERSON } from "../helpers/person-schema.ts";
 
 let server: DemoServer;
 beforeAll(async () => {
@@ -19,29 +20,10 @@ async function chat(body: object): Promise<{ readonly status: number; readonly b
   return { status: response.status, body: (await response.json()) as Body };
 }
 
-const PERSON = {
-  type: "object",
-  properties: {
-    name: { type: "string", minLength: 1, maxLength: 12 },
-    age: { type: "integer", minimum: 0, maximum: 120 },
-    tags: { type: "array", items: { enum: ["kind", "tall"] }, minItems: 1, maxItems: 3 },
-  },
-  required: ["name", "age", "tags"],
-  additionalProperties: false,
-};
 const jsonSchema = (schema: object) => ({ response_format: { type: "json_schema", json_schema: { name: "person", strict: true, schema } } });
 
 const structural = (format: object) => ({ response_format: { type: "structural_tag", format } });
 const answerTag = { type: "tag", begin: "<answer>", content: { type: "json_schema", json_schema: { type: "boolean" } }, end: "</answer>" };
-
-function checkPerson(text: string): void {
-  const person = JSON.parse(text) as { name: string; age: number; tags: string[] };
-  expect(Object.keys(person).toSorted()).toEqual(["age", "name", "tags"]);
-  expect(person.name.length).toBeGreaterThan(0);
-  expect(Number.isInteger(person.age) && person.age >= 0 && person.age <= 120).toBe(true);
-  expect(person.tags.length >= 1 && person.tags.length <= 3).toBe(true);
-  expect(person.tags.every((tag) => tag === "kind" || tag === "tall")).toBe(true);
-}
 
 describe("outputs keep to", () => {
   for (const temperature of [0, 1, 1.7]) {

@@ -127,7 +127,8 @@ void Engine::allocate() {
   for (PinnedMemory& host_block : host_blocks_) host_block = PinnedMemory(block_words * sizeof(int32_t));
   const size_t most_penalties = std::min(most_listed * PAGE_TOKENS, static_cast<size_t>(o.max_sequences) * std::min(o.max_context, o.vocabulary));
   const size_t most_adjustments = most_penalties + static_cast<size_t>(o.max_sequences) * 1024;
-  adjustments_ = DeviceMemory(most_adjustments * ADJUSTMENT_WORDS * sizeof(int32_t), "penalties");
+  const size_t most_allowed_words = static_cast<size_t>(o.max_sequences) * ((o.vocabulary + 31) / 32);
+  changes_ = DeviceMemory((most_adjustments * ADJUSTMENT_WORDS + most_allowed_words) * sizeof(int32_t), "penalties and allowed tokens");
   const size_t result_bytes = (RESULT_HEADER_WORDS + static_cast<size_t>(sampled_capacity_) * RESULT_WORDS) * sizeof(int32_t);
   results_ = DeviceMemory(result_bytes, "results");
   for (PinnedMemory& host_results : host_results_) host_results = PinnedMemory(result_bytes);
@@ -201,11 +202,11 @@ Engine::Run Engine::send(const int32_t* block, size_t num_words) {
   const size_t words = plan_.words_of(run.layout);
   const PinnedMemory& host_block = host_blocks_[next_place_];
   if (words * sizeof(int32_t) > host_block.bytes()) throw Error("step_invalid", "a step lists more pages than the engine holds");
-  const size_t adjustment_bytes = static_cast<size_t>(shape.adjustments) * ADJUSTMENT_WORDS * sizeof(int32_t);
-  if (adjustment_bytes > adjustments_.bytes()) throw Error("step_invalid", "a step lists more penalties than the engine holds");
+  const size_t change_bytes = static_cast<size_t>(shape.changes) * sizeof(int32_t);
+  if (change_bytes > changes_.bytes()) throw Error("step_invalid", "a step lists more penalties and allowed tokens than the engine holds");
   plan_.write(run.layout, run.has_adapters ? take_tags() : 0, host_block.as<int32_t>());
   check(cudaMemcpyAsync(block_.as<void>(), host_block.as<void>(), words * sizeof(int32_t), cudaMemcpyHostToDevice, *main_), "sending a step");
-  if (adjustment_bytes > 0) check(cudaMemcpyAsync(adjustments_.as<void>(), plan_.adjustments(), adjustment_bytes, cudaMemcpyHostToDevice, *main_), "sending penalties");
+  if (change_bytes > 0) check(cudaMemcpyAsync(changes_.as<void>(), plan_.changes(), change_bytes, cudaMemcpyHostToDevice, *main_), "sending penalties");
   return run;
 }
 

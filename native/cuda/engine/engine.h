@@ -265,7 +265,7 @@ class Engine {
   DeviceMemory forms_;   /* FormRecord of every slot and site */
   DeviceMemory product_; /* [rows, stride] float32: what is not yet part of the residual stream; none before an adapter with forms in layers */
   DeviceMemory pool_; /* KV pages and adapters */
-  DeviceMemory sites_, rope_table_, shrunk_, told_, partial_, arrived_, block_, adjustments_, results_, bad_row_;
+  DeviceMemory sites_, rope_table_, shrunk_, told_, partial_, arrived_, block_, changes_, results_, bad_row_;
   DeviceMemory choices_, places_, starts_, sources_, experts_, expert_slots_, expert_tiles_; /* see Routed; nothing without experts */
   DeviceMemory landing_; /* weights as stored, on their way; none once there are all */
   std::array<PinnedMemory, MAX_UNDER_WAY> host_blocks_, host_results_;

@@ -38,7 +38,7 @@ void Engine::launch_one(const Run& run, const LaunchSpec& launch) {
     case LAUNCH_OP_COMBINE: launch_combine(run, launch); break;
     case LAUNCH_OP_SAMPLE:
       sample({buffers_[launch[LAUNCH_X]].as<float>(), stride_of(launch[LAUNCH_X]), options_.vocabulary, run.sampled, block_at<int32_t>(run.layout.samples_at),
-              adjustments_.as<int32_t>(), results_.as<int32_t>() + RESULT_HEADER_WORDS},
+              changes_.as<int32_t>(), results_.as<int32_t>() + RESULT_HEADER_WORDS},
              main_queue());
       break;
   }

@@ -145,8 +145,9 @@ const StepShape& StepPlan::read(const int32_t* block, size_t num_words, const ui
   require(shape_.sampled >= 0 && shape_.sampled <= std::min(limits_.max_sequences, shape_.rows), "sampled rows lie within the limit");
   require(num_segments >= 0 && num_segments <= shape_.rows, "segments have rows");
   require_sections(block, num_words);
-  adjustments_ = block + block[STEP_HEADER_ADJUSTMENTS_AT];
-  shape_.adjustments = (static_cast<int>(num_words) - block[STEP_HEADER_ADJUSTMENTS_AT]) / ADJUSTMENT_WORDS;
+  const int changes_at = block[STEP_HEADER_ADJUSTMENTS_AT], num_allowed_words = divide_up(limits_.vocabulary, 32);
+  changes_ = block + changes_at;
+  shape_.changes = static_cast<int>(num_words) - changes_at;
   shape_.pages = block[STEP_HEADER_SEGMENTS_AT] - block[STEP_HEADER_PAGES_AT];
   const int32_t* tokens = block + block[STEP_HEADER_TOKENS_AT];
   for (int row = 0; row < shape_.rows; row++) require(tokens[row] >= -num_awaitable && tokens[row] < limits_.vocabulary, "tokens lie within the vocabulary, or name a sample of the step before");
@@ -158,7 +159,9 @@ const StepShape& StepPlan::read(const int32_t* block, size_t num_words, const ui
     require(sample[SAMPLE_ROW] >= 0 && sample[SAMPLE_ROW] < shape_.rows, "a sampled row is the step's");
     require(i == 0 || sample[SAMPLE_ROW] > (sample - SAMPLE_WORDS)[SAMPLE_ROW], "sampled rows ascend");
     const int64_t first = sample[SAMPLE_ADJUSTMENTS_START], count = sample[SAMPLE_NUM_ADJUSTMENTS];
-    require(first >= 0 && count >= 0 && first + count <= shape_.adjustments, "a sample's penalties are the step's");
+    require(first >= 0 && count >= 0 && (first + count) * ADJUSTMENT_WORDS <= shape_.changes, "a sample's penalties are the step's");
+    const int allowed_at = sample[SAMPLE_ALLOWED_AT];
+    require(allowed_at == 0 || (allowed_at >= changes_at && allowed_at <= static_cast<int64_t>(num_words) - num_allowed_words), "a sample's allowed tokens are the step's");
   }
 
   const int32_t* positions = block + block[STEP_HEADER_POSITIONS_AT];
@@ -297,6 +300,10 @@ void StepPlan::write(const BlockLayout& layout, uint32_t first_tag, int32_t* out
 
   const int32_t* samples = block_ + block_[STEP_HEADER_SAMPLES_AT];
   std::memcpy(out + layout.samples_at, samples, shape_.sampled * SAMPLE_WORDS * sizeof(int32_t));
+  for (int i = 0; i < shape_.sampled; i++) {
+    int32_t& allowed_at = out[layout.samples_at + i * SAMPLE_WORDS + SAMPLE_ALLOWED_AT];
+    allowed_at = allowed_at == 0 ? -1 : allowed_at - block_[STEP_HEADER_ADJUSTMENTS_AT];
+  }
   for (int i = 0; i < layout.sampled; i++) {
     const int row = i < shape_.sampled ? samples[i * SAMPLE_WORDS + SAMPLE_ROW] : -1;
     out[layout.sampled_rows_at + i] = row;

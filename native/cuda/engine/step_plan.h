@@ -34,7 +34,9 @@ struct PlanLimits {
 
 /** What is in a step, and how much of each. */
 struct StepShape {
-  int rows = 0, sampled = 0, decode_items = 0, prefill_items = 0, tiles = 0, pages = 0, adjustments = 0;
+  int rows = 0, sampled = 0, decode_items = 0, prefill_items = 0, tiles = 0, pages = 0;
+  /** Words of what changes logits: ADJUSTMENT records, then bits of allowed tokens. */
+  int changes = 0;
   /** Runs of sampled rows with one slot; none where no adapter of the step changes the head. */
   int sampled_tiles = 0;
   bool has_adapters = false;
@@ -78,11 +80,17 @@ class StepPlan {
   /** Of the step that was read last. */
   const StepShape& shape() const { return shape_; }
 
-  /** Writes the step that was read; `out` holds `words_of(layout)` words. `first_tag` as StreamedLora wants it. */
+  /**
+   * Writes the step that was read. In samples, SAMPLE_ALLOWED_AT counts from the first word of `changes()`, and is below 0 where all
+   * tokens are allowed.
+   *
+   * @param first_tag as StreamedLora wants it
+   * @param out holds `words_of(layout)` words
+   */
   void write(const BlockLayout& layout, uint32_t first_tag, int32_t* out) const;
   size_t words_of(const BlockLayout& layout) const { return static_cast<size_t>(layout.pages_at) + shape_.pages; }
-  /** ADJUSTMENT records of the step. */
-  const int32_t* adjustments() const { return adjustments_; }
+  /** What changes logits, `shape().changes` words. */
+  const int32_t* changes() const { return changes_; }
 
  private:
   struct Stretch {
@@ -95,7 +103,7 @@ class StepPlan {
   PlanLimits limits_;
   StepShape shape_;
   const int32_t* block_ = nullptr;
-  const int32_t* adjustments_ = nullptr;
+  const int32_t* changes_ = nullptr;
   std::vector<Stretch> stretches_;
   struct Run {
     int32_t row, num_rows, position, pages_at;

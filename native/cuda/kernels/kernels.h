@@ -434,9 +434,9 @@ void combine(const CombineArgs& args, Queue queue);
 struct SampleArgs {
   float* logits; /* [num_sampled, stride], changed in place */
   int stride, vocabulary, num_sampled;
-  const int32_t* samples;     /* SAMPLE records; a row below 0 is skipped */
-  int32_t* adjustments;       /* ADJUSTMENT records */
-  int32_t* results;           /* RESULT records */
+  const int32_t* samples; /* SAMPLE records; a row below 0 is skipped, and SAMPLE_ALLOWED_AT is an index of `changes`, below 0 for none */
+  int32_t* changes;       /* ADJUSTMENT records, then bits of allowed tokens */
+  int32_t* results;       /* RESULT records */
 };
 void sample(const SampleArgs& args, Queue queue);
 

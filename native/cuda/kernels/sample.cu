@@ -1,7 +1,7 @@
 /**
  * Picks a token for each sampled row, one block a row.
  *
- *   raw logits > penalties and biases > temperature > min-p > top-k > top-p > draw
+ *   raw logits > penalties and biases > allowed tokens > temperature > min-p > top-k > top-p > draw
  *
  * Everything reported (log-probability, rank, alternatives) is of the raw distribution. Weights are summed as integers,
  * so that the draw is a pure function of the row's logits, its parameters, its seed and its counter, whatever order the
@@ -79,10 +79,13 @@ __device__ Count block_count(Count mine, Shared& shared) {
 /** One row's numbers as its parameters make them. */
 struct Row {
   const float* logits;
+  const uint32_t* allowed; /* a bit for each token, or null when all are */
   int size;
   float max, inverse_temperature, limit; /* weights below the limit count as 0 */
 
+  __device__ __forceinline__ bool allows(int i) const { return allowed == nullptr || (allowed[i / 32] >> (i % 32) & 1u) != 0; }
   __device__ __forceinline__ float weight(int i) const {
+    if (!allows(i)) return 0.0f;
     const float weight = expf((logits[i] - max) * inverse_temperature);
     return weight < limit ? 0.0f : weight;
   }
@@ -246,7 +249,9 @@ __global__ void __launch_bounds__(THREADS) sample_kernel(SampleArgs args) {
   int32_t* result = args.results + static_cast<int64_t>(blockIdx.x) * RESULT_WORDS;
   float* logits = args.logits + static_cast<int64_t>(blockIdx.x) * args.stride;
   const int size = args.vocabulary, num_adjustments = sample[SAMPLE_NUM_ADJUSTMENTS];
-  int32_t* adjustments = args.adjustments + static_cast<int64_t>(sample[SAMPLE_ADJUSTMENTS_START]) * ADJUSTMENT_WORDS;
+  int32_t* adjustments = args.changes + static_cast<int64_t>(sample[SAMPLE_ADJUSTMENTS_START]) * ADJUSTMENT_WORDS;
+  const int allowed_at = sample[SAMPLE_ALLOWED_AT];
+  Row row = {logits, allowed_at < 0 ? nullptr : reinterpret_cast<const uint32_t*>(args.changes + allowed_at), size, 0.0f, 0.0f, 0.0f};
 
   if (threadIdx.x == 0) {
     /* The next step may read it whatever comes of this row. */
@@ -261,7 +266,7 @@ __global__ void __launch_bounds__(THREADS) sample_kernel(SampleArgs args) {
   for (int i = threadIdx.x; i < size; i += THREADS) {
     const float value = logits[i];
     finite = finite && isfinite(value);
-    if (better({value, i}, mine)) mine = {value, i};
+    if (better({value, i}, mine) && row.allows(i)) mine = {value, i};
   }
   if (__syncthreads_or(!finite)) {
     if (threadIdx.x == 0) result[RESULT_FLAGS] = RESULT_FLAG_NON_FINITE;
@@ -285,7 +290,7 @@ __global__ void __launch_bounds__(THREADS) sample_kernel(SampleArgs args) {
     __syncthreads();
     mine = {-INFINITY, size};
     for (int i = threadIdx.x; i < size; i += THREADS)
-      if (better({logits[i], i}, mine)) mine = {logits[i], i};
+      if (better({logits[i], i}, mine) && row.allows(i)) mine = {logits[i], i};
   }
   const Best best = block_best(mine, shared);
   if (!isfinite(best.value)) { /* every token was forbidden */
@@ -294,7 +299,8 @@ __global__ void __launch_bounds__(THREADS) sample_kernel(SampleArgs args) {
   }
   int token = best.index;
   if ((sample[SAMPLE_FLAGS] & SAMPLE_FLAG_GREEDY) == 0) {
-    Row row = {logits, size, best.value, 1.0f / float_of(sample[SAMPLE_TEMPERATURE]), 0.0f};
+    row.max = best.value;
+    row.inverse_temperature = 1.0f / float_of(sample[SAMPLE_TEMPERATURE]);
     token = draw(row, sample, best.index, shared);
   }
   if (threadIdx.x == 0) result[RESULT_TOKEN] = token;

@@ -17,6 +17,8 @@ struct Sequence {
   int num_adjustments = 0;
   /** First rows whose next token is known and scored. */
   int num_scored = 0;
+  /** Whether its token is one of some. */
+  bool is_constrained = false;
 };
 
 /** The words of a step, and what they were made from. */
@@ -34,7 +36,8 @@ struct Block {
 /** Tokens and pages are drawn from `random`; sequences are expected sorted by slot. */
 inline Block make_block(std::vector<Sequence> sequences, int vocabulary, int num_pages, std::mt19937& random) {
   Block block;
-  std::vector<int32_t> tokens, positions, sequence_of_row, records, pages, segments, samples, adjustments;
+  std::vector<int32_t> tokens, positions, sequence_of_row, records, pages, segments, samples, adjustments, allowed;
+  std::vector<size_t> constrained; /* words of samples that say where in `allowed` */
   int previous_slot = -1;
   for (size_t s = 0; s < sequences.size(); s++) {
     const Sequence& each = sequences[s];
@@ -51,19 +54,24 @@ inline Block make_block(std::vector<Sequence> sequences, int vocabulary, int num
       positions.push_back(each.position + i);
       sequence_of_row.push_back(static_cast<int32_t>(s));
     }
-    const auto add_sample = [&](int sampled_row, int num_adjustments) {
+    const auto add_sample = [&](int sampled_row, int num_adjustments, bool is_constrained) {
       std::vector<int32_t> sample(SAMPLE_WORDS);
       for (int32_t& word : sample) word = static_cast<int32_t>(random());
       sample[SAMPLE_ROW] = sampled_row;
       sample[SAMPLE_ADJUSTMENTS_START] = static_cast<int32_t>(adjustments.size()) / ADJUSTMENT_WORDS;
       sample[SAMPLE_NUM_ADJUSTMENTS] = num_adjustments;
+      sample[SAMPLE_ALLOWED_AT] = is_constrained ? static_cast<int32_t>(allowed.size()) : 0;
+      if (is_constrained) {
+        constrained.push_back(samples.size() + SAMPLE_ALLOWED_AT);
+        for (int word = 0; word < (vocabulary + 31) / 32; word++) allowed.push_back(static_cast<int32_t>(random()));
+      }
       samples.insert(samples.end(), sample.begin(), sample.end());
       for (int i = 0; i < num_adjustments * ADJUSTMENT_WORDS; i++) adjustments.push_back(static_cast<int32_t>(random()));
       block.sampled++;
     };
-    for (int i = 0; i < each.num_scored; i++) add_sample(row + i, 1);
+    for (int i = 0; i < each.num_scored; i++) add_sample(row + i, 1, false);
     block.rows += each.num_rows;
-    if (each.sampled) add_sample(block.rows - 1, each.num_adjustments);
+    if (each.sampled) add_sample(block.rows - 1, each.num_adjustments, each.is_constrained);
   }
   block.words.assign(STEP_HEADER_WORDS, 0);
   const auto section = [&block](int field, const std::vector<int32_t>& words) {
@@ -78,6 +86,8 @@ inline Block make_block(std::vector<Sequence> sequences, int vocabulary, int num
   section(STEP_HEADER_SEGMENTS_AT, segments);
   section(STEP_HEADER_SAMPLES_AT, samples);
   section(STEP_HEADER_ADJUSTMENTS_AT, adjustments);
+  for (const size_t word : constrained) block.section(STEP_HEADER_SAMPLES_AT)[word] += static_cast<int32_t>(block.words.size());
+  block.words.insert(block.words.end(), allowed.begin(), allowed.end());
   block.header(STEP_HEADER_VERSION) = ABI_VERSION;
   block.header(STEP_HEADER_NUM_WORDS) = static_cast<int32_t>(block.words.size());
   block.header(STEP_HEADER_NUM_ROWS) = block.rows;

@@ -39,7 +39,7 @@ int slot_of(std::mt19937& random, int num_slots) { return static_cast<int>(rando
 
 std::vector<Sequence> random_decode(std::mt19937& random, int rows, int longest, int num_slots) {
   std::vector<Sequence> sequences;
-  for (int i = 0; i < rows; i++) sequences.push_back({1, spread(random, 0, longest - 1), slot_of(random, num_slots), true, static_cast<int>(random() % 3)});
+  for (int i = 0; i < rows; i++) sequences.push_back({1, spread(random, 0, longest - 1), slot_of(random, num_slots), true, static_cast<int>(random() % 3), 0, random() % 4 == 0});
   return sort_by_slot(std::move(sequences));
 }
 
@@ -48,7 +48,7 @@ std::vector<Sequence> random_mix(std::mt19937& random, int num_sequences, int lo
   for (int i = 0; i < num_sequences; i++) {
     const int num_rows = random() % 2 == 0 ? 1 : spread(random, 1, longest);
     const int num_scored = random() % 8 == 0 ? static_cast<int>(random() % std::min(num_rows, 8)) : 0;
-    sequences.push_back({num_rows, spread(random, 0, 2000), slot_of(random, num_slots), random() % 3 != 0, 0, num_scored});
+    sequences.push_back({num_rows, spread(random, 0, 2000), slot_of(random, num_slots), random() % 3 != 0, 0, num_scored, random() % 4 == 0});
   }
   return sort_by_slot(std::move(sequences));
 }
@@ -315,7 +315,7 @@ TEST_CASE("a prompt that is scored has as many samples as rows, within the limit
   StepPlan plan(limits);
   const StepShape shape = plan.read(scored.words.data(), scored.words.size());
   CHECK(shape.sampled == 4);
-  CHECK(shape.adjustments == 5);
+  CHECK(shape.changes == 5 * ADJUSTMENT_WORDS);
   CHECK_FALSE(shape.is_decode);
   const Written written = write(plan, exact(shape));
   CHECK(written.ints(written.layout.sampled_rows_at, 4) == std::vector<int32_t>{0, 1, 2, 3});
@@ -349,15 +349,21 @@ TEST_CASE("what is written equals a model that looks every row up") {
     REQUIRE(written.words.size() == static_cast<size_t>(layout.pages_at + first_page));
     REQUIRE(std::equal(pages, pages + first_page, written.words.begin() + layout.pages_at));
     const int32_t* samples = block.section(STEP_HEADER_SAMPLES_AT);
-    REQUIRE(std::equal(samples, samples + block.sampled * SAMPLE_WORDS, written.words.begin() + layout.samples_at));
     for (int i = 0; i < block.sampled; i++) {
+      std::vector<int32_t> sample(samples + i * SAMPLE_WORDS, samples + (i + 1) * SAMPLE_WORDS);
+      int32_t& allowed_at = sample[SAMPLE_ALLOWED_AT];
+      allowed_at = allowed_at == 0 ? -1 : allowed_at - block.header(STEP_HEADER_ADJUSTMENTS_AT);
+      REQUIRE(std::equal(sample.begin(), sample.end(), written.words.begin() + layout.samples_at + i * SAMPLE_WORDS));
       const int sampled_row = samples[i * SAMPLE_WORDS + SAMPLE_ROW];
       REQUIRE(written.words[layout.sampled_rows_at + i] == sampled_row);
       REQUIRE(written.words[layout.sampled_slots_at + i] == written.words[layout.row_slots_at + sampled_row]);
     }
-    const int num_adjustments = std::accumulate(block.sequences.begin(), block.sequences.end(), 0, [](int sum, const Sequence& each) { return sum + each.num_scored + (each.sampled ? each.num_adjustments : 0); });
-    REQUIRE(shape.adjustments == num_adjustments);
-    REQUIRE(plan.adjustments() == block.section(STEP_HEADER_ADJUSTMENTS_AT));
+    const int num_changes = std::accumulate(block.sequences.begin(), block.sequences.end(), 0, [](int sum, const Sequence& each) {
+      const int allowed_words = each.sampled && each.is_constrained ? (VOCABULARY + 31) / 32 : 0;
+      return sum + (each.num_scored + (each.sampled ? each.num_adjustments : 0)) * ADJUSTMENT_WORDS + allowed_words;
+    });
+    REQUIRE(shape.changes == num_changes);
+    REQUIRE(plan.changes() == block.section(STEP_HEADER_ADJUSTMENTS_AT));
   }
 }
 
@@ -396,6 +402,11 @@ TEST_CASE("a block with any word changed is refused by a rule, or still stays wi
       }
       for (const RowTile& tile : written.tiles()) REQUIRE(tile.row + tile.num_rows <= shape.rows);
       for (const RowTile& tile : written.sampled_tiles()) REQUIRE(tile.row + tile.num_rows <= shape.sampled);
+      for (int i = 0; i < shape.sampled; i++) {
+        const int allowed_at = written.words[written.layout.samples_at + i * SAMPLE_WORDS + SAMPLE_ALLOWED_AT];
+        REQUIRE(allowed_at >= -1);
+        REQUIRE((allowed_at == -1 || allowed_at + (VOCABULARY + 31) / 32 <= shape.changes));
+      }
     } catch (const Error& error) {
       REQUIRE(error.code == "step_invalid");
       num_refused++;
@@ -486,6 +497,8 @@ TEST_CASE("a block that breaks a limit or its own rules is refused, and the plan
   for (const int slot : {-1, NUM_SLOTS}) CHECK(refused([&](Block& b) { b.section(STEP_HEADER_SEGMENTS_AT)[SEGMENT_SLOT] = slot; }) == because("a segment's slot exists"));
   CHECK(refused([](Block& b) { b.section(STEP_HEADER_SEGMENTS_AT)[int{SEGMENT_WORDS} + SEGMENT_ROW_START] = 2; }) == because("segments ascend"));
   CHECK(refused([](Block& b) { b.section(STEP_HEADER_SEGMENTS_AT)[int{SEGMENT_WORDS} + SEGMENT_NUM_ROWS] = 2; }) == because("segments ascend"));
+  for (const int at : {-1, 1, static_cast<int>(good.words.size()) - VOCABULARY / 32})
+    CHECK(refused([&](Block& b) { b.section(STEP_HEADER_SAMPLES_AT)[SAMPLE_ALLOWED_AT] = at; }) == because("a sample's allowed tokens are the step's"));
   for (const int row : {0, 2}) CHECK(refused([&](Block& b) { b.section(STEP_HEADER_SAMPLES_AT)[int{SAMPLE_WORDS} + SAMPLE_ROW] = row; }) == because("sampled rows ascend"));
 
   StepPlan plan(limits);

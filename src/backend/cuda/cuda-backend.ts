@@ -126,6 +126,7 @@ export class CudaBackend implements Backend {
       name: "cuda",
       adapterNumbers: ADAPTER_NUMBERS,
       adapterForms: ADAPTER_FORMS,
+      allowsTokens: true,
       stepsAhead: 1,
       description: `CUDA, ${description}, ${options.format} weights`,
       pageTokens: PAGE_TOKENS,
