@@ -88,7 +88,7 @@ export interface Runtime {
 /** One sequence under way: an async iterable that ends after the event with `finish`. */
 export interface Generation extends AsyncIterable<GenerationEvent> {
   readonly id: RequestId;
-  /** Ends the sequence with `cancelled`; its pages and lease are free within one step. Idempotent. */
+  /** Ends the sequence with `cancelled`; its pages and lease are free once no step under way names it. Idempotent. */
   cancel(): void;
 }
 
