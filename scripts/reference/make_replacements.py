@@ -21,7 +21,10 @@ from safetensors.torch import load_file, save_file
 TIED, UNTIED = "llama_bias", "qwen3"
 Q = ["q_proj"]
 
-# adapter: (base, settings, dtype of all tensors)
+# As `save_pretrained` takes them.
+COPIES, TORCH_FILE = dict(save_embedding_layers=True), dict(safe_serialization=False)
+
+# adapter: (base, settings, dtype of all tensors, how it is saved)
 ADAPTERS = {
     "embedding": (TIED, dict(r=3, lora_alpha=7, target_modules=["embed_tokens", "q_proj"]), torch.float32),
     "head": (TIED, dict(r=3, lora_alpha=7, target_modules=["lm_head", "v_proj"], lora_bias=True), torch.float32),
@@ -46,10 +49,14 @@ ADAPTERS = {
     "saved_fused": ("phi3", dict(r=2, lora_alpha=5, target_modules=["qkv_proj", "lm_head"], modules_to_save=["down_proj", "gate_up_proj"]), torch.float32),
     "saved_router": ("../experts/mixtral", dict(r=2, lora_alpha=5, target_modules=["q_proj", "embed_tokens"], modules_to_save=["gate", "norm"], trainable_token_indices={"lm_head": [90, 4]}), torch.float32),
     "bias_lora_only": ("qwen2", dict(r=2, lora_alpha=5, target_modules=["q_proj", "k_proj", "o_proj"], bias="lora_only", lora_bias=True), torch.float32),
+    "saved_beside_copies": (TIED, dict(r=2, lora_alpha=5, target_modules=Q, modules_to_save=["lm_head"]), torch.float32, COPIES),
+    "tokens_beside_copies": (TIED, dict(r=2, lora_alpha=5, target_modules=Q, trainable_token_indices=[50, 3, 17]), torch.float32, COPIES),
+    "saved_with_biases": (TIED, dict(r=2, lora_alpha=5, target_modules=Q, modules_to_save=["1.mlp"], bias="all"), torch.float32),
+    "tied_torch_file": (TIED, dict(r=2, lora_alpha=3, target_modules=["embed_tokens", "o_proj"], ensure_weight_tying=True), torch.float32, TORCH_FILE),
 }
 
 
-def make_adapter(base, directory, settings, dtype, seed):
+def make_adapter(base, directory, settings, dtype, seed, saving):
     model = get_peft_model(load_base(base), LoraConfig(task_type="CAUSAL_LM", **settings))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -63,9 +70,9 @@ def make_adapter(base, directory, settings, dtype, seed):
                 parameter.copy_(0.2 * noise)
             else:
                 parameter.add_(0.2 * noise)
-    model.save_pretrained(directory)
+    model.save_pretrained(directory, **saving)
     path = os.path.join(directory, "adapter_model.safetensors")
-    tensors = load_file(path)
+    tensors = tensors_of(directory)
     if directory.endswith("copies_changed"):
         name = "base_model.model.model.embed_tokens.base_layer.weight"
         tensors[name] = tensors[name] + 0.1 * torch.randn(tensors[name].shape, generator=generator)
@@ -75,7 +82,8 @@ def make_adapter(base, directory, settings, dtype, seed):
         for name in ("base_model.model.model.embed_tokens.weight", "base_model.model.lm_head.weight"):
             tensors[name] = state[name].clone()
         tensors[name] = tensors[name] + 0.1 * torch.randn(tensors[name].shape, generator=generator)
-    save_file({name: t.to(dtype).contiguous() for name, t in tensors.items()}, path, metadata={"format": "pt"})
+    if os.path.exists(path):
+        save_file({name: t.to(dtype).contiguous() for name, t in tensors.items()}, path, metadata={"format": "pt"})
     settings_path = os.path.join(directory, "adapter_config.json")
     config = {key: sorted(value) if key in ("target_modules", "modules_to_save") and isinstance(value, list) else value for key, value in json.load(open(settings_path)).items()}
     config["base_model_name_or_path"] = os.path.basename(base)
@@ -85,11 +93,16 @@ def make_adapter(base, directory, settings, dtype, seed):
     os.remove(os.path.join(directory, "README.md"))
 
 
+def tensors_of(directory):
+    path = os.path.join(directory, "adapter_model.safetensors")
+    return load_file(path) if os.path.exists(path) else torch.load(os.path.join(directory, "adapter_model.bin"))
+
+
 def load_adapter(base, directory):
     """Every tensor of the file must be in the model, bit for bit."""
     model = PeftModel.from_pretrained(load_base(base), directory).float().eval()
     held = {hash_of(t) for t in model.state_dict().values()}
-    for name, tensor in load_file(os.path.join(directory, "adapter_model.safetensors")).items():
+    for name, tensor in tensors_of(directory).items():
         if hash_of(tensor.float()) not in held:
             raise RuntimeError(f"{name} is not in the model")
     return model
@@ -103,9 +116,9 @@ def main(bases, out):
     shutil.rmtree(out, ignore_errors=True)
     os.makedirs(out)
     golden = {}
-    for i, (name, (base, settings, dtype)) in enumerate(ADAPTERS.items()):
+    for i, (name, (base, settings, dtype, *saving)) in enumerate(ADAPTERS.items()):
         base_directory, directory = os.path.join(bases, base), os.path.join(out, name)
-        make_adapter(base_directory, directory, settings, dtype, 400 + i)
+        make_adapter(base_directory, directory, settings, dtype, 400 + i, saving[0] if saving else {})
         model = load_adapter(base_directory, directory)
         golden[name] = record(model, os.path.normpath(os.path.join("..", os.path.basename(os.path.normpath(bases)), base)), name, 800 + 10 * i)
         effect = effect_of(name, model, load_base(base_directory), golden[name]["input_ids"])

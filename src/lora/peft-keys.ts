@@ -12,8 +12,11 @@ export interface PeftKey {
 
 /** What LoRA adds. */
 export type LoraPart = "a" | "b" | "bias" | "magnitude";
-/** What takes the place of the base's: a weight, one below a LoRA layer, a bias in either place, or rows of tokens. */
-export type ReplacedPart = "weight" | "base_weight" | "base_bias" | "tokens";
+/**
+ * What takes the place of the base's: a weight, one below an adapted layer, a bias in either place, or rows of tokens.
+ * `original` is the base's own beside what takes its place, which PEFT writes at times and nobody reads.
+ */
+export type ReplacedPart = "weight" | "base_weight" | "base_bias" | "tokens" | "original";
 
 /** Longest first. A checkpoint of a whole vision model nests the language model one level deeper. */
 const PREFIXES = ["base_model.model.", "base_model.", ""] as const;
@@ -31,7 +34,7 @@ const TENSORS: readonly (readonly [RegExp, PeftKey["part"]])[] = [
   [new RegExp(`^(.+)\\.lora_embedding_A${NAME}$`), "a"],
   [new RegExp(`^(.+)\\.lora_embedding_B${NAME}$`), "b"],
   [new RegExp(`^(.+?)(?:\\.token_adapter)?\\.trainable_tokens_delta${NAME}$`), "tokens"],
-  [/^(.+)\.base_layer\.weight$/, "base_weight"],
+  [/^(.+?)(?:\.token_adapter)?\.base_layer\.weight$/, "base_weight"],
   [/^(.+)\.base_layer\.bias$/, "base_bias"],
   [new RegExp(`^(.+?)(?:\\.modules_to_save${NAME})?\\.weight$`), "weight"],
   [new RegExp(`^(.+?)(?:\\.modules_to_save${NAME})?\\.bias$`), "base_bias"],
@@ -51,8 +54,11 @@ const OTHER_FORMS: readonly (readonly [RegExp, string])[] = [
 export function parsePeftKey(name: string, knows: (module: string) => boolean): PeftKey {
   const form = OTHER_FORMS.find(([pattern]) => pattern.test(name));
   if (form !== undefined) throw new AdapterError("adapter_unsupported", `tensor ${quoted(name)} is ${form[1]}`);
+  // Inside a saved module of several, where `bias` adds the names of all its biases.
+  const plain = name.replace(".modules_to_save.default.", ".");
+  if (plain.includes(".original_module.")) return { ...parsePeftKey(plain.replace(".original_module.", "."), knows), part: "original" };
   for (const [pattern, part] of TENSORS) {
-    const path = pattern.exec(name)?.[1];
+    const path = pattern.exec(plain)?.[1];
     if (path !== undefined) return { module: strip(path, knows), part, ofEmbedding: name.includes(".lora_embedding_") };
   }
   throw new AdapterError("adapter_invalid", `tensor ${quoted(name)} is not a LoRA matrix; names end in .lora_A.weight, .lora_B.weight or .lora_B.bias`);

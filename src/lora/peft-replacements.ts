@@ -11,7 +11,7 @@ import type { AdapterMatrix, Replacement } from "./adapter-weights.ts";
 import { matrixOf, type PlacedDelta, type PlacedReplacement, vectorOf } from "./assemble-adapter.ts";
 import type { ModulePlace, PlacedTensor } from "./place-tensors.ts";
 import { isSaved } from "./saved-modules.ts";
-import { sharesTokens, withTiedRows } from "./weight-tying.ts";
+import { sharesTokens, tiedSites, withTiedRows } from "./weight-tying.ts";
 
 /**
  * @param tensors those that are no part of a LoRA layer
@@ -26,8 +26,12 @@ export function readReplacements(
   const about: About = { config, adapted: new Set(deltas.map(({ module }) => module.path)), biased: biasedSites(program) };
   const found: PlacedReplacement[] = [];
   for (const each of tensors) {
-    const replacement = readReplacement(each, about);
-    if (found.some((other) => isSame(other, replacement))) {
+    const replacement = readReplacement({ ...each, place: ownerOf(each, config, program) }, about);
+    if (replacement === null) continue;
+    const other = found.find((one) => isSame(one, replacement));
+    // PEFT writes a saved module under two names at times.
+    if (other !== undefined && haveSameNumbers(other.values, replacement.values)) continue;
+    if (other !== undefined) {
       throw new AdapterError("adapter_invalid", `the ${replacement.part} of module ${each.place.module.path} is there twice, the second time as ${quoted(each.name)}`);
     }
     found.push(replacement);
@@ -36,6 +40,14 @@ export function readReplacements(
   const replacements = withTiedRows(found, config, program);
   checkApart(replacements, deltas);
   return replacements;
+}
+
+/** Rows of tokens that both edges share may be there under either name, or under both. */
+function ownerOf({ part, place }: PlacedTensor, config: AdapterConfig, program: Program): ModulePlace {
+  const tied = tiedSites(program);
+  if (part !== "tokens" || place.id !== tied?.head || !sharesTokens(config, program)) return place;
+  const site = program.sites[tied.embedding]!;
+  return { id: tied.embedding, site, module: site.modules[0]! };
 }
 
 interface About {
@@ -54,7 +66,10 @@ const isListed = ({ rows }: Pick<Replacement, "rows">): boolean => typeof rows !
 const isSame = (one: PlacedReplacement, other: PlacedReplacement): boolean =>
   one.module === other.module && one.part === other.part && isListed(one) === isListed(other);
 
-function readReplacement({ name, tensor, place, part }: PlacedTensor, { config, adapted, biased }: About): PlacedReplacement {
+const haveSameNumbers = (one: AdapterMatrix, other: AdapterMatrix): boolean => one.dtype === other.dtype && Buffer.compare(one.bytes, other.bytes) === 0;
+
+/** @returns `null` for a tensor that changes nothing */
+function readReplacement({ name, tensor, place, part }: PlacedTensor, { config, adapted, biased }: About): PlacedReplacement | null {
   const { id, site, module } = place;
   const isEdge = site.kind === "embedding" || site.kind === "head";
   const replaced = (rows: Replacement["rows"], of: Replacement["part"], form: Replacement["form"], values: AdapterMatrix): PlacedReplacement =>
@@ -70,6 +85,9 @@ function readReplacement({ name, tensor, place, part }: PlacedTensor, { config, 
       if (last >= size) throw new AdapterError("adapter_invalid", `adapter_config.json: trainable_token_indices names token ${last}, but this base has ${size}`, { field: "trainable_token_indices" });
       return replaced(rows, "weight", "trainable_tokens", matrix);
     }
+    case "original":
+      if (!isSaved(config, module)) throw unnamed(name, "modules_to_save");
+      return null;
     case "base_bias": {
       const form = isSaved(config, module) ? "modules_to_save" : "base_bias";
       if (form === "base_bias" && (config.bias === "none" || (config.bias === "lora_only" && !adapted.has(module.path)))) throw unnamed(name, "bias");

@@ -63,7 +63,7 @@ const nemoCases: readonly FixtureCase[] = readGolden("peft/nemo/golden.json").ma
 export const FIXTURE_CASES: readonly FixtureCase[] = [
   ...peftCases, ...nemoCases, ...casesOf("architectures"), ...casesOf("forms"), ...casesOf("experts"), ...casesOf("activated"), ...casesOf("replacements"),
 ];
-export const NUM_FIXTURE_CASES = 21 + 6 + 27 + 13 + 11 + 10 + 23;
+export const NUM_FIXTURE_CASES = 21 + 6 + 27 + 13 + 11 + 10 + 27;
 
 /** Cases of bases with experts, and of those without. */
 const hasExperts = ({ base }: FixtureCase): boolean => /\/experts\/|base_mixtral/.test(base);

@@ -221,6 +221,8 @@ const BAD: readonly (readonly [string, string, Program, AdapterChange, string, s
   ["a saved module of the wrong kind", "saved_final_norm", untied, add("model.norm.weight", floats([28, 28])), "must be a vector"],
   ["a saved head with NaN", "saved_head", tied, add("lm_head.weight", floats([101, 36], Number.NaN)), "not finite at row 0, column 0"],
   ["a saved head twice", "saved_head", tied, add("lm_head.modules_to_save.weight", floats([101, 36])), "the weight of module lm_head is there twice"],
+  ["rows of tokens of a tied base twice", "tokens_beside_copies", tied, add("lm_head.token_adapter.trainable_tokens_delta", floats([3, 36])), "the weight of module model.embed_tokens is there twice"],
+  ["the base's own weight beside none", "saved_head", tied, add("model.embed_tokens.original_module.weight", floats([101, 36])), "that modules_to_save of adapter_config.json does not name"],
   ["a classifier", "saved_head", tied, add("score.weight", floats([2, 36])), 'is for module "score", which the base model does not have'],
   ["LoRA on a module that is saved too", "saved_linear", tied, { config: (json) => (json["modules_to_save"] = ["v_proj", "1.mlp", "0.self_attn.o_proj", "1.self_attn.o_proj"]) }, "is for a module that target_modules of adapter_config.json does not name"],
   ["modules_to_save that is a number", "saved_head", tied, set("modules_to_save", 3), "modules_to_save must be a string or a list of strings"],
