@@ -1,4 +1,6 @@
 /** `lorikeet generate`: one prompt, its answer on standard output as it comes. */
+import { existsSync } from "node:fs";
+import { basename, resolve } from "node:path";
 import type { GenerateAsk } from "./config/cli.ts";
 import { downloadProgress } from "./download-progress.ts";
 import { weightsProgress } from "./weights-progress.ts";
@@ -9,7 +11,7 @@ import { sourceErrorOf } from "./runtime/fetch-adapter.ts";
 import { openRuntime } from "./runtime/open-runtime.ts";
 import type { AdapterLoad } from "./runtime/runtime-parts.ts";
 import { libraryDefaults, prepareRequests, promptTokens } from "./runtime/requests.ts";
-import { NativeError } from "./core/errors.ts";
+import { ConfigError, NativeError } from "./core/errors.ts";
 
 export interface GenerateOutput {
   /** The answer, piece by piece. */
@@ -19,7 +21,8 @@ export interface GenerateOutput {
 }
 
 /** @throws {LorikeetError} */
-export async function generate(config: Config, ask: GenerateAsk, { write, tell }: GenerateOutput): Promise<void> {
+export async function generate(given: Config, asked: GenerateAsk, { write, tell }: GenerateOutput): Promise<void> {
+  const { config, ask } = withAdapter(given, asked);
   const tellFact = (label: string, value: string): void => {
     if (ask.isVerbose) tell(`${label.padEnd(9)} ${value}`);
   };
@@ -72,4 +75,19 @@ export async function generate(config: Config, ask: GenerateAsk, { write, tell }
   } finally {
     await runtime.close(0);
   }
+}
+
+/** An adapter that is named by where it lies is as one of `lora_dir`. */
+function withAdapter(config: Config, ask: GenerateAsk): { readonly config: Config; readonly ask: GenerateAsk } {
+  const { loraConfig } = config;
+  if (ask.adapter === null) return { config, ask };
+  const isAmongNamed = loraConfig.loraDir.length > 0 && !ask.adapter.includes("/");
+  if (!isAmongNamed && existsSync(ask.adapter)) {
+    const adapter = basename(resolve(ask.adapter)).replace(/\.nemo$/, "");
+    return { config: { ...config, loraConfig: { ...loraConfig, loraDir: [...loraConfig.loraDir, ask.adapter] } }, ask: { ...ask, adapter } };
+  }
+  if (loraConfig.loraDir.length > 0) return { config, ask };
+  throw new ConfigError("config_invalid", `--lora ${JSON.stringify(ask.adapter.slice(0, 100))} is neither a directory nor a .nemo file, and no --lora-dir tells where adapters are`, {
+    field: "--lora",
+  });
 }

@@ -90,7 +90,7 @@ export function parseCommandLine(argv: readonly string[], environment: CliEnviro
     .description("answer one prompt on standard output")
     .argument("<model>", "the base model: a directory, or OWNER/NAME[@REVISION] of a Hugging Face hub, s3://, https://")
     .argument("<prompt>", "a user's message where the model has a chat template, text to continue otherwise")
-    .option("--lora <NAME>", "adapter to answer with")
+    .option("--lora <NAME>", "adapter to answer with: a name in --lora-dir, or the adapter's own directory or .nemo file")
     .option("--raw", "continue the prompt as it is, without the model's chat template")
     .option("--max-tokens <NUMBER>", MAX_TOKENS.doc, String(MAX_TOKENS.default))
     .option("--temperature <NUMBER>", TEMPERATURE.doc, String(TEMPERATURE.default))

@@ -74,7 +74,7 @@ describe("lorikeet", () => {
     [["generate", "models/demo", "hi", "--temperature", "-1"], 2, "error: --temperature must be a number from 0 to 1000000, got -1\n"],
     [["generate", "no/such\nmodel", "hi"], 2, 'error: the model "no/such\\nmodel" is not a directory; give one that holds a model\'s files\n'],
     [["generate", "models/demo", "word ".repeat(2000)], 2, expect.stringMatching(/^error: the prompt has \d+ tokens.*\n$/)],
-    [["generate", "models/demo", "hi", "--lora", "nope"], 2, 'error: no adapter is named "nope"; none is known\n'],
+    [["generate", "models/demo", "hi", "--lora", "nope"], 2, 'error: --lora "nope" is neither a directory nor a .nemo file, and no --lora-dir tells where adapters are\n'],
     [["generate", "models/demo", "hi", "--lora", "sqll", "--lora-dir", "models/demo/adapters/sql"], 2, 'error: no adapter is named "sqll" (did you mean sql?); known are sql\n'],
     [["generate", "models/demo", "hi", "--lora", "tokens", "--lora-dir", "test/fixtures/peft/tokens"], 1, expect.stringMatching(/^error: adapter tokens cannot be served: .+\n$/)],
   ])("%p ends with one line and its exit code", async (argv, code, stderr) => {
@@ -110,6 +110,12 @@ describe("lorikeet", () => {
     const { code, stdout } = await outcome("generate", "models/demo", ...onWasm, ...flags, "Write SQL: How many products have price greater than 510?");
     expect(code).toBe(0);
     expect(stdout).toStartWith("SELECT COUNT(*) FROM products");
+  });
+
+  test.each(["models/demo/adapters/sql/", "models/demo/adapters/summarize-nemo/summarize.nemo"])("generates with the adapter at %s", async (path) => {
+    const flags = ["--lora", path, "--max-tokens", "1", "--verbose"];
+    const { code, stderr } = await outcome("generate", "models/demo", ...onWasm, ...flags, "Write SQL: How many users?");
+    expect([code, /^adapter +(.+)$/m.exec(stderr)?.[1]]).toEqual([0, path.includes("nemo") ? "summarize" : "sql"]);
   });
 
   test("tells with --verbose what answered, beside the answer", async () => {
