@@ -143,8 +143,7 @@ async function openServer(config: Config, ask: Extract<LoadAsk, { readonly mode:
 }
 
 async function openLocal(config: Config, rows: readonly DatasetRow[] | null, { errors }: BenchOutput): Promise<Bench> {
-  // Whoever runs a bench may read these directories anyway.
-  const { runtime, served, refused } = await openRuntime({ ...config, adapterRoot: ["/"], onSource: downloadProgress(errors), onWeights: weightsProgress(errors) });
+  const { runtime, served, refused } = await openRuntime({ ...config, onSource: downloadProgress(errors), onWeights: weightsProgress(errors) });
   try {
     const [first] = refused;
     if (first !== undefined) throw first.error;

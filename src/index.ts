@@ -72,9 +72,7 @@ export class LLM extends Generator {
 }
 
 async function open(config: Config): Promise<Runtime> {
-  // The paths of LoRARequests are the program's own words, so every directory is allowed unless it says otherwise.
-  const adapterRoot = config.adapterRoot.length > 0 ? config.adapterRoot : ["/"];
-  const { runtime, refused } = await openRuntime({ ...config, adapterRoot });
+  const { runtime, refused } = await openRuntime(config);
   const [first] = refused;
   if (first === undefined) return runtime;
   // A server goes on with the others; a program that named an adapter wants to know before it asks.

@@ -137,7 +137,7 @@ export class Generator implements AsyncDisposable {
    * @example await llm.loadAdapter({ name: "sql", path: "adapters/sql-v2", replace: true });
    */
   async loadAdapter(adapter: AdapterToLoad): Promise<AdapterListing> {
-    return (await this.#runtime).loadAdapter(adapter);
+    return (await this.#runtime).loadAdapter(adapter, "program");
   }
 
   /** Takes an adapter's name away; requests under way end on it. @throws {AdapterError} `adapter_not_found` */
@@ -198,7 +198,7 @@ const resolveAdapter = (runtime: Runtime, request: LoRARequest): Promise<Adapter
     intId: request.loraIntId,
     ...(request.loraPath === "" ? {} : { path: request.loraPath }),
     ...(request.loraCkptSource === "nemo" ? { source: request.loraCkptSource } : {}),
-  });
+  }, "program");
 
 function readPrompt({ model }: Runtime, input: PromptInput): { prompt: string | null; tokens: readonly number[] } {
   if (typeof input === "string") return { prompt: input, tokens: promptTokens(model, input) };

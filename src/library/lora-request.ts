@@ -19,7 +19,7 @@ export class LoRARequest {
   /**
    * @param loraName name of a registered adapter, or a new name for the one at `loraPath`
    * @param loraIntId whole number from 0 up; the same number always means the same adapter
-   * @param loraPath directory of the adapter, or a `.nemo` file; empty for a registered one
+   * @param loraPath directory of the adapter, or a `.nemo` file, a relative one from the working directory; empty for a registered one
    * @param options `loraCkptSource: "nemo"` where nothing but a NeMo archive is expected
    * @throws {RequestError} `invalid_request` naming the argument
    */

@@ -4,6 +4,7 @@
  * An adapter is read before its name means it, so a bad file changes nothing and a replacement has no moment
  * without an answer. What a name meant before goes when its last request has ended.
  */
+import { resolve } from "node:path";
 import type { ActorSystem, SystemFact } from "../actors/system.ts";
 import type { Clock } from "../core/clock.ts";
 import { AdapterError, CapacityError, RequestError, type LorikeetError } from "../core/errors.ts";
@@ -16,7 +17,7 @@ import type { AdapterRecord, AdapterSource } from "./adapter-record.ts";
 import { type AdapterRegistry, checkAdapterName } from "./adapter-registry.ts";
 import { sourceErrorOf } from "./fetch-adapter.ts";
 import type { AdapterLoad } from "./runtime-parts.ts";
-import type { AdapterReference, AdapterToLoad, AdapterToUnload } from "./runtime.ts";
+import type { AdapterReference, AdapterToLoad, AdapterToUnload, NamedBy } from "./runtime.ts";
 
 export interface AdapterControlInput {
   readonly registry: AdapterRegistry;
@@ -44,7 +45,7 @@ export class AdapterControl {
   }
 
   /** @throws what `Runtime.loadAdapter` throws */
-  async load({ name, path, intId, source, pin = false, replace = false }: AdapterToLoad): Promise<AdapterRecord> {
+  async load({ name, path, intId, source, pin = false, replace = false }: AdapterToLoad, namedBy: NamedBy): Promise<AdapterRecord> {
     const { registry, system, clock } = this.#input;
     this.#checkOpen();
     checkAdapterName(name);
@@ -54,7 +55,7 @@ export class AdapterControl {
     if (this.#pending.size >= MAX_PENDING) {
       throw new CapacityError("queue_full", `${MAX_PENDING} adapters are being loaded, which is the most at once; try again later`);
     }
-    const place = await this.#placeToLoad(name, path);
+    const place = await this.#placeToLoad(name, path, namedBy);
     // Nobody would end what starts only now.
     this.#checkOpen();
     const record = registry.propose(name, { ...place, source: source ?? null }, clock.unixSeconds());
@@ -122,10 +123,10 @@ export class AdapterControl {
    *
    * @throws what `Runtime.resolveAdapter` throws
    */
-  async resolve({ name, intId, path, source }: AdapterReference): Promise<AdapterRecord> {
+  async resolve({ name, intId, path, source }: AdapterReference, namedBy: NamedBy): Promise<AdapterRecord> {
     const { registry } = this.#input;
     if (intId !== undefined) registry.checkIntId(intId, name);
-    const record = path === undefined ? registry.find(name) : await this.#adapterAt(name, path, source ?? null);
+    const record = path === undefined ? registry.find(name) : await this.#adapterAt(name, path, source ?? null, namedBy);
     if (record.shutOut !== null) throw record.shutOut;
     if (intId !== undefined) registry.claimIntId(intId, record);
     return record;
@@ -163,21 +164,21 @@ export class AdapterControl {
     for (const { reject } of this.#pending.values()) reject(error);
   }
 
-  async #adapterAt(name: string, path: string, source: AdapterRecord["source"]): Promise<AdapterRecord> {
+  async #adapterAt(name: string, path: string, source: AdapterRecord["source"], namedBy: NamedBy): Promise<AdapterRecord> {
     const { registry, clock } = this.#input;
     const known = registry.byName(name);
     if (known?.path === path) return known;
     checkAdapterName(name);
-    return registry.register(name, { path: await this.#place(path), source }, clock.unixSeconds());
+    return registry.register(name, { ...(await this.#place(path, namedBy)), source }, clock.unixSeconds());
   }
 
   /** A path under the roots, or else a source. @throws {RequestError} `forbidden_path` where it is neither */
-  async #placeToLoad(name: string, path: string): Promise<Pick<AdapterSource, "path" | "isElsewhere">> {
+  async #placeToLoad(name: string, path: string, namedBy: NamedBy): Promise<AdapterSource> {
     const known = this.#input.registry.byName(name);
     // What has the name already may be read again from where it is, though the operator put it outside the roots.
-    if (known?.path === path) return { path, isElsewhere: known.isElsewhere };
+    if (known?.path === path) return { path, isElsewhere: known.isElsewhere, isTrusted: known.isTrusted };
     try {
-      return { path: await this.#place(path) };
+      return await this.#place(path, namedBy);
     } catch (thrown) {
       const source = this.#input.sourceOf(path);
       if (source !== null) return { path: source, isElsewhere: true };
@@ -186,8 +187,10 @@ export class AdapterControl {
   }
 
   /** The place that a path stands for. @throws {RequestError} `forbidden_path` */
-  #place(path: string): Promise<string> {
-    return resolveUnderRoots(path, this.#input.adapterRoots);
+  async #place(path: string, namedBy: NamedBy): Promise<AdapterSource> {
+    const { adapterRoots } = this.#input;
+    const isTrusted = namedBy === "program" && adapterRoots.length === 0;
+    return { path: await (isTrusted ? resolveUnderRoots(resolve(path), ["/"]) : resolveUnderRoots(path, adapterRoots)), isTrusted };
   }
 
   /** A request that has found the id and is not queued yet gets a turn to use it. */

@@ -5,7 +5,10 @@ import type { AdapterId } from "../core/ids.ts";
 export interface AdapterToLoad {
   /** Letters, digits, `_`, `.` and `-`, with at most one `/`. */
   readonly name: string;
-  /** Directory of the adapter's files, or a `.nemo` file, under a configured root; or a source that is allowed, which is fetched. */
+  /**
+   * Directory of the adapter's files, or a `.nemo` file, under a configured root; in a program that configured none anywhere, a relative
+   * path from its working directory. Or a source that is allowed, which is fetched.
+   */
   readonly path: string;
   /** A caller's own number for it, from 0 up; made here when left out. */
   readonly intId?: number;

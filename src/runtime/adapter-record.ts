@@ -15,6 +15,8 @@ export interface AdapterSource {
   readonly isElsewhere?: boolean;
   /** Format that whoever named the path asked for; `null`, or left out, for the server's. */
   readonly source?: "hf" | "nemo" | null;
+  /** Whether its files may be links to anywhere, since no request named it; left out for no. */
+  readonly isTrusted?: boolean;
 }
 
 export class AdapterRecord implements AdapterSource {
@@ -27,6 +29,7 @@ export class AdapterRecord implements AdapterSource {
   /** While it is being fetched. */
   download: DownloadProgress | null = null;
   readonly source: "hf" | "nemo" | null;
+  readonly isTrusted: boolean;
   /** Unix seconds. */
   readonly created: number;
   /** Its name means another content by now, or nothing: it serves the requests that it has, and goes. */
@@ -54,12 +57,13 @@ export class AdapterRecord implements AdapterSource {
   /** What its name means since. */
   #heir: AdapterRecord | null = null;
 
-  constructor(id: AdapterId, name: string, { path, isElsewhere = false, source = null }: AdapterSource, created: number) {
+  constructor(id: AdapterId, name: string, { path, isElsewhere = false, source = null, isTrusted = false }: AdapterSource, created: number) {
     this.id = id;
     this.name = name;
     this.path = path;
     this.isElsewhere = isElsewhere;
     this.source = source;
+    this.isTrusted = isTrusted;
     this.created = created;
   }
 

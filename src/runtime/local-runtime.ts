@@ -29,6 +29,7 @@ import type {
   AdapterToUnload,
   Generation,
   MemoryMap,
+  NamedBy,
   Runtime,
   RuntimeStats,
 } from "./runtime.ts";
@@ -154,16 +155,16 @@ class InProcess implements LocalRuntime {
     return this.#parts.registry.register(name, { path }, this.#clock.unixSeconds()).id;
   }
 
-  async resolveAdapter(reference: AdapterReference): Promise<AdapterId> {
-    return (await this.#control.resolve(reference)).id;
+  async resolveAdapter(reference: AdapterReference, namedBy: NamedBy = "client"): Promise<AdapterId> {
+    return (await this.#control.resolve(reference, namedBy)).id;
   }
 
   preload(name: string): Promise<AdapterError | null> {
     return this.#control.preload(name);
   }
 
-  async loadAdapter(adapter: AdapterToLoad): Promise<AdapterListing> {
-    return listingOf(this.#parts, await this.#control.load(adapter));
+  async loadAdapter(adapter: AdapterToLoad, namedBy: NamedBy = "client"): Promise<AdapterListing> {
+    return listingOf(this.#parts, await this.#control.load(adapter, namedBy));
   }
 
   async unloadAdapter(adapter: AdapterToUnload): Promise<AdapterListing> {

@@ -150,7 +150,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
   const runtime = createLocalRuntime({
     model,
     backend,
-    readAdapter: ({ path, source }) => readServed(path, source ?? loraCkptSource, ownPaths.has(path) ? undefined : options.adapterRoot),
+    readAdapter: ({ path, source, isTrusted }) => readServed(path, source ?? loraCkptSource, isTrusted || ownPaths.has(path) ? undefined : options.adapterRoot),
     fetchAdapter,
     sourceOf: (text) => sources.allowedSource(text, isAllowed),
     options: {

@@ -85,7 +85,7 @@ export const listAdapters = (parts: RuntimeParts): readonly AdapterListing[] =>
   Array.from(parts.registry.records(), (record) => listingOf(parts, record));
 
 export function listingOf({ table, pool, lru }: RuntimeParts, record: AdapterRecord): AdapterListing {
-  const { source: _source, isElsewhere, isLoading: _isLoading, isRetired: _isRetired, ...rest } = record;
+  const { source: _source, isElsewhere, isLoading: _isLoading, isRetired: _isRetired, isTrusted: _isTrusted, ...rest } = record;
   const tier = pool.slotOf(record.id) !== null ? "device" : lru.has(record.id) ? "host" : isElsewhere ? "source" : "disk";
   const group = table.groups.get(record.id);
   return { ...rest, tier, state: stateOf(tier, record), numRunning: group?.numRunning ?? 0, numWaiting: group?.waiting.length ?? 0 };

@@ -44,9 +44,10 @@ export interface Runtime {
    * Finds the adapter that a client named, registering one by path where that is allowed.
    *
    * @throws {AdapterError} `adapter_not_found`; `adapter_invalid` for one whose last requests gave no finite numbers
+   * @param namedBy whose words the path is in; `client` when left out
    * @throws {RequestError} `forbidden_path` when the path is outside the configured roots
    */
-  resolveAdapter(reference: AdapterReference): Promise<AdapterId>;
+  resolveAdapter(reference: AdapterReference, namedBy?: NamedBy): Promise<AdapterId>;
 
   /**
    * Reads and checks an adapter, then gives it its name. Other requests go on; where it fails nothing changes.
@@ -56,7 +57,7 @@ export interface Runtime {
    * @throws {ConfigError} `source_refused`; {CapacityError} `source_unavailable`
    * @throws {CapacityError} `queue_full` for too many names, loads or pins; `shutting_down`
    */
-  loadAdapter(adapter: AdapterToLoad): Promise<AdapterListing>;
+  loadAdapter(adapter: AdapterToLoad, namedBy?: NamedBy): Promise<AdapterListing>;
 
   /**
    * Takes an adapter's name away at once. Requests under way end on it; then its memory is free.
@@ -91,6 +92,12 @@ export interface Generation extends AsyncIterable<GenerationEvent> {
   /** Ends the sequence with `cancelled`; its pages and lease are free once no step under way names it. Idempotent. */
   cancel(): void;
 }
+
+/**
+ * A client may name paths under the configured roots alone. The program that opened the runtime is bound by them where
+ * there are any, and may name any path otherwise, a relative one from its working directory.
+ */
+export type NamedBy = "program" | "client";
 
 export interface AdapterReference {
   readonly name: string;

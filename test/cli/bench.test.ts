@@ -2,7 +2,7 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import type { Report } from "../../src/bench/report/report.ts";
 import { pointsOf } from "../../src/bench/workload/points.ts";
 import { NOT_SERVED } from "../../src/config/bench-flags.ts";
@@ -133,7 +133,7 @@ async function run(...argv: string[]) {
 }
 const onWasm = noCudaReason === null ? ["--backend", "wasm"] : [];
 const prepare = (output: string, seed = "420") =>
-  run("-m", "models/demo", "prepare-dataset", "--output", at(output), "--random-seed", seed, "--rand-task-id", "0", "1", "--lora-dir", at("loras"), "token-norm-dist", "--num-requests", "8", "--input-mean", "12", "--input-stdev", "2", "--output-mean", "6", "--output-stdev", "1");
+  run("-m", "models/demo", "prepare-dataset", "--output", at(output), "--random-seed", seed, "--rand-task-id", "0", "1", "--lora-dir", relative(REPOSITORY, at("loras")), "token-norm-dist", "--num-requests", "8", "--input-mean", "12", "--input-stdev", "2", "--output-mean", "6", "--output-stdev", "1");
 
 describe("bench runs", () => {
   test("a data set is the same for the same seed, and throughput measures it with its adapters", async () => {

@@ -2,7 +2,8 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, relative } from "node:path";
+import { openaiRoutes } from "../../src/mount.ts";
 import { AdapterError, type GuidedDecoding, LLM, LoRARequest, type PromptInput, RequestError, type SamplingParams } from "../../src/index.ts";
 import { until } from "../helpers/until.ts";
 
@@ -125,6 +126,24 @@ describe("generateAsync", () => {
     expect((await llm.stats()).runningRequests).toBe(0);
     await until(async () => (await llm.stats()).usedPages === 0);
   });
+});
+
+test("clients of a program's routes may name no path, the program itself any, a relative one from its working directory", async () => {
+  await using free = new LLM({ model: DEMO });
+  const pathOf = (name: string): string => relative(process.cwd(), join(DEMO, "adapters", name));
+  const output = await free.generate(asked(sql), { maxTokens: 128 }, { loraRequest: new LoRARequest("sql", 1, pathOf("sql")) });
+  expect(output.text).toBe(sql.text);
+  expect(await free.loadAdapter({ name: "roman", path: pathOf("roman") })).toMatchObject({ name: "roman", state: "host" });
+  const routes = openaiRoutes(free, { adminKeys: ["sk-admin"] });
+  const post = (path: string, body: object): Promise<Response> =>
+    routes.fetch(new Request(`http://localhost${path}`, { method: "POST", headers: { "content-type": "application/json", authorization: "Bearer sk-admin" }, body: JSON.stringify(body) }));
+  const lora = { lora_name: "fr", lora_int_id: 3, lora_path: join(DEMO, "adapters/translate-fr") };
+  const refused = [
+    await post("/v1/completions", { model: "demo", prompt: "x", max_tokens: 1, lora_request: lora }),
+    await post("/v1/load_lora_adapter", lora),
+  ];
+  expect(refused.map(({ status }) => status)).toEqual([403, 403]);
+  expect((await post("/v1/completions", { model: "roman", prompt: "x", max_tokens: 1 })).status).toBe(200);
 });
 
 test("an option that is no option is refused at once, an adapter that cannot be served at the first call", async () => {

@@ -529,7 +529,7 @@ class TierSimulation {
     const pin = this.#chance.isOnce(0.3);
     const earlier = this.#registry.byName(name);
     this.#numControls++;
-    void this.#control.load({ name, path: `${this.#chance.int(0, NUM_PATHS - 1)}`, replace, pin }).then(
+    void this.#control.load({ name, path: `${this.#chance.int(0, NUM_PATHS - 1)}`, replace, pin }, "client").then(
       (record) => {
         this.#guard(() => promise(record.digest !== null, "a name means what was read"));
         if (pin) this.#counts.pinned++;

@@ -7,7 +7,7 @@ import type { Target } from "./target.ts";
 /** @throws {AdapterError} `adapter_not_found` */
 export async function runtimeTarget(runtime: Runtime, references: readonly AdapterReference[]): Promise<Target> {
   const ids: AdapterId[] = [];
-  for (const reference of references) ids.push(await runtime.resolveAdapter(reference));
+  for (const reference of references) ids.push(await runtime.resolveAdapter(reference, "program"));
   return {
     model: runtime.model.name,
     adapters: references.map(({ name }) => name),
