@@ -2,7 +2,7 @@
  * Lorikeet inside an Elysia application: OpenAI's routes under a prefix, beside routes of the application's own.
  *
  *   bun examples/elysia-app.ts        listens on PORT, 3000 by default
- *   curl localhost:3000/sql -H 'Content-Type: application/json' -d '{"question": "How many users?"}'
+ *   curl localhost:3000/sql -H 'Content-Type: application/json' -d '{"question": "How many users have age at least 12?"}'
  *   curl localhost:3000/llm/v1/models
  */
 import { join } from "node:path";
