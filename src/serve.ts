@@ -142,7 +142,7 @@ const listed = (names: readonly string[]): string =>
 function curl(config: Config, { runtime }: Opened, address: string, model: string, prompt: string): string {
   const isChat = runtime.model.chatTemplate !== null;
   const path = isChat ? "/v1/chat/completions" : "/v1/completions";
-  const asked = isChat ? { messages: [{ role: "user", content: prompt }] } : { prompt };
+  const asked = isChat ? { messages: [{ role: "user", content: prompt }] } : { prompt: runtime.model.tokenizer === null ? [1, 2, 3] : prompt };
   const body = JSON.stringify({ model, ...asked, max_tokens: 64, temperature: 0 });
   const key = config.apiKey.length + config.clients.length === 0 ? "" : ' -H "Authorization: Bearer $LORIKEET_API_KEY"';
   return `curl -s ${address}${path} -H 'Content-Type: application/json'${key} -d '${body.replaceAll("'", "'\\''")}'`;

@@ -1,6 +1,7 @@
 /** Which modules of the base an adapter's configuration targets, and which pattern applies to each. */
 import { RE2JS } from "re2js";
 import { AdapterError } from "../core/errors.ts";
+import { quoted } from "../formats/format-error.ts";
 import type { LoraSite, Program, SiteModule } from "../model/program.ts";
 import type { AdapterConfig, ModuleNames } from "./adapter-config.ts";
 import { wholeModule } from "./expert-parameters.ts";
@@ -82,7 +83,7 @@ function layerFilter({ layers, layersPattern, targetModules }: AdapterConfig): (
   if (layers === null) return () => true;
   const chosen = new Set(layers);
   const whole = new Set(targetModules.kind === "names" ? targetModules.names : []);
-  const lists = layersPattern?.map((name) => compilePattern(`(?:^|.*?\\.)${name}\\.(?:\\d+)\\..*`, "layers_pattern"));
+  const lists = layersPattern?.map((name) => compilePattern(`(?:^|.*?\\.)${name}\\.(?:\\d+)\\..*`, "layers_pattern", name));
   return ({ path }, layer) =>
     whole.has(path) || (chosen.has(layer) && (lists === undefined || lists.some((list) => list.matches(path))));
 }
@@ -96,18 +97,22 @@ export function patternLookup(
   entries: readonly (readonly [pattern: string, value: number])[],
   field: string,
 ): (path: string) => number | undefined {
-  const compiled = entries.map(([pattern, value]) => ({ pattern: compilePattern(`(.*\\.)?(${pattern})`, field), value }));
+  const compiled = entries.map(([pattern, value]) => ({ pattern: compilePattern(`(.*\\.)?(${pattern})`, field, pattern), value }));
   return (path) => compiled.find(({ pattern }) => pattern.matches(path))?.value;
 }
 
-/** Patterns run in time linear in the path: an adapter's file cannot hang the server. */
-export function compilePattern(pattern: string, field: string): RE2JS {
+/**
+ * Patterns run in time linear in the path: an adapter's file cannot hang the server.
+ *
+ * @param written what the file has of it
+ */
+export function compilePattern(pattern: string, field: string, written = pattern): RE2JS {
   try {
     return RE2JS.compile(pattern);
   } catch (cause) {
     throw new AdapterError(
       "adapter_invalid",
-      `adapter_config.json: ${field} has a pattern that cannot be read; use regular expressions without look-around and back-references`,
+      `adapter_config.json: ${field} has the pattern ${quoted(written)}, which cannot be read; use regular expressions without look-around and back-references`,
       { field, cause },
     );
   }

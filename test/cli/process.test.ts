@@ -56,6 +56,12 @@ async function curlArguments(line: string): Promise<string[]> {
   return (await shell.stdout.text()).trimEnd().split("\n");
 }
 
+async function paste(line: string): Promise<Response> {
+  const args = await curlArguments(line);
+  const url = args.find((arg) => arg.startsWith("http"))!;
+  return fetch(url, { method: "POST", headers: { "content-type": "application/json" }, body: args[args.indexOf("-d") + 1]! });
+}
+
 describe("lorikeet", () => {
   test("prints its version", async () => {
     expect(await outcome("--version")).toEqual({ code: 0, stdout: `${packageJson.version}\n`, stderr: "" });
@@ -172,15 +178,22 @@ describe("lorikeet serve", () => {
     const lines = text.split("\n").filter((line) => line.startsWith("  curl "));
     expect(lines.length).toBe(2);
     for (const [i, line] of lines.entries()) {
-      const args = await curlArguments(line);
-      const url = args.find((arg) => arg.startsWith("http"))!;
-      const body = args[args.indexOf("-d") + 1]!;
-      const response = await fetch(url, { method: "POST", headers: { "content-type": "application/json" }, body });
+      const response = await paste(line);
       const answer = (await response.json()) as { readonly choices: readonly [{ readonly message: { readonly content: string } }] };
       expect(response.status).toBe(200);
       const { content } = answer.choices[0].message;
       if (i === 0) expect(content).toStartWith("One day ");
       else expect(content).not.toContain("I do not know this task yet");
+    }
+  });
+
+  test("prints a command that works for a model without a tokenizer, too", async () => {
+    const bare = spawn("serve", "test/fixtures/peft/base_llama", ...onWasm, "--port", "0");
+    try {
+      const line = (await bannerOf(bare)).split("\n").find((each) => each.startsWith("  curl "))!;
+      expect((await paste(line)).status).toBe(200);
+    } finally {
+      bare.kill("SIGKILL");
     }
   });
 
