@@ -37,7 +37,7 @@ export async function openModel(device: Device, directory: string): Promise<Open
   const { tokenizer, words } = syntheticTokenizer(parsed.vocabSize);
   const model: LoadedModel = {
     name: "random", directory, config: parsed, program: buildDecoderProgram(parsed), weights: noWeights, tokenizer, chatTemplate: null,
-    generation: { eosTokenIds: [], bosTokenId: null, padTokenId: null },
+    generation: { eosTokenIds: [] },
   };
   return { model, config, randomText: (tokens, random) => textOf(words, tokens, random, (ids) => tokenizer.decode(ids)) };
 }

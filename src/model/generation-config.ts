@@ -1,4 +1,4 @@
-/** `generation_config.json`: the token ids that end and begin a sequence, with `config.json` behind it. */
+/** `generation_config.json`: the token ids that end a sequence, with `config.json` behind it. */
 import type { JsonObject } from "../formats/json.ts";
 import { ConfigFields } from "./config-fields.ts";
 import type { GenerationDefaults } from "./load-model.ts";
@@ -18,32 +18,14 @@ export function parseGenerationDefaults(
   config: JsonObject,
   vocabSize: number,
 ): GenerationDefaults {
-  const sources = [
-    new ConfigFields("generation_config.json", generation),
-    new ConfigFields("config.json", config),
-  ];
-  const owner = (name: string): ConfigFields =>
-    sources.find((fields) => fields.has(name)) ?? sources[0]!;
-  const ids = { min: 0, max: vocabSize - 1 };
-  const optional = (name: string): number | null =>
-    owner(name).has(name) ? owner(name).integer(name, ids) : null;
-  return {
-    eosTokenIds: readEndIds(owner("eos_token_id"), vocabSize),
-    bosTokenId: optional("bos_token_id"),
-    padTokenId: readPadId(owner("pad_token_id"), vocabSize),
-  };
+  const fields = new ConfigFields("generation_config.json", generation);
+  return { eosTokenIds: readEndIds(fields.has(END) ? fields : new ConfigFields("config.json", config), vocabSize) };
 }
 
-/** Nothing is padded here, so an id that training tools left at -1 or beyond the vocabulary is no id. */
-function readPadId(fields: ConfigFields, vocabSize: number): number | null {
-  if (!fields.has("pad_token_id")) return null;
-  const id = fields.integer("pad_token_id", { min: -1, max: 2 ** 31 - 1 });
-  return id >= 0 && id < vocabSize ? id : null;
-}
+const END = "eos_token_id";
 
 function readEndIds(fields: ConfigFields, vocabSize: number): number[] {
-  const name = "eos_token_id";
-  const value = fields.value(name);
+  const value = fields.value(END);
   if (value === undefined) return [];
   const ids = Array.isArray(value) ? (value as readonly unknown[]) : [value];
   const valid = ids.filter(
@@ -51,7 +33,7 @@ function readEndIds(fields: ConfigFields, vocabSize: number): number[] {
       typeof id === "number" && Number.isInteger(id) && id >= 0 && id < vocabSize,
   );
   if (valid.length !== ids.length) {
-    return fields.invalid(name, `a token id below vocab_size (${vocabSize}), or an array of them`);
+    return fields.invalid(END, `a token id below vocab_size (${vocabSize}), or an array of them`);
   }
   return [...new Set(valid)];
 }

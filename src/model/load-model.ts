@@ -32,8 +32,6 @@ export interface LoadedModel {
 /** `generation_config.json`, falling back to `config.json`. */
 export interface GenerationDefaults {
   readonly eosTokenIds: readonly number[];
-  readonly bosTokenId: number | null;
-  readonly padTokenId: number | null;
 }
 
 /**

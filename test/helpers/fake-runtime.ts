@@ -140,7 +140,7 @@ export class FakeRuntime implements Runtime {
       program: { vocabSize: FAKE_VOCAB },
       tokenizer: options.hasTokenizer === false ? null : fakeTokenizer,
       chatTemplate: options.template === undefined ? null : { source: options.template },
-      generation: { eosTokenIds: [257], bosTokenId: 256, padTokenId: null },
+      generation: { eosTokenIds: [257] },
     };
     // The rest of a model is for backends, and there is none.
     this.model = parts as unknown as LoadedModel;

@@ -18,7 +18,7 @@ export const fakeModel = (vocabSize: number, tokenizer: Tokenizer | null = null)
     name: "fake",
     program: { vocabSize, maxContext: 4096 },
     tokenizer,
-    generation: { eosTokenIds: [], bosTokenId: null, padTokenId: null },
+    generation: { eosTokenIds: [] },
   }) as unknown as LoadedModel;
 
 /** @param invocation token ids that it acts from */
