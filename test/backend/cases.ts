@@ -33,6 +33,82 @@ const TOLERANCE: Readonly<Record<WeightFormat, number>> = { float32: 2e-5, bfloa
 const NUM_PAGES = 64;
 export const LIMITS = { numThreads: 2, maxRows: 96, maxSequences: 12, numExtents: NUM_PAGES + 1024, numPages: NUM_PAGES, numSlots: 6 };
 
+export interface RandomMixes {
+  /** Tokens of a prompt, rows of a step of one sequence, and sequences, at most. */
+  readonly maxLength: number;
+  readonly maxChunk: number;
+  readonly maxJobs: number;
+  /** Slots with an adapter, from 0 on. */
+  readonly numSlots: number;
+  readonly numRuns: number;
+  readonly seed: number;
+}
+
+/** Sequences of base and adapters, of tokens drawn by their seeds. */
+export const jobsOf = ({ vocabSize }: Program, specs: readonly { readonly length: number; readonly slot: number; readonly seed: number }[]): Job[] =>
+  specs.map(({ length, slot, seed }) => ({ tokens: tokensOf(length, vocabSize, seed), slot: slot < 0 ? NO_SLOT : asSlotId(slot) }));
+
+/** @param check what must hold of the answer that a sequence has beside others, in random chunks, and of the one it has alone */
+export async function inRandomBatches(
+  backend: Backend,
+  program: Program,
+  { maxLength, maxChunk, maxJobs, numSlots, ...runs }: RandomMixes,
+  check: (together: SampledToken, alone: SampledToken) => void,
+): Promise<void> {
+  const job = fc.record({ length: fc.integer({ min: 1, max: maxLength }), slot: fc.integer({ min: -1, max: numSlots - 1 }), seed: fc.nat(1000) });
+  const chunk = fc.integer({ min: 1, max: maxChunk });
+  const sampling = samplingWith({ logprobs: 20 });
+  await fc.assert(
+    fc.asyncProperty(fc.array(job, { minLength: 1, maxLength: maxJobs }), fc.array(chunk, { minLength: 1, maxLength: 4 }), async (specs, chunks) => {
+      const jobs = jobsOf(program, specs);
+      const together = await runJobs(backend, jobs, chunks, sampling);
+      for (const [i, one] of jobs.entries()) {
+        const [alone] = await runJobs(backend, [one], [backend.info.maxRows], sampling);
+        check(together[i]!, alone!);
+      }
+    }),
+    runs,
+  );
+}
+
+/** What attaching and detaching must leave alone. */
+export function slotCases(open: OpenBackend, program: Program, weights: BackendOptions["weights"], format: WeightFormat): void {
+  const tokens = tokensOf(12, program.vocabSize, 3);
+  const answer = async (backend: Backend, slot: SlotId) => (await runJobs(backend, [{ tokens, slot }], [12], samplingWith({ logprobs: 20 })))[0]!;
+
+  test("a detached slot is free for another adapter, in the same memory", async () => {
+    const backend = await open({ ...LIMITS, program, weights, format });
+    const first = await backend.stage(randomAdapter(program, 1, { ranks: [4] }));
+    const second = await backend.stage(randomAdapter(program, 2, { ranks: [4] }));
+    await attach(backend, asSlotId(0), first);
+    const before = await answer(backend, asSlotId(0));
+    for (let i = 0; i < 50; i++) {
+      detach(backend, asSlotId(0));
+      await attach(backend, asSlotId(0), i % 2 === 0 ? second : first);
+    }
+    expect(await answer(backend, asSlotId(0))).toEqual(before);
+    await backend.close();
+  });
+
+  test("pages may lie where an adapter was, and an adapter where pages were", async () => {
+    const backend = await open({ ...LIMITS, program, weights, format });
+    const image = await backend.stage(randomAdapter(program, 1, { ranks: [4] }));
+    await attach(backend, asSlotId(0), image);
+    const [base, adapted] = [await answer(backend, NO_SLOT), await answer(backend, asSlotId(0))];
+    detach(backend, asSlotId(0));
+    for (let i = 0; i < 3; i++) {
+      await backend.attach(asSlotId(1), i, image);
+      backend.detach(asSlotId(1));
+      expect(await answer(backend, NO_SLOT)).toEqual(base);
+      const aside = NUM_PAGES + i;
+      await backend.attach(asSlotId(2), aside, image);
+      expect(await answer(backend, asSlotId(2))).toEqual(adapted);
+      backend.detach(asSlotId(2));
+    }
+    await backend.close();
+  });
+}
+
 /** Shuffled pages, so that no test passes because tables happen to be in order. */
 function pageLists(pageTokens: number, lengths: readonly number[]): PageId[][] {
   const free = Array.from({ length: NUM_PAGES }, (_, i) => asPageId((i * 37 + 11) % NUM_PAGES));
@@ -151,27 +227,8 @@ export function backendCases(name: string, open: OpenBackend): void {
     test.each(["float32", "bfloat16", "int8"] as const)(
       "%s: a row's bits do not depend on its batch, its neighbours' adapters or its chunks",
       async (format) => {
-        const backend = backends.get(format)!;
-        const job = fc.record({ length: fc.integer({ min: 1, max: 60 }), slot: fc.integer({ min: -1, max: 3 }), seed: fc.nat(1000) });
-        await fc.assert(
-          fc.asyncProperty(
-            fc.array(job, { minLength: 1, maxLength: 9 }),
-            fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 4 }),
-            async (specs, chunks) => {
-              const jobs = specs.map(({ length, slot, seed }) => ({
-                tokens: tokensOf(length, program.vocabSize, seed),
-                slot: slot < 0 ? NO_SLOT : asSlotId(slot),
-              }));
-              const sampling = samplingWith({ logprobs: 20 });
-              const together = await runJobs(backend, jobs, chunks, sampling);
-              for (const [i, one] of jobs.entries()) {
-                const [alone] = await runJobs(backend, [one], [backend.info.maxRows], sampling);
-                expect(together[i]).toEqual(alone!);
-              }
-            },
-          ),
-          { numRuns: 25, seed: 20 },
-        );
+        const mixes = { maxLength: 60, numSlots: 4, maxJobs: 9, maxChunk: 40, numRuns: 25, seed: 20 };
+        await inRandomBatches(backends.get(format)!, program, mixes, (together, alone) => expect(together).toEqual(alone));
       },
     );
 
@@ -247,37 +304,7 @@ export function backendCases(name: string, open: OpenBackend): void {
     const answer = async (backend: Backend, slot: SlotId) =>
       (await runJobs(backend, [{ tokens, slot }], [12], samplingWith({ logprobs: 20 })))[0]!;
 
-    test("a detached slot is free for another adapter, in the same memory", async () => {
-      const backend = await open({ ...LIMITS, program, weights, format: "float32" });
-      const first = await backend.stage(randomAdapter(program, 1, { ranks: [4] }));
-      const second = await backend.stage(randomAdapter(program, 2, { ranks: [4] }));
-      await attach(backend, asSlotId(0), first);
-      const before = await answer(backend, asSlotId(0));
-      for (let i = 0; i < 50; i++) {
-        detach(backend, asSlotId(0));
-        await attach(backend, asSlotId(0), i % 2 === 0 ? second : first);
-      }
-      expect(await answer(backend, asSlotId(0))).toEqual(before);
-      await backend.close();
-    });
-
-    test("pages may lie where an adapter was, and an adapter where pages were", async () => {
-      const backend = await open({ ...LIMITS, program, weights, format: "float32" });
-      const image = await backend.stage(randomAdapter(program, 1, { ranks: [4] }));
-      await attach(backend, asSlotId(0), image);
-      const [base, adapted] = [await answer(backend, NO_SLOT), await answer(backend, asSlotId(0))];
-      detach(backend, asSlotId(0));
-      for (let i = 0; i < 3; i++) {
-        await backend.attach(asSlotId(1), i, image);
-        backend.detach(asSlotId(1));
-        expect(await answer(backend, NO_SLOT)).toEqual(base);
-        const aside = NUM_PAGES + i;
-        await backend.attach(asSlotId(2), aside, image);
-        expect(await answer(backend, asSlotId(2))).toEqual(adapted);
-        backend.detach(asSlotId(2));
-      }
-      await backend.close();
-    });
+    slotCases(open, program, weights, "float32");
 
     test("an adapter that would not lie in the pool is a bug, and said so before anything is written", async () => {
       const backend = await open({ ...LIMITS, program, weights, format: "float32" });

@@ -5,7 +5,6 @@
  * largest error that float32 arithmetic makes with bfloat16 weights alone, for every shape below.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import fc from "fast-check";
 import type { Backend } from "../../src/backend/backend.ts";
 import { asPageId, asSlotId, NO_SLOT, type SlotId } from "../../src/core/ids.ts";
 import type { SampledToken } from "../../src/core/sampling.ts";
@@ -15,7 +14,7 @@ import { logSoftmax, readWeight, ReferenceExecutor } from "../helpers/reference-
 import { noCudaReason, openCuda } from "../helpers/cuda.ts";
 import { samplingWith } from "../helpers/sampling.ts";
 import { randomAdapter, randomWeights, TINY, type TinyShape, tinyProgram } from "../helpers/tiny-program.ts";
-import { largestError, LIMITS, runJobs, samplingCases, SHAPES, tokensOf } from "./cases.ts";
+import { inRandomBatches, jobsOf, largestError, LIMITS, runJobs, samplingCases, SHAPES, slotCases, tokensOf } from "./cases.ts";
 
 /** Of log-probabilities, against float64 arithmetic on the unrounded weights. */
 const BOUND = 0.4;
@@ -114,38 +113,18 @@ describe.skipIf(noCudaReason !== null)("cuda: batches", () => {
   });
   afterAll(() => backend?.close());
 
-  const jobsOf = (specs: readonly { length: number; slot: number; seed: number }[]) =>
-    specs.map(({ length, slot, seed }) => ({
-      tokens: tokensOf(length, program.vocabSize, seed),
-      slot: slot < 0 ? NO_SLOT : asSlotId(slot),
-    }));
-
   test("a row's answer is the same beside any others, in any chunks", async () => {
-    const job = fc.record({ length: fc.integer({ min: 1, max: 150 }), slot: fc.integer({ min: -1, max: 4 }), seed: fc.nat(1000) });
     let worst = 0;
-    await fc.assert(
-      fc.asyncProperty(
-        fc.array(job, { minLength: 1, maxLength: 12 }),
-        fc.array(fc.integer({ min: 1, max: 200 }), { minLength: 1, maxLength: 4 }),
-        async (specs, chunks) => {
-          const jobs = jobsOf(specs);
-          const sampling = samplingWith({ logprobs: 20 });
-          const together = await runJobs(backend, jobs, chunks, sampling);
-          for (const [i, one] of jobs.entries()) {
-            const [alone] = await runJobs(backend, [one], [backend.info.maxRows], sampling);
-            worst = Math.max(worst, distance(together[i]!, alone!));
-          }
-          expect(worst).toBeLessThan(BATCH_BOUND);
-        },
-      ),
-      { numRuns: 30, seed: 20 },
-    );
+    await inRandomBatches(backend, program, { maxLength: 150, numSlots: 5, maxJobs: 12, maxChunk: 200, numRuns: 30, seed: 20 }, (together, alone) => {
+      worst = Math.max(worst, distance(together, alone));
+      expect(worst).toBeLessThan(BATCH_BOUND);
+    });
     if (process.env["SHOW_ERRORS"] !== undefined) console.log(`rows in batches: ${worst.toFixed(4)}`);
   });
 
   test.each([1, 40, 300])("every adapter equals float64 arithmetic on merged weights, %d rows of base beside it", async (length) => {
     for (const [slot, adapter] of adapters.entries()) {
-      const jobs = jobsOf([{ length: 60, slot, seed: slot }, { length, slot: -1, seed: 99 }]);
+      const jobs = jobsOf(program, [{ length: 60, slot, seed: slot }, { length, slot: -1, seed: 99 }]);
       const [token, base] = await runJobs(backend, jobs, [1000], samplingWith({ logprobs: 20 }));
       const error = largestError(token!, logSoftmax(reference.logits(jobs[0]!.tokens, adapter)));
       const baseError = largestError(base!, logSoftmax(reference.logits(jobs[1]!.tokens)));
@@ -233,32 +212,19 @@ describe.skipIf(noCudaReason !== null)("cuda: forms side by side", () => {
   });
   afterAll(() => backend?.close());
 
-  const jobsOf = (specs: readonly { length: number; slot: number; seed: number }[]) =>
-    specs.map(({ length, slot, seed }) => ({ tokens: tokensOf(length, program.vocabSize, seed), slot: slot < 0 ? NO_SLOT : asSlotId(slot) }));
-
   test("a row's answer is the same beside any others, in any chunks", async () => {
-    const job = fc.record({ length: fc.integer({ min: 1, max: 120 }), slot: fc.integer({ min: -1, max: 7 }), seed: fc.nat(1000) });
     let worst = 0;
-    await fc.assert(
-      fc.asyncProperty(fc.array(job, { minLength: 1, maxLength: 12 }), fc.array(fc.integer({ min: 1, max: 200 }), { minLength: 1, maxLength: 4 }), async (specs, chunks) => {
-        const jobs = jobsOf(specs);
-        const sampling = samplingWith({ logprobs: 20 });
-        const together = await runJobs(backend, jobs, chunks, sampling);
-        for (const [i, one] of jobs.entries()) {
-          const [alone] = await runJobs(backend, [one], [backend.info.maxRows], sampling);
-          worst = Math.max(worst, distance(together[i]!, alone!));
-        }
-        expect(worst).toBeLessThan(BATCH_BOUND);
-      }),
-      { numRuns: 30, seed: 22 },
-    );
+    await inRandomBatches(backend, program, { maxLength: 120, numSlots: 8, maxJobs: 12, maxChunk: 200, numRuns: 30, seed: 22 }, (together, alone) => {
+      worst = Math.max(worst, distance(together, alone));
+      expect(worst).toBeLessThan(BATCH_BOUND);
+    });
     if (process.env["SHOW_ERRORS"] !== undefined) console.log(`rows in batches of forms: ${worst.toFixed(4)}`);
   });
 
   // More of them than one tile of the head takes, and more than any graph.
   test.each([20, 70, 200, 290])("%d rows of one decode step have the logits of their own adapters", async (rows) => {
     for (const owners of [[0, 1, 2, 3, 4, 5, 6, 7, -1], [4, 4, 4, -1], [2], [5, 6]]) {
-      const jobs = jobsOf(Array.from({ length: rows }, (_, i) => ({ length: 2, slot: owners[Math.floor((i * owners.length) / rows)]!, seed: i % 7 })));
+      const jobs = jobsOf(program, Array.from({ length: rows }, (_, i) => ({ length: 2, slot: owners[Math.floor((i * owners.length) / rows)]!, seed: i % 7 })));
       const sample = { sampling: samplingWith({ logprobs: 20 }), counter: 0, adjustments: [] };
       const stepAt = (position: number) => ({ sequences: jobs.map(({ tokens, slot }, i) => ({ tokens: [tokens[position]!], position, pages: [asPageId(i)], slot, sample })) });
       await backend.run(stepAt(0));
@@ -380,33 +346,11 @@ describe.skipIf(noCudaReason !== null)("cuda: slots", () => {
   const tokens = tokensOf(12, program.vocabSize, 3);
   const answer = async (backend: Backend, slot: SlotId) => (await runJobs(backend, [{ tokens, slot }], [12], samplingWith({ logprobs: 20 })))[0]!;
 
-  test("a detached slot is free for another adapter, in the same memory", async () => {
-    const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16" });
-    const first = await backend.stage(randomAdapter(program, 1, { ranks: [4] }));
-    const second = await backend.stage(randomAdapter(program, 2, { ranks: [4] }));
-    await attach(backend, asSlotId(0), first);
-    const before = await answer(backend, asSlotId(0));
-    for (let i = 0; i < 50; i++) {
-      detach(backend, asSlotId(0));
-      await attach(backend, asSlotId(0), i % 2 === 0 ? second : first);
-    }
-    expect(await answer(backend, asSlotId(0))).toEqual(before);
-    await backend.close();
-  });
+  slotCases(openCuda, program, weights, "bfloat16");
 
-  test("pages may lie where an adapter was, and an adapter where pages were", async () => {
+  test("an adapter that would not lie in the pool is refused", async () => {
     const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16" });
     const image = await backend.stage(randomAdapter(program, 1, { ranks: [4] }));
-    await attach(backend, asSlotId(0), image);
-    const [base, adapted] = [await answer(backend, NO_SLOT), await answer(backend, asSlotId(0))];
-    for (let i = 0; i < 3; i++) {
-      await backend.attach(asSlotId(1), i, image);
-      backend.detach(asSlotId(1));
-      expect(await answer(backend, NO_SLOT)).toEqual(base);
-      await backend.attach(asSlotId(2), LIMITS.numPages + i, image);
-      expect(await answer(backend, asSlotId(2))).toEqual(adapted);
-      backend.detach(asSlotId(2));
-    }
     await expect(backend.attach(asSlotId(1), LIMITS.numExtents, image)).rejects.toMatchObject({ errorCode: "invariant_violated" });
     await backend.close();
   });

@@ -1,6 +1,5 @@
 /** Mixtures of experts on the WASM backend: right against float64, and the same bits whatever shares a step. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import fc from "fast-check";
 import type { Backend, WeightFormat } from "../../src/backend/backend.ts";
 import { openWasmBackend } from "../../src/backend/wasm/wasm-backend.ts";
 import { asSlotId, NO_SLOT } from "../../src/core/ids.ts";
@@ -9,7 +8,7 @@ import { EXPERT_SHAPES, expertProgram, QWEN } from "../helpers/expert-programs.t
 import { logSoftmax, ReferenceExecutor } from "../helpers/reference-executor.ts";
 import { samplingWith } from "../helpers/sampling.ts";
 import { randomAdapter, randomWeights } from "../helpers/tiny-program.ts";
-import { largestError, LIMITS, runJobs, tokensOf } from "./cases.ts";
+import { inRandomBatches, largestError, LIMITS, runJobs, tokensOf } from "./cases.ts";
 
 const SAMPLING = samplingWith({ logprobs: 20 });
 const TOLERANCE = 2e-5;
@@ -91,22 +90,8 @@ describe("rows that share experts", () => {
   });
 
   test.each(FORMATS)("%s: have bits that do not depend on the batch, the neighbours' adapters or the chunks", async (format) => {
-    const backend = backends.get(format)!;
-    const job = fc.record({ length: fc.integer({ min: 1, max: 60 }), slot: fc.integer({ min: -1, max: 4 }), seed: fc.nat(1000) });
-    await fc.assert(
-      fc.asyncProperty(
-        fc.array(job, { minLength: 1, maxLength: 9 }),
-        fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 4 }),
-        async (specs, chunks) => {
-          const jobs = specs.map(({ length, slot, seed }) => ({ tokens: tokensOf(length, program.vocabSize, seed), slot: slot < 0 ? NO_SLOT : asSlotId(slot) }));
-          const together = await runJobs(backend, jobs, chunks, SAMPLING);
-          for (const [i, one] of jobs.entries()) {
-            expect(together[i]).toEqual((await runJobs(backend, [one], [backend.info.maxRows], SAMPLING))[0]!);
-          }
-        },
-      ),
-      { numRuns: 20, seed: 20 },
-    );
+    const mixes = { maxLength: 60, numSlots: 5, maxJobs: 9, maxChunk: 40, numRuns: 20, seed: 20 };
+    await inRandomBatches(backends.get(format)!, program, mixes, (together, alone) => expect(together).toEqual(alone));
   });
 
   test.each([
