@@ -50,8 +50,10 @@ async function main() {
 }
 
 function runTests(bun, args) {
+  // Whatever the tests leave behind goes with it.
+  const folder = mkdtempSync(join(tmpdir(), "lorikeet-tests-"));
   return new Promise((resolve) => {
-    const env = { ...process.env, NO_COLOR: "1", FORCE_COLOR: "0" };
+    const env = { ...process.env, NO_COLOR: "1", FORCE_COLOR: "0", TMPDIR: folder };
     const child = spawn(bun, ["test", "--timeout", "60000", ...args], { cwd: root, env, stdio: ["ignore", "inherit", "pipe"] });
     let report = "";
     child.stderr.on("data", (part) => {
@@ -61,7 +63,7 @@ function runTests(bun, args) {
     });
     child.on("error", () => resolve({ passed: 0, failed: 1 }));
     child.on("close", (code) => resolve(countTests(report, code)));
-  });
+  }).finally(() => rmSync(folder, { recursive: true, force: true }));
 }
 
 /** Rebuilds the WASM binary beside the committed one and compares them. @returns an exit code */
