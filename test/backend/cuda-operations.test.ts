@@ -16,7 +16,7 @@ import { noCudaReason, openCuda } from "../helpers/cuda.ts";
 import { BOUND_FACTOR } from "../helpers/bfloat16-noise.ts";
 import { logSoftmax, ReferenceExecutor, roundToBfloat16 } from "../helpers/reference-executor.ts";
 import { samplingWith } from "../helpers/sampling.ts";
-import { numbers, randomAdapter, randomWeights, type TinyShape, tinyProgram } from "../helpers/tiny-program.ts";
+import { numbers, randomAdapter, randomMatrix, randomWeights, type TinyShape, tinyProgram } from "../helpers/tiny-program.ts";
 import { LIMITS, tokensOf } from "./cases.ts";
 import { distance, roundedMatrices } from "./cuda-distance.ts";
 
@@ -24,7 +24,7 @@ import { distance, roundedMatrices } from "./cuda-distance.ts";
 const SUM_ERROR = 2 ** -14;
 const ROOM = { ...LIMITS, maxRows: 512, maxSequences: 256, numExtents: 320 + 8192, numPages: 320, numSlots: 8 };
 const SHAPE: TinyShape = { hidden: 256, layers: 2, heads: 8, kvHeads: 2, headDim: 64, ffn: 384, vocab: 500, bias: true, qkNorm: true, maxContext: 4096 };
-/** Up to 64 rows adapters are read with the weights, up to 256 they leave deltas, above they come first. */
+/** Up to 64 rows adapters are read with the weights, up to 256 they leave deltas, above activation and rotation add them. */
 const ROWS = [1, 5, 33, 64, 65, 200, 300] as const;
 
 type Pair = [exact: Float64Array, rounded: Float64Array];
@@ -208,4 +208,85 @@ describe.skipIf(noCudaReason !== null)("cuda: one operation", () => {
     await expect(run(0, 1, 0, 3, 0)).rejects.toThrow(`buffer 0 takes 1 rows of ${widthOf("residual")} numbers`);
     await expect(run(0, 1, 0, widthOf("residual"), -2)).rejects.toThrow("there is no buffer -2");
   });
+});
+
+/** Rows of a large step: a run of one sequence for each adapter, and rows of the base between them. */
+interface Mixed {
+  /** Of the adapters; base rows where it is below 0. */
+  readonly adapter: number;
+  readonly rows: number;
+}
+
+/** Runs that begin and end anywhere in 64 rows, several within 64, and of one row. The second has an adapter of more ranks than are added on the way. */
+const MIXES: readonly (readonly Mixed[])[] = [
+  [{ adapter: 0, rows: 37 }, { adapter: 1, rows: 1 }, { adapter: -1, rows: 45 }, { adapter: 2, rows: 130 }, { adapter: 4, rows: 65 }, { adapter: -1, rows: 3 }],
+  [{ adapter: -1, rows: 17 }, { adapter: 3, rows: 15 }, { adapter: 4, rows: 16 }, { adapter: -1, rows: 200 }, { adapter: 0, rows: 33 }],
+  [{ adapter: 1, rows: 300 }],
+  [{ adapter: -1, rows: 256 }, { adapter: 2, rows: 1 }],
+];
+
+/** Whose activation and rotation add B · (A · x) on their way, and others, for which it comes before the product. */
+const MIXED_SHAPES: Readonly<Record<string, TinyShape>> = {
+  "heads of 64, biases, norms on q and k": { hidden: 128, layers: 1, heads: 6, kvHeads: 2, headDim: 64, ffn: 360, vocab: 100, bias: true, qkNorm: true, maxContext: 4096 },
+  "heads of 128, no biases": { hidden: 200, layers: 1, heads: 2, kvHeads: 1, headDim: 128, ffn: 520, vocab: 100, maxContext: 4096 },
+  "heads of 96, an odd width": { hidden: 96, layers: 1, heads: 2, kvHeads: 1, headDim: 96, ffn: 101, vocab: 100, maxContext: 4096 },
+  "heads rotated in part": { hidden: 96, layers: 1, heads: 2, kvHeads: 1, headDim: 64, rotaryDim: 32, ffn: 96, vocab: 100, maxContext: 4096 },
+};
+
+/** One delta over both halves of a layer's gate and up, as a fused adapter has it. */
+function fusedGateUp(program: Program, from: AdapterWeights, rank: number): AdapterWeights {
+  const site = program.sites.findIndex(({ name }) => name.endsWith("gateUp"));
+  const random = numbers(rank);
+  const { inWidth, outWidth } = program.sites[site]!;
+  const fused = { site, offset: 0, width: outWidth, rank, scale: 0.7, a: randomMatrix(rank, inWidth, 1.7 / Math.sqrt(inWidth), "BF16", random), b: randomMatrix(outWidth, rank, 1.2 / Math.sqrt(rank), "BF16", random) };
+  return { ...from, deltas: [...from.deltas.filter((delta) => delta.site < site), fused, ...from.deltas.filter((delta) => delta.site > site)] };
+}
+
+describe.skipIf(noCudaReason !== null).each(Object.keys(MIXED_SHAPES))("cuda: many rows of many adapters, %s", (key) => {
+  const program = tinyProgram(MIXED_SHAPES[key]!);
+  const weights = randomWeights(program, 6);
+  const exact = new ReferenceExecutor(program, roundedMatrices(program, weights));
+  const rounded = new ReferenceExecutor(program, weights, "bfloat16");
+  const adapters = ([[16], [1, 130, 8], [4, 17, 64, 9], [130], [33, 2]] as const).map((ranks, i) =>
+    randomAdapter(program, 50 + i, { ranks, dtype: "BF16", coverage: i === 0 ? 1 : 0.8 }));
+  adapters[4] = fusedGateUp(program, adapters[4]!, 12);
+  let backend: CudaBackend;
+  beforeAll(async () => {
+    backend = (await openCuda({ ...ROOM, program, weights, format: "bfloat16" })) as CudaBackend;
+    for (const [slot, each] of adapters.entries()) await attach(backend, asSlotId(slot), await backend.stage(each));
+  });
+  afterAll(() => backend?.close());
+
+  const named = (name: string): BufferId => program.buffers.findIndex((buffer) => buffer.name === name);
+
+  /** Each run is a sequence of its own, so the reference computes them one by one. */
+  async function compareMixed(part: Part, mix: readonly Mixed[], input: string, output: string): Promise<void> {
+    const random = numbers(mix.length);
+    const width = program.buffers[named(input)]!.width;
+    let page = 0;
+    const runs = mix.map(({ adapter, rows }, i) => ({
+      adapter: adapters[adapter] ?? null,
+      slot: adapter < 0 ? NO_SLOT : asSlotId(adapter),
+      tokens: tokensOf(rows, program.vocabSize, i),
+      values: roundToBfloat16(Float64Array.from(Float32Array.from({ length: rows * width }, () => 2 * random()))),
+      pages: Array.from({ length: Math.ceil(rows / 64) }, () => asPageId(page++)),
+    }));
+    const sample = { sampling: samplingWith(), counter: 0, adjustments: [] };
+    const sequences = runs.map(({ tokens, slot, pages }) => ({ tokens, position: 0, pages, slot, sample }));
+    const given = Float32Array.from(runs.flatMap(({ values }) => [...values]));
+    const { buffers: got } = await backend.runLaunches({ sequences }, part.first, part.count, [{ buffer: named(input), values: given }], [named(output)]);
+    const wanted = [exact, rounded].map((reference) =>
+      Float64Array.from(
+        runs.flatMap(({ adapter, tokens, values }) => {
+          const buffers = program.buffers.map((buffer, id) => (id === named(input) ? values.slice() : new Float64Array(tokens.length * buffer.width)));
+          reference.runOperations(part.operations, tokens, buffers, adapter);
+          return [...buffers[named(output)]!];
+        }),
+      ),
+    );
+    expectNear(got[0]!, ...(wanted as unknown as Pair));
+  }
+
+  test.each([...MIXES.keys()])("linear, bias, activation of mix %d", (i) => compareMixed(partOf(program, 2, "linear", "siluMul"), MIXES[i]!, "normed", "activated"));
+  test.each([...MIXES.keys()])("linear, norms of heads, rotation and attention of mix %d", (i) => compareMixed(partOf(program, 0, "linear", "attention"), MIXES[i]!, "normed", "attended"));
 });

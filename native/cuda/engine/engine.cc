@@ -97,14 +97,17 @@ void Engine::allocate() {
   pool_ = DeviceMemory(o.num_extents * o.extent_bytes, "KV pages and adapters");
   site_weights_.assign(o.sites.size(), -1);
   site_biases_.assign(o.sites.size(), -1);
+  site_expands_.resize(o.sites.size());
   for (const LaunchSpec& launch : o.launches) {
     const int op = launch[LAUNCH_OP], site = launch[LAUNCH_SITE], weight = launch[LAUNCH_WEIGHT], read = launch[LAUNCH_PENDING_SITE];
     const bool is_matrix = op == LAUNCH_OP_LINEAR || op == LAUNCH_OP_EMBED || op == LAUNCH_OP_EXACT_LINEAR || op == LAUNCH_OP_EXPERT_LINEAR;
     /* Every expert's matrix is a site, side by side. */
     if (is_matrix && site >= 0) std::fill_n(site_weights_.begin() + site, o.weights[weight].num_experts, weight);
     if (read >= 0) site_biases_[read] = launch[LAUNCH_PENDING_BIAS];
+    if (read >= 0) site_expands_[read] = can_expand(launch);
   }
   slot_forms_.resize(o.num_slots);
+  slot_ranks_.resize(o.num_slots);
   site_forms_.resize(o.sites.size());
   const size_t num_records = static_cast<size_t>(std::max(1, o.num_slots)) * std::max<size_t>(1, o.sites.size());
   const std::string places = std::to_string(o.num_slots) + " slots and " + std::to_string(o.sites.size()) + " sites";
@@ -192,7 +195,7 @@ Engine::Run Engine::send(const int32_t* block, size_t num_words) {
   const StepShape& shape = plan_.read(block, num_words, slot_forms_.data(), num_awaitable_);
   num_awaitable_ = 0;
   const int bucket = shape.is_decode ? bucket_of(shape.rows) : 0;
-  Run run = {{}, shape.rows, padded(shape.rows), shape.sampled, padded(shape.sampled), shape.has_adapters, shape.forms, bucket};
+  Run run = {{}, shape.rows, padded(shape.rows), shape.sampled, padded(shape.sampled), shape.has_adapters, shape.forms, bucket, bucket == 0 ? ranks_of(block) : shrunk_stride_};
   if (bucket != 0) {
     run.layout = decode_layout(bucket, shape.has_adapters ? tile_bucket(shape.tiles, max_tiles(limits_, bucket, shape.forms)) : 0, shape.forms);
     run.rows = run.sampled = bucket;

@@ -149,6 +149,7 @@ class Engine {
     bool has_adapters;
     uint32_t forms; /* of adapters, beyond plain LoRA */
     int bucket; /* of the graph that runs it, or 0 */
+    int max_rank; /* no adapter of the step has more at one site; of a graph, no adapter at all */
   };
   /** Rows as adapters' kernels take them: all of a step, or the sampled ones. */
   struct AdapterRows {
@@ -156,7 +157,7 @@ class Engine {
     int num_tiles;
     bool large;
     const int32_t* row_slot;
-    int padded_rows;
+    int padded_rows, max_rank;
   };
   struct Graph {
     cudaGraphExec_t exec = nullptr;
@@ -169,6 +170,8 @@ class Engine {
 
   void allocate();
   void reserve_rank(int total_rank);
+  /** Most that an adapter of a step has at one site. */
+  int ranks_of(const int32_t* block) const;
   void reserve_forms(const AdapterLayout& layout);
   /** Graphs of which it holds end to be. */
   void drop_graphs(const std::function<bool(const GraphKey&)>& holds);
@@ -226,6 +229,13 @@ class Engine {
   bool is_small(const Run& run) const { return run.rows <= limits_.small_rows; }
   /** Whether adapters' part of this output waits in a delta for the kernel that reads the output. */
   bool leaves_delta(const Run& run, int buffer) const { return !is_streamed(run) && !is_apart(run) && (is_small(run) || options_.buffers[buffer].is_float); }
+  /** Whether there is a kernel that does what this launch does and adds B · (A · x) of the site whose output it reads. */
+  bool can_expand(const LaunchSpec& launch) const;
+  /** Whether the kernel that reads this site's output adds B · (A · x) to it by itself. */
+  bool reader_expands(const Run& run, int site) const {
+    return site >= 0 && site_expands_[site] && run.has_adapters && !is_small(run) && !is_apart(run) && !(run.forms & site_forms_[site] & FORM_OUTPUTS) &&
+           run.max_rank <= MAX_EXPANDED_RANK;
+  }
   bool overlaps() const { return device_.major >= 9; }
   Queue main_queue() const { return {*main_, overlaps()}; }
   /** Of a kernel that reads what a linear operation and perhaps an adapter on the other stream wrote. */
@@ -259,7 +269,9 @@ class Engine {
   std::unique_ptr<Matmul> matmul_;
   std::vector<DeviceMemory> weights_, buffers_, deltas_; /* deltas_ by output buffer */
   std::vector<int> site_weights_, site_biases_; /* the base's of each site, or -1 */
+  std::vector<bool> site_expands_; /* `can_expand` of the launch that reads the site's output */
   std::vector<uint32_t> slot_forms_;
+  std::vector<int> slot_ranks_; /* most that the slot's adapter has at one site */
   std::vector<uint8_t> site_forms_; /* of FORM_OUTPUTS and FORM_ROWS, what any adapter so far has there */
   std::mutex gains_mutex_; /* held while gains are found, or copied to or from an image */
   DeviceMemory forms_;   /* FormRecord of every slot and site */

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "../../step_layout.h"
 #include "round_up.h"
 
 namespace lorikeet {
@@ -32,6 +33,13 @@ void Engine::reserve_rank(int total_rank) {
     limits_.large_tile_rows = SMALL_TILE_ROWS;
     plan_.set_large_tile_rows(SMALL_TILE_ROWS);
   }
+}
+
+int Engine::ranks_of(const int32_t* block) const {
+  const int32_t* segment = block + block[STEP_HEADER_SEGMENTS_AT];
+  int ranks = 0;
+  for (int i = 0; i < block[STEP_HEADER_NUM_SEGMENTS]; i++, segment += SEGMENT_WORDS) ranks = std::max(ranks, slot_ranks_[segment[SEGMENT_SLOT]]);
+  return ranks;
 }
 
 /** No tag is 0. */
@@ -140,6 +148,7 @@ void Engine::attach(int slot, size_t offset, AdapterImage& image) {
   check(cudaEventRecord(*copied_, *copy_), "copying an adapter");
   check(cudaEventSynchronize(*copied_), "copying an adapter");
   slot_forms_[slot] = image.layout().forms();
+  slot_ranks_[slot] = image.layout().max_total_rank();
 }
 
 void Engine::find_gains(AdapterImage& image, uint8_t* device) {

@@ -45,7 +45,7 @@ cudaGraphExec_t Engine::captured(const std::function<void()>& launches) {
 
 void Engine::capture(const GraphKey& key) {
   const auto [bucket, tiles, forms] = key;
-  const Run run = {decode_layout(bucket, tiles, forms), bucket, bucket, bucket, bucket, tiles > 0, forms, bucket};
+  const Run run = {decode_layout(bucket, tiles, forms), bucket, bucket, bucket, bucket, tiles > 0, forms, bucket, shrunk_stride_};
   graphs_[key].exec = captured([&] { launch_all(run); });
   stats_.num_graphs = static_cast<int64_t>(graphs_.size());
 }

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "../../step_layout.h"
+#include "round_up.h"
 
 namespace lorikeet {
 
@@ -142,6 +143,8 @@ void Engine::launch_rope(const Run& run, const LaunchSpec& launch) {
       .q_site = launch[LAUNCH_Q_NORM_SITE],
       .k_site = launch[LAUNCH_K_NORM_SITE],
   };
+  const int site = launch[LAUNCH_PENDING_SITE];
+  if (reader_expands(run, site)) return expand_rope_kv_write(args, lora_args(adapter_rows(run, false), site), device_.num_multiprocessors, main_queue());
   rope_kv_write(args, queue_behind(run, launch));
 }
 
@@ -176,13 +179,29 @@ void Engine::launch_silu(const Run& run, const LaunchSpec& launch) {
       .rows = options_.buffers[launch[LAUNCH_X]].rows == BUFFER_ROWS_ROUTED ? run.rows * options_.top_k : run.rows,
       .pending = pending_of(run, launch),
   };
+  const int site = launch[LAUNCH_PENDING_SITE];
+  if (reader_expands(run, site)) return expand_silu_mul(args, lora_args(adapter_rows(run, false), site), device_.num_multiprocessors, main_queue());
   silu_mul(args, queue_behind(run, launch));
+}
+
+bool Engine::can_expand(const LaunchSpec& launch) const {
+  /* Modules that begin within a head, or within gate or up, would be two factors of one warp. */
+  const auto cut_at = [&](int width) {
+    const std::vector<int>& borders = options_.sites[launch[LAUNCH_PENDING_SITE]].borders;
+    return borders.size() <= MAX_EXPANDED_MODULES + 1 && std::all_of(borders.begin(), borders.end(), [&](int border) { return border % width == 0; });
+  };
+  switch (launch[LAUNCH_OP]) {
+    case LAUNCH_OP_SILU_MUL: return expands_silu_mul(options_.buffers[launch[LAUNCH_OUT]].width) && cut_at(options_.buffers[launch[LAUNCH_OUT]].width);
+    case LAUNCH_OP_ROPE_KV_WRITE: return expands_rope_kv_write(options_.head_dim, options_.rotary_dim) && cut_at(options_.head_dim);
+    default: return false;
+  }
 }
 
 Engine::AdapterRows Engine::adapter_rows(const Run& run, bool sampled) const {
   const bool large = limits_.large_tile_rows == LARGE_TILE_ROWS && (sampled || is_apart(run) || !is_small(run));
-  if (sampled) return {block_at<RowTile>(run.layout.sampled_tiles_at), run.layout.sampled_tiles, large, block_at<int32_t>(run.layout.sampled_slots_at), run.padded_sampled};
-  return {block_at<RowTile>(run.layout.tiles_at), run.layout.tiles, large, block_at<int32_t>(run.layout.row_slots_at), run.padded_rows};
+  const int max_rank = round_up(run.max_rank, 32);
+  if (sampled) return {block_at<RowTile>(run.layout.sampled_tiles_at), run.layout.sampled_tiles, large, block_at<int32_t>(run.layout.sampled_slots_at), run.padded_sampled, max_rank};
+  return {block_at<RowTile>(run.layout.tiles_at), run.layout.tiles, large, block_at<int32_t>(run.layout.row_slots_at), run.padded_rows, max_rank};
 }
 
 LoraArgs Engine::lora_args(const AdapterRows& rows, int site) const {
@@ -203,7 +222,7 @@ LoraArgs Engine::lora_args(const AdapterRows& rows, int site) const {
       .shrunk_rows = rows.padded_rows,
       .shrunk_stride = shrunk_stride_,
       .splits = std::min({wanted, MAX_SPLITS, static_cast<int>(shrunk_rows_ / rows.padded_rows)}),
-      .max_rank = shrunk_stride_,
+      .max_rank = rows.max_rank,
   };
 }
 
@@ -229,10 +248,14 @@ StreamedLora Engine::streamed_lora(const Run& run, int site) const {
 /**
  * The base product and, for rows with an adapter, its delta.
  *
- * Up to 64 rows: the product reads A and B along with the weights. Up to 256, or on older devices: the adapter works beside the
- * base product and leaves a delta, which the kernel that reads the output adds. Many rows: the adapter's part is written first
- * and the base product added onto it, whose epilogue hides the read; the residual stream, float32 and read by a norm anyway,
- * takes a delta here too. The head, and layers of a step in which an adapter has rows of its own there: one after the other.
+ * - Up to 64 rows: the product reads A and B along with the weights.
+ * - Up to 256, or on older devices: the adapter works beside the base product and leaves a delta, which the kernel that reads the
+ *   output adds.
+ * - Many rows: A · x is known before the base product, and the kernel that reads the output, activation or rotation, multiplies it
+ *   with B on its way. What a norm reads, the residual stream, gets a delta: a norm has few rows at once, and would read B for each.
+ * - Many rows of large ranks, with gains, or of shapes for which there are no such kernels: the adapter's part is written first and the
+ *   base product added onto it, whose epilogue hides the read.
+ * - The head, and layers of a step in which an adapter has rows of its own there: one after the other, onto what the product left.
  */
 void Engine::launch_linear(const Run& run, const LaunchSpec& launch) {
   const bool sampled = launch[LAUNCH_SAMPLED_ROWS] == 1;
@@ -307,11 +330,11 @@ void Engine::launch_adapted(const Run& run, const LaunchSpec& launch, LinearArgs
     if (parts_ & PART_BASE) matmul_->run(args, true, main_queue());
     check(cudaStreamWaitEvent(*main_, *joined_, 0), "joining");
   } else {
-    const bool delta = leaves_delta(run, launch[LAUNCH_OUT]);
+    const bool delta = leaves_delta(run, launch[LAUNCH_OUT]), first = !delta && !reader_expands(run, site);
     void* out = delta ? deltas_[launch[LAUNCH_OUT]].as<void>() : args.out;
     if (parts_ & PART_SHRINK) lora_shrink(lora, args.x, args.x_stride, main_queue());
-    if (parts_ & PART_EXPAND) lora_expand(lora, delta ? ExpandMode::delta : ExpandMode::replace, out, OutType::bf16, args.out_stride, out_width, main_queue());
-    args.accumulate = args.accumulate || !delta;
+    if (parts_ & PART_EXPAND && (delta || first)) lora_expand(lora, delta ? ExpandMode::delta : ExpandMode::replace, out, OutType::bf16, args.out_stride, out_width, main_queue());
+    args.accumulate = args.accumulate || first;
     if (parts_ & PART_BASE) matmul_->run(args, false, main_queue());
   }
 }

@@ -47,7 +47,7 @@ int blocks_per_stretch(const PlanLimits& limits) {
   return limits.num_kv_heads * divide_up(limits.num_heads / limits.num_kv_heads, 16);
 }
 
-/** Large steps overwrite whole outputs: base rows', too. */
+/** Large steps overwrite whole outputs, or go by tiles where they read them: base rows, too. */
 bool covers_all_rows(const PlanLimits& limits, int rows) { return rows > limits.small_rows; }
 
 int tile_rows_of(const PlanLimits& limits, int rows, uint32_t forms) {

@@ -251,7 +251,7 @@ struct LoraArgs {
   const int32_t* sources; /* row of x that each row of a tile reads, for small tiles; null for the row itself */
   float* shrunk; /* [splits, shrunk_rows, shrunk_stride] */
   int shrunk_rows, shrunk_stride, splits;
-  int max_rank; /* no site of any slot has more ranks; a multiple of 32 */
+  int max_rank; /* no slot that the step may name has more at a site; a multiple of 32 */
 };
 
 /** shrunk = A · x of every tile's rows, as `splits` partial sums over k. */
@@ -264,6 +264,18 @@ enum class ExpandMode : int {
 };
 /** @param out bfloat16; float32 only with `ExpandMode::add` */
 void lora_expand(const LoraArgs& args, ExpandMode mode, void* out, OutType out_type, int out_stride, int out_width, Queue queue);
+
+/**
+ * Kernels that read a product and add B · shrunk to it on their way. `lora` is that of the shrink before; its tiles, large ones, have
+ * all rows, those without an adapter too. `pending` has no delta.
+ */
+void expand_silu_mul(const SiluArgs& args, const LoraArgs& lora, int num_multiprocessors, Queue queue);
+void expand_rope_kv_write(const RopeArgs& args, const LoraArgs& lora, int num_multiprocessors, Queue queue);
+/** For which shapes there are such kernels. */
+bool expands_silu_mul(int width);
+bool expands_rope_kv_write(int head_dim, int rotary_dim);
+/** Modules of a site, and ranks of all of them, that they take: more ranks are faster expanded first. */
+constexpr int MAX_EXPANDED_MODULES = 4, MAX_EXPANDED_RANK = 192;
 
 /** Adapters of a product whose kernel takes them along; see `linear_stream`. */
 struct StreamedLora {

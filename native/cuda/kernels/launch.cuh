@@ -2,6 +2,8 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
 #include "kernels.h"
 
 namespace lorikeet {
@@ -25,9 +27,14 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_
   cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 
-/** For kernels that want more shared memory than the default allows; once per kernel. */
+/** For kernels that want more shared memory than the default allows, or as much as the device has; once per kernel. */
 template <typename Kernel> void allow_shared_bytes(Kernel* kernel, size_t bytes) {
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  int device = 0, most = 0;
+  cudaFuncAttributes own = {};
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  cudaFuncGetAttributes(&own, kernel);
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, std::min(static_cast<int>(bytes), most - static_cast<int>(own.sharedSizeBytes)));
 }
 
 }  // namespace lorikeet

@@ -9,6 +9,7 @@
 #include "device.cuh"
 #include "kernels.h"
 #include "launch.cuh"
+#include "shrunk_rows.cuh"
 
 namespace lorikeet {
 namespace {
@@ -226,56 +227,20 @@ __device__ __forceinline__ void add_8(float* to, const float (&values)[8], int v
   }
 }
 
-static_assert(THREADS == 256, "sixteen threads a row of sixteen");
-
-/** Ranks of a delta in shared memory: whole steps of the product, with zeros behind the true ones. */
-__device__ __forceinline__ int stepped(int rank) { return (rank + 15) / 16 * 16; }
-
-/**
- * Block (tile, outputs). The tile's shrunk rows are summed over the splits and scaled first, each delta's ranks in shared
- * memory from a multiple of 16 on.
- */
+/** Block (tile, outputs). */
 template <int M_TILES, ExpandMode MODE, typename Out>
-__global__ void __launch_bounds__(THREADS, M_TILES == 1 ? 3 : 2) expand_kernel(LoraArgs args, Out* out, int out_stride, int out_width, int stride) {
-  extern __shared__ __align__(16) bf16 reduced[]; /* [M_TILES * 16][stride] */
+__global__ void __launch_bounds__(THREADS, M_TILES == 1 ? 3 : 2) expand_kernel(LoraArgs args, Out* out, int out_stride, int out_width) {
+  extern __shared__ __align__(16) bf16 reduced[];
   constexpr int B_RUN = OUT_GROUP * RANK_GROUP;
   __shared__ __align__(16) bf16 exchange[WARPS][2 * B_RUN];
   if (args.tiles_are_made) wait_for_previous_kernels();
   const RowTile tile = args.tiles[blockIdx.x];
   if (tile.num_rows == 0) return;
   if (MODE != ExpandMode::replace && tile.slot < 0) return;
-  __shared__ SiteRecord record;
-  const SiteRecord* site = &record;
-  if (tile.slot >= 0) {
-    const int32_t* from = reinterpret_cast<const int32_t*>(args.sites + static_cast<int64_t>(tile.slot) * args.num_sites + args.site + tile.expert);
-    if (threadIdx.x < sizeof(SiteRecord) / 4) reinterpret_cast<int32_t*>(&record)[threadIdx.x] = from[threadIdx.x];
-  }
-  __syncthreads();
-  const int num_deltas = tile.slot < 0 ? 0 : site->num_deltas;
+  const SiteRecord& site = site_of(args, tile);
+  const int stride = reduced_stride(args.max_rank);
   wait_for_previous_kernels();
-
-  for (int d = 0, to = 0; d < num_deltas; d++) {
-    const int rank = site->deltas[d].rank, width = stepped(rank), offset = site->deltas[d].rank_offset;
-    const float scale = site->deltas[d].scale;
-    for (int r = threadIdx.x % 16; r < width; r += 16) {
-#pragma unroll
-      for (int m = 0; m < M_TILES; m++) {
-        const int row = m * 16 + threadIdx.x / 16;
-        const float* from = args.shrunk + static_cast<int64_t>(tile.row + row) * args.shrunk_stride + offset + r;
-        /* All loads are under way before the first is added. */
-        float parts[MAX_SPLITS], sum = 0.0f;
-#pragma unroll
-        for (int s = 0; s < MAX_SPLITS; s++) {
-          const bool there = s < args.splits && r < rank && row < tile.num_rows;
-          parts[s] = there ? from[static_cast<int64_t>(s) * args.shrunk_rows * args.shrunk_stride] : 0.0f;
-        }
-#pragma unroll
-        for (int s = 0; s < MAX_SPLITS; s++) sum += parts[s];
-        reduced[row * stride + to + r] = __float2bfloat16(sum * scale);
-      }
-    }
-    to += width;
-  }
+  reduce_shrunk<M_TILES * 16, THREADS>(args, tile, site, reduced, stride);
   __syncthreads();
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -289,8 +254,8 @@ __global__ void __launch_bounds__(THREADS, M_TILES == 1 ? 3 : 2) expand_kernel(L
 #pragma unroll
         for (int e = 0; e < 4; e++) sums[m][j][e] = 0.0f;
 
-    for (int d = 0, at = 0; d < num_deltas; d++) {
-      const DeltaRecord& delta = site->deltas[d];
+    for (int d = 0, at = 0; d < site.num_deltas; d++) {
+      const DeltaRecord& delta = site.deltas[d];
       const int rank = delta.rank, offset = delta.offset, width = delta.width, place = at;
       at += stepped(rank);
       if (offset >= first + OUT_GROUP || offset + width <= first) continue;
@@ -355,15 +320,12 @@ __global__ void __launch_bounds__(THREADS, M_TILES == 1 ? 3 : 2) expand_kernel(L
 
 template <int M_TILES, ExpandMode MODE, typename Out> void expand_tiles(const LoraArgs& args, Out* out, int out_stride, int out_width, Queue queue) {
   constexpr size_t MOST_SHARED_BYTES = 212 << 10;
-  static_assert(SMALL_TILE_ROWS * (MAX_RANK_SMALL_TILES + 16 * MAX_DELTAS + 8) * sizeof(bf16) <= MOST_SHARED_BYTES);
-  static_assert(LARGE_TILE_ROWS * (MAX_RANK_LARGE_TILES + 16 * MAX_DELTAS + 8) * sizeof(bf16) <= MOST_SHARED_BYTES);
+  static_assert(reduced_bytes(SMALL_TILE_ROWS, MAX_RANK_SMALL_TILES) <= MOST_SHARED_BYTES);
+  static_assert(reduced_bytes(LARGE_TILE_ROWS, MAX_RANK_LARGE_TILES) <= MOST_SHARED_BYTES);
   static const bool allowed = (allow_shared_bytes(expand_kernel<M_TILES, MODE, Out>, MOST_SHARED_BYTES), true);
   (void)allowed;
-  /* Each delta's ranks begin at a multiple of 16; eight more keep rows of a product in different banks. */
-  const int stride = args.max_rank + 16 * MAX_DELTAS + 8;
-  const size_t bytes = sizeof(bf16) * M_TILES * 16 * stride;
-  launch(expand_kernel<M_TILES, MODE, Out>, dim3(args.num_tiles, (out_width + OUT_BLOCK<M_TILES> - 1) / OUT_BLOCK<M_TILES>), dim3(THREADS), bytes, queue,
-         args, out, out_stride, out_width, stride);
+  launch(expand_kernel<M_TILES, MODE, Out>, dim3(args.num_tiles, (out_width + OUT_BLOCK<M_TILES> - 1) / OUT_BLOCK<M_TILES>), dim3(THREADS),
+         reduced_bytes(M_TILES * 16, args.max_rank), queue, args, out, out_stride, out_width);
 }
 
 template <int M_TILES> void expand_any(const LoraArgs& args, ExpandMode mode, void* out, OutType out_type, int out_stride, int out_width, Queue queue) {

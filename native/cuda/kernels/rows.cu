@@ -3,6 +3,7 @@
 #include "form_of.cuh"
 #include "kernels.h"
 #include "launch.cuh"
+#include "rows.cuh"
 
 namespace lorikeet {
 
@@ -89,7 +90,6 @@ __global__ void rms_norm_any_width_kernel(NormArgs args) {
 /** Widest head whose numbers a warp keeps in registers. */
 constexpr int MAX_HEAD_DIM = 512;
 
-
 template <int DIMS_PER_LANE>
 __device__ __forceinline__ void rotate_head(const RopeArgs& args, int row, int column, const float* norm, bool rotates,
                                             float* memory, float (&kept)[DIMS_PER_LANE]) {
@@ -132,14 +132,6 @@ __device__ __forceinline__ void rotate_head(const RopeArgs& args, int row, int c
 }
 
 constexpr int ROPE_WARPS = 4;
-
-/** Weights of the norms of a row's heads; null where there are none. */
-struct HeadNorms {
-  const float *q, *k;
-  __device__ HeadNorms(const RopeArgs& args, int row)
-      : q(args.q_norm == nullptr ? nullptr : norm_weight(args.q_norm, args.forms, args.q_site, row)),
-        k(args.k_norm == nullptr ? nullptr : norm_weight(args.k_norm, args.forms, args.k_site, row)) {}
-};
 
 /** Block (row, kv head): its query heads, its key head and its value head, a warp each in turn. */
 template <int DIMS_PER_LANE> __global__ void rope_kv_write_kernel(RopeArgs args) {
@@ -239,8 +231,6 @@ template <int PAIRS> __global__ void rope_kv_write_paired_kernel(RopeArgs args) 
     }
   }
 }
-
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + __expf(-x)); }
 
 /** Eight outputs per thread; width a multiple of 8. */
 __global__ void silu_mul_kernel(SiluArgs args) {
