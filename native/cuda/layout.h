@@ -51,6 +51,8 @@ enum {
   SITE_KIND_EMBEDDING = 1,
   SITE_KIND_HEAD = 2,
   SITE_KIND_NORM = 3,
+  SITE_KIND_ROUTER = 4,
+  SITE_KIND_EXPERT = 5,
 };
 
 enum {

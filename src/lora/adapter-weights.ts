@@ -12,9 +12,7 @@ export interface AdapterMatrix {
 
 /** Forms beyond plain LoRA that a backend may or may not serve. */
 export type AdapterForm =
-  | "dora" | "lora_bias" | "head_lora" | "embedding_lora" | "modules_to_save" | "trainable_tokens" | "base_bias" | "base_copies"
-  /** A router or an expert that is replaced whole, beside `modules_to_save`. */
-  | "saved_experts";
+  "dora" | "lora_bias" | "head_lora" | "embedding_lora" | "modules_to_save" | "trainable_tokens" | "base_bias" | "base_copies";
 
 /** `out[offset .. offset + width] += scale · (B · (A · x) [+ bias])` at one site. */
 export interface LoraDelta {

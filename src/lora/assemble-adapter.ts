@@ -69,15 +69,11 @@ export function assembleAdapter(
     if (deltas.some(({ site }) => program.sites[site]!.kind === kind)) forms.push(form);
   }
   forms.push(...REPLACED_FORMS.filter((each) => replacements.some(({ form }) => form === each)));
-  if (replacements.some(({ site }) => isRouted(program, site))) forms.push("saved_experts");
   const digest = adapterDigest(deltas, replacements, program, about.invocation);
   return { digest, deltas, ...(replacements.length === 0 ? {} : { replacements }), forms, report };
 }
 
 const REPLACED_FORMS: readonly Replacement["form"][] = ["modules_to_save", "trainable_tokens", "base_bias", "base_copies"];
-/** Whether a site is an expert's or a router's, which alone is exact. */
-const isRouted = ({ sites, operations, weights }: Program, site: SiteId): boolean =>
-  sites[site]!.expert !== undefined || operations.some((each) => each.kind === "linear" && each.site === site && weights[each.weight]!.kind === "exact");
 
 /** Biases behind weights, and rows one by one in front. */
 const kindOf = ({ part, rows }: Replacement): number => (part === "bias" ? 2 : typeof rows === "number" ? 1 : 0);

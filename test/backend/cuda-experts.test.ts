@@ -5,9 +5,10 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import fc from "fast-check";
 import type { CudaBackend } from "../../src/backend/cuda/cuda-backend.ts";
+import { siteKinds } from "../../src/backend/cuda/lower-program.ts";
 import { asPageId, asSlotId, NO_SLOT } from "../../src/core/ids.ts";
 import type { Step, StepSequence } from "../../src/core/step.ts";
-import type { AdapterWeights } from "../../src/lora/adapter-weights.ts";
+import type { AdapterWeights, Replacement } from "../../src/lora/adapter-weights.ts";
 import type { BufferId, Operation, Program } from "../../src/model/program.ts";
 import { BOUND_FACTOR, referenceOf } from "../helpers/bfloat16-noise.ts";
 import { noCudaReason, openCuda } from "../helpers/cuda.ts";
@@ -20,15 +21,27 @@ import { distance, roundedMatrices } from "./cuda-distance.ts";
 import { LIMITS, tokensOf } from "./cases.ts";
 import { attach } from "../helpers/attach.ts";
 
-const ROOM = { ...LIMITS, maxRows: 320, maxSequences: 64, numExtents: 96 + 8192, numPages: 96 };
+const ROOM = { ...LIMITS, maxRows: 320, maxSequences: 64, numExtents: 96 + 16384, numPages: 96, numSlots: 8 };
 /** Of sums in float32. */
 const SUM_ERROR = 2 ** -14;
 const FORMS = [undefined, "dora", "lora_bias"] as const;
 
 if (noCudaReason !== null) console.warn(`the tests of experts on a CUDA device are skipped: ${noCudaReason}`);
 
-const adaptersOf = (program: Program): readonly AdapterWeights[] =>
-  FORMS.map((form, i) => randomAdapter(program, i + 1, { ranks: [16, 4, 9], dtype: "BF16", coverage: 0.8, ...(form === undefined ? {} : { form }) }));
+/** Slots 0, 1 and 2 have these forms. Slots 3 and 4 replace routers and experts, 3 also what all rows share, 4 beside gains. */
+const adaptersOf = (program: Program): readonly AdapterWeights[] => [
+  ...FORMS.map((form, i) => randomAdapter(program, i + 1, { ranks: [16, 4, 9], dtype: "BF16", coverage: 0.8, ...(form === undefined ? {} : { form }) })),
+  randomAdapter(program, 4, { ranks: [8], dtype: "BF16", coverage: 0.5, form: "modules_to_save", replaced: 0.8 }),
+  { ...randomAdapter(program, 5, { ranks: [3, 20], dtype: "BF16", coverage: 0.5, form: "dora" }), replacements: ownExperts(program, 6) },
+];
+
+/** Every router, in numbers that bfloat16 does not hold, and most modules of experts. */
+function ownExperts(program: Program, seed: number): readonly Replacement[] {
+  const kinds = siteKinds(program);
+  const of = (kind: "router" | "expert", dtype: "F32" | "BF16", replaced: number): readonly Replacement[] =>
+    randomAdapter(program, seed, { ranks: [1], dtype, form: "modules_to_save", replaced }).replacements!.filter(({ site }) => kinds[site] === kind);
+  return [...of("router", "F32", 1), ...of("expert", "BF16", 0.8)].toSorted((one, other) => one.site - other.site);
+}
 
 async function openWith(program: Program, adapters: readonly AdapterWeights[]): Promise<CudaBackend> {
   const backend = (await openCuda({ ...ROOM, program, weights: randomWeights(program, 5), format: "bfloat16" })) as CudaBackend;
@@ -108,13 +121,13 @@ describe.skipIf(noCudaReason !== null).each(Object.entries({
     }
   }
 
-  const mixed = Array.from({ length: 64 }, (_unused, i) => [-1, 0, 0, 1, 2, -1, 0][i % 7]!);
-  const onePerSlot = [-1, 0, 1, 2];
+  const mixed = Array.from({ length: 64 }, (_unused, i) => [-1, 0, 0, 1, 2, -1, 3, 4, 3, 4][i % 10]!);
+  const onePerSlot = [-1, 0, 1, 2, 3, 4];
 
   // Up to 8, 16, 32 and 64 rows, and above, products have tiles of other sizes; above 64 rows a second kernel sorts rows.
   test.each([1, 8, 9, 17, 33, 64, 65, 200, 300])("experts of %d rows of the base", (rows) =>
     compare("route", "combine", rows, [-1], ["normed", "router_logits", "hidden"], "hidden", "bfloat16"));
-  test.each([4, 40, 150])("experts of %d rows of every adapter", (rows) =>
+  test.each([6, 40, 150, 300])("experts of %d rows of every adapter", (rows) =>
     compare("route", "combine", rows, onePerSlot, ["normed", "router_logits", "hidden"], "hidden", "bfloat16"));
 
   test.each([1, 5, 64, 65, 300])("logits of the router are those of float32 arithmetic, adapters' too: %d rows", (rows) => {
@@ -122,6 +135,10 @@ describe.skipIf(noCudaReason !== null).each(Object.entries({
     expect(kind).toBe("linear");
     return compareRouter(rows, rows === 1 ? [2] : onePerSlot);
   });
+  // Above 64 rows an adapter has several tiles.
+  test.each([1, 9, 64, 200])("logits of a router that an adapter has of its own are those of float32 arithmetic: %d rows", (rows) => compareRouter(rows, [4]));
+  test.each([1, 64, 200])("experts that an adapter has of its own: %d rows", (rows) =>
+    compare("route", "combine", rows, [4], ["normed", "router_logits", "hidden"], "hidden", "bfloat16"));
 
   async function compareRouter(rows: number, slots: readonly number[]): Promise<void> {
     const step = stepOf(rows, slots);
@@ -221,7 +238,7 @@ describe.skipIf(noCudaReason !== null)("cuda: mixtures of experts", () => {
     const program = expertProgram(EXPERT_SHAPES[name]!);
     const adapters = adaptersOf(program);
     const backend = await openWith(program, adapters);
-    await runJobs(backend, program, adapters, [-1, 0, 1, 2].map((slot) => ({ tokens: tokensOf(20 + slot, program.vocabSize, slot + 8), slot })));
+    await runJobs(backend, program, adapters, [-1, 0, 1, 2, 3, 4].map((slot) => ({ tokens: tokensOf(20 + slot, program.vocabSize, slot + 8), slot })));
     await backend.close();
   });
 
@@ -229,16 +246,31 @@ describe.skipIf(noCudaReason !== null)("cuda: mixtures of experts", () => {
     const program = expertProgram({ ...QWEN, hidden_size: 64, moe_intermediate_size: 40, num_experts: 12, num_hidden_layers: 3, mlp_only_layers: [1], norm_topk_prob: true });
     const adapters = [
       ...adaptersOf(program),
-      randomAdapter(program, 4, { ranks: [128], dtype: "BF16", coverage: 0.3 }),
-      randomAdapter(program, 5, { ranks: [2, 64], coverage: 0.5 }),
+      randomAdapter(program, 7, { ranks: [128], dtype: "BF16", coverage: 0.3 }),
+      randomAdapter(program, 8, { ranks: [2, 64], coverage: 0.5 }),
     ];
     const backend = await openWith(program, adapters);
-    const job = fc.record({ length: fc.integer({ min: 3, max: 40 }), slot: fc.integer({ min: -1, max: 4 }), seed: fc.nat(1000) });
+    const job = fc.record({ length: fc.integer({ min: 3, max: 40 }), slot: fc.integer({ min: -1, max: 6 }), seed: fc.nat(1000) });
     await fc.assert(
       fc.asyncProperty(fc.array(job, { minLength: 1, maxLength: 8 }), (specs) =>
         runJobs(backend, program, adapters, specs.map(({ length, slot, seed }) => ({ tokens: tokensOf(length, program.vocabSize, seed), slot })))),
       { numRuns: 8, seed: 20 },
     );
+    await backend.close();
+  });
+
+  test("of an adapter's own are multiplied in graphs of a shape that was captured before it came", async () => {
+    const program = expertProgram({ ...QWEN, num_hidden_layers: 2 });
+    // The first of a layer's sites has none.
+    const all = ownExperts(program, 6).filter(({ site }) => program.sites[site]!.expert !== 0);
+    const layers = [0, 1].map((layer) => all.filter(({ site }) => program.sites[site]!.layer === layer));
+    const adapters = layers.map((replacements, i): AdapterWeights => ({ ...randomAdapter(program, i + 1, { ranks: [4], dtype: "BF16" }), replacements }));
+    const backend = await openWith(program, adapters.slice(0, 1));
+    const jobsOf = (slots: readonly number[]): Job[] => slots.map((slot) => ({ tokens: tokensOf(12 + slot, program.vocabSize, slot + 8), slot }));
+    await runJobs(backend, program, adapters, jobsOf([-1, 0]));
+    await attach(backend, asSlotId(1), await backend.stage(adapters[1]!));
+    await runJobs(backend, program, adapters, jobsOf([-1, 1]));
+    await runJobs(backend, program, adapters, jobsOf([-1, 0, 1]));
     await backend.close();
   });
 

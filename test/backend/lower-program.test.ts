@@ -1,7 +1,7 @@
 /** Forward programs as the CUDA engine runs them, one readable line per kernel. */
 import { describe, expect, test } from "bun:test";
 import { LAUNCH, LAUNCH_OP, LAUNCH_WORDS } from "../../src/backend/cuda/layout.ts";
-import { lowerProgram, moduleBorders } from "../../src/backend/cuda/lower-program.ts";
+import { lowerProgram, moduleBorders, siteKinds } from "../../src/backend/cuda/lower-program.ts";
 import { ModelError } from "../../src/core/errors.ts";
 import type { Program } from "../../src/model/program.ts";
 import { expertProgram, MIXTRAL } from "../helpers/expert-programs.ts";
@@ -162,6 +162,27 @@ describe("sites", () => {
       norm: [0, 24],
       head: [0, 61],
     });
+  });
+
+  test("of routers and of experts, be it a single one, are told from those that all rows share", () => {
+    const kindsOf = (changes: Parameters<typeof expertProgram>[0]) => {
+      const program = expertProgram({ ...MIXTRAL, num_hidden_layers: 1, ...changes });
+      const kinds = siteKinds(program);
+      return program.sites.map(({ name }, id) => `${name.replace("model.layers.0.", "").replace("block_sparse_moe.", "")} ${kinds[id]}`);
+    };
+    expect(kindsOf({ num_local_experts: 1, num_experts_per_tok: 1 })).toEqual([
+      "model.embed_tokens embedding",
+      "input_layernorm norm",
+      "self_attn.qkv_proj matrix",
+      "self_attn.o_proj matrix",
+      "post_attention_layernorm norm",
+      "gate router",
+      "experts.0.gate_up_proj expert",
+      "experts.0.down_proj expert",
+      "model.norm norm",
+      "lm_head head",
+    ]);
+    expect(kindsOf({}).filter((each) => each.endsWith(" expert")).length).toBe(8);
   });
 });
 

@@ -101,13 +101,13 @@ export class ReferenceExecutor {
     }
   }
 
-  /** A weight with the rows that the adapter has of its own; rows one by one are over any others. */
-  #own(base: Float64Array, part: Replacement["part"], site: SiteId | null, adapter: AdapterWeights | null): Float64Array {
+  /** A weight with the rows that the adapter has of its own; rows one by one are over any others. Those of a router are stored as it is. */
+  #own(base: Float64Array, part: Replacement["part"], site: SiteId | null, adapter: AdapterWeights | null, kind: WeightSpec["kind"] = "matrix"): Float64Array {
     const own = adapter?.replacements?.filter((each) => each.site === site && each.part === part) ?? [];
     if (own.length === 0) return base;
     const numbers = base.slice();
     for (const { rows, values } of own.toSorted((one) => (typeof one.rows === "number" ? -1 : 1))) {
-      const replaced = values.cols === 1 ? matrixNumbers(values) : this.#stored(matrixNumbers(values));
+      const replaced = values.cols === 1 || kind === "exact" ? matrixNumbers(values) : this.#stored(matrixNumbers(values));
       for (let i = 0; i < values.rows; i++) {
         numbers.set(replaced.subarray(i * values.cols, (i + 1) * values.cols), (typeof rows === "number" ? rows + i : rows[i]!) * values.cols);
       }
@@ -161,7 +161,7 @@ export class ReferenceExecutor {
         const spec = this.#program.weights[operation.weight]!;
         const x = buffers[operation.x]!;
         const out = buffers[operation.out]!;
-        const matrix = this.#own(this.#weights[operation.weight]!, "weight", operation.site, adapter);
+        const matrix = this.#own(this.#weights[operation.weight]!, "weight", operation.site, adapter, spec.kind);
         const bias = operation.bias === null ? null : this.#own(this.#weights[operation.bias]!, "bias", operation.site, adapter);
         const deltas = (adapter?.deltas ?? [])
           .filter((delta) => delta.site === operation.site)

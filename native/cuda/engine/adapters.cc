@@ -43,7 +43,7 @@ AdapterLayout::AdapterLayout(const std::vector<SourceDelta>& deltas, const std::
   size_t next = 0;
   for (size_t site = 0; site < sites.size(); site++) {
     out_widths_.push_back(sites[site].borders.back());
-    Placed placed(static_cast<int>(site), next);
+    Placed placed(static_cast<int>(site), sites[site].kind == SITE_KIND_ROUTER, next);
     while (next < deltas.size() && deltas[next].site == placed.site) next++;
     if (next == placed.first_delta && replaced[site].empty()) continue;
     if (next > placed.first_delta) place_deltas(placed, deltas, sites[site]);
@@ -94,7 +94,7 @@ void AdapterLayout::place_rows(Placed& placed, const std::vector<SourceReplaceme
     if (!fits(replacements[bias], 1)) throw Error("adapter_invalid", "the adapter replaces biases that the model does not have");
   if (placed.norm && (replacements[*placed.norm].values.rows != num_rows || !fits(replacements[*placed.norm], 1))) throw Error("adapter_invalid", "the adapter replaces a norm of another width");
   if (placed.own.empty()) return;
-  placed.rows_at = place(placed.own.size() * aligned_width(width) * sizeof(uint16_t));
+  placed.rows_at = place(placed.own.size() * aligned_width(width) * (placed.is_exact ? sizeof(float) : sizeof(uint16_t)));
   placed.ids_at = place(placed.own.size() * sizeof(int32_t));
 }
 
@@ -112,7 +112,8 @@ void AdapterLayout::place_vectors(Placed& placed, const std::vector<SourceDelta>
 
   uint32_t forms = 0;
   if (has_gain || has_bias || placed.shift_at) forms |= FORM_OUTPUTS;
-  if (!placed.own.empty()) forms |= FORM_ROWS;
+  const bool is_routed = site.kind == SITE_KIND_ROUTER || site.kind == SITE_KIND_EXPERT;
+  if (!placed.own.empty()) forms |= is_routed ? FORM_EXPERT_ROWS : FORM_ROWS;
   switch (site.kind) {
     case SITE_KIND_EMBEDDING: forms_ |= FORM_EMBEDDING; break;
     case SITE_KIND_NORM: forms_ |= FORM_NORMS; break;
@@ -145,7 +146,9 @@ void AdapterLayout::write(const std::vector<SourceDelta>& deltas, uint8_t* out, 
     for (size_t i = 0; i < placed.own.size(); i++) {
       const OwnRow& own = placed.own[i];
       const SourceMatrix& values = replacements[own.source].values;
-      round_row(values, own.row, reinterpret_cast<uint16_t*>(out + placed.rows_at) + i * aligned_width(values.cols));
+      const size_t at = i * aligned_width(values.cols);
+      if (placed.is_exact) widen_row(values, own.row, reinterpret_cast<float*>(out + placed.rows_at) + at);
+      else round_row(values, own.row, reinterpret_cast<uint16_t*>(out + placed.rows_at) + at);
       reinterpret_cast<int32_t*>(out + placed.ids_at)[i] = own.id;
     }
     for (const int index : placed.biases) {
@@ -182,7 +185,8 @@ std::vector<FormRecord> AdapterLayout::forms_at(uint8_t* device) const {
     form.shift = floats_at(placed.shift_at);
     form.norm = floats_at(placed.norm_at);
     if (placed.own.empty()) continue;
-    form.rows = reinterpret_cast<const bf16*>(device + placed.rows_at);
+    if (placed.is_exact) form.exact_rows = reinterpret_cast<const float*>(device + placed.rows_at);
+    else form.rows = reinterpret_cast<const bf16*>(device + placed.rows_at);
     form.row_ids = reinterpret_cast<const int32_t*>(device + placed.ids_at);
     form.num_rows = static_cast<int32_t>(placed.own.size());
   }

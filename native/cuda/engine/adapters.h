@@ -26,18 +26,19 @@ struct SourceDelta {
 
 /** What a step launches more for an adapter than for plain LoRA; a set of these. */
 enum Form : uint32_t {
-  FORM_OUTPUTS = 1,   /* gains and biases of layers' outputs */
-  FORM_ROWS = 2,      /* own rows of layers' matrices */
-  FORM_EMBEDDING = 4, /* anything at the embedding */
-  FORM_HEAD = 8,      /* anything at the head */
-  FORM_NORMS = 16,    /* own norms */
+  FORM_OUTPUTS = 1,      /* gains and biases of layers' outputs */
+  FORM_ROWS = 2,         /* own rows of layers' matrices that all rows share */
+  FORM_EMBEDDING = 4,    /* anything at the embedding */
+  FORM_HEAD = 8,         /* anything at the head */
+  FORM_NORMS = 16,       /* own norms */
+  FORM_EXPERT_ROWS = 32, /* own rows of routers' and experts' matrices */
 };
 
 /**
  * Where everything of one adapter lies, on the host and on the device alike.
  *
  *   [A of site 0][B of its deltas]...[A of site 1]...      each on 1024 bytes, and inside as adapter_layout.h says
- *   [own rows of a site][their numbers]...                 bfloat16 with the base's stride, ascending
+ *   [own rows of a site][their numbers]...                 bfloat16, of a router float32, with the base's stride, ascending
  *   [gains of a site][biases][shifts][norm]...             float32 for every output, of sites that have them
  */
 class AdapterLayout {
@@ -56,10 +57,10 @@ class AdapterLayout {
   size_t forms_at() const { return forms_at_; }
   /** A set of `Form`. */
   uint32_t forms() const { return forms_; }
-  /** What of FORM_OUTPUTS and FORM_ROWS each site has, the head too. */
+  /** What of FORM_OUTPUTS, FORM_ROWS and FORM_EXPERT_ROWS each site has, the head too. */
   const std::vector<uint8_t>& site_forms() const { return site_forms_; }
   /**
-   * Converts every matrix to bfloat16 and puts it in its place; what lies between is zero.
+   * Converts every matrix to bfloat16, or own rows of a router to float32, and puts it in its place; what lies between is zero.
    *
    * Gains are lengths until `form_gains` has seen them.
    *
@@ -76,8 +77,9 @@ class AdapterLayout {
 
  private:
   struct Placed {
-    Placed(int site, size_t first_delta) : site(site), first_delta(first_delta) {}
+    Placed(int site, bool is_exact, size_t first_delta) : site(site), is_exact(is_exact), first_delta(first_delta) {}
     int site;
+    bool is_exact; /* own rows are float32 */
     size_t first_delta; /* of the adapter's */
     size_t a_at = 0;
     int steps = 0; /* of A */

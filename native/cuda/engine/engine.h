@@ -209,6 +209,8 @@ class Engine {
   LoraArgs lora_args(const AdapterRows& rows, int site) const;
   void allocate_routed();
   Routed routed() const;
+  /** Whether adapters of the step may have own rows at one of so many sites of a router or of experts. */
+  bool has_expert_rows(const Run& run, int site, int count) const;
   void launch_exact_linear(const Run& run, const LaunchSpec& launch);
   void launch_route(const Run& run, const LaunchSpec& launch);
   void launch_expert_linear(const Run& run, const LaunchSpec& launch);
@@ -272,7 +274,7 @@ class Engine {
   std::vector<bool> site_expands_; /* `can_expand` of the launch that reads the site's output */
   std::vector<uint32_t> slot_forms_;
   std::vector<int> slot_ranks_; /* most that the slot's adapter has at one site */
-  std::vector<uint8_t> site_forms_; /* of FORM_OUTPUTS and FORM_ROWS, what any adapter so far has there */
+  std::vector<uint8_t> site_forms_; /* as AdapterLayout's, what any adapter so far has there */
   std::mutex gains_mutex_; /* held while gains are found, or copied to or from an image */
   DeviceMemory forms_;   /* FormRecord of every slot and site */
   DeviceMemory product_; /* [rows, stride] float32: what is not yet part of the residual stream; none before an adapter with forms in layers */

@@ -27,22 +27,37 @@ Routed Engine::routed() const {
   };
 }
 
+bool Engine::has_expert_rows(const Run& run, int site, int count) const {
+  return std::any_of(site_forms_.begin() + site, site_forms_.begin() + site + count, [&](uint8_t forms) { return forms & run.forms & FORM_EXPERT_ROWS; });
+}
+
 void Engine::launch_exact_linear(const Run& run, const LaunchSpec& launch) {
-  const WeightSpec& weight = options_.weights[launch[LAUNCH_WEIGHT]];
-  const int stride = aligned_width(weight.cols);
   const ExactLinearArgs args = {
       .x = buffers_[launch[LAUNCH_X]].as<bf16>(),
       .x_stride = stride_of(launch[LAUNCH_X]),
       .weight = weights_[launch[LAUNCH_WEIGHT]].as<float>(),
-      .weight_stride = stride,
       .out = buffers_[launch[LAUNCH_OUT]].as<float>(),
       .out_stride = stride_of(launch[LAUNCH_OUT]),
       .m = run.rows,
-      .n = weight.rows,
-      .k = stride,
+      .n = options_.weights[launch[LAUNCH_WEIGHT]].rows,
   };
   linear_exact(args, main_queue());
   if (launch[LAUNCH_SITE] < 0 || !run.has_adapters) return;
+  if (has_expert_rows(run, launch[LAUNCH_SITE], 1)) {
+    const AdapterRows rows = adapter_rows(run, false);
+    const OwnExactRowsArgs own = {
+        .forms = {forms_.as<FormRecord>(), static_cast<int>(options_.sites.size()), rows.row_slot},
+        .site = launch[LAUNCH_SITE],
+        .tiles = rows.tiles,
+        .num_tiles = rows.num_tiles,
+        .x = args.x,
+        .x_stride = args.x_stride,
+        .out = args.out,
+        .out_stride = args.out_stride,
+        .n = args.n,
+    };
+    own_exact_rows(own, main_queue());
+  }
   const ExactLoraArgs lora = {
       .x = args.x,
       .x_stride = args.x_stride,
@@ -90,7 +105,7 @@ LoraArgs Engine::expert_lora_args(const Run& run, const LaunchSpec& launch) cons
   return lora;
 }
 
-/** The base products of every expert; rows with an adapter get its delta, and then its forms, added to what they left. */
+/** The base products of every expert; rows with an adapter get its own rows' in their place, its delta added, and then its forms. */
 void Engine::launch_expert_linear(const Run& run, const LaunchSpec& launch) {
   const WeightSpec& weight = options_.weights[launch[LAUNCH_WEIGHT]];
   const int stride = aligned_width(weight.cols);
@@ -109,6 +124,21 @@ void Engine::launch_expert_linear(const Run& run, const LaunchSpec& launch) {
   };
   linear_experts(args, main_queue());
   if (!run.has_adapters) return;
+  if (has_expert_rows(run, launch[LAUNCH_SITE], weight.num_experts)) {
+    const OwnExpertRowsArgs own = {
+        .forms = forms_.as<FormRecord>(),
+        .num_sites = static_cast<int>(options_.sites.size()),
+        .site = launch[LAUNCH_SITE],
+        .x = args.x,
+        .x_stride = args.x_stride,
+        .by_source = args.by_source,
+        .out = args.out,
+        .out_stride = args.out_stride,
+        .n = args.n,
+        .routed = args.routed,
+    };
+    own_expert_rows(own, main_queue());
+  }
   const LoraArgs lora = expert_lora_args(run, launch);
   lora_shrink(lora, args.x, args.x_stride, main_queue());
   lora_expand(lora, ExpandMode::add, args.out, OutType::bf16, args.out_stride, args.n, main_queue());

@@ -43,6 +43,10 @@ uint16_t bfloat16_bits(float value) {
   return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
+void require_finite(bool finite, int row) {
+  if (!finite) throw Error("adapter_invalid", "the adapter has a value that is not finite in row " + std::to_string(row) + " of a matrix");
+}
+
 }  // namespace
 
 void round_row(const SourceMatrix& matrix, int row, uint16_t* bits) {
@@ -60,7 +64,16 @@ void round_row(const SourceMatrix& matrix, int row, uint16_t* bits) {
   }
   /* The largest float32 numbers round up to infinity. */
   for (int i = 0; i < matrix.cols; i++) finite &= (bits[i] & 0x7f80u) != 0x7f80u;
-  if (!finite) throw Error("adapter_invalid", "the adapter has a value that is not finite in row " + std::to_string(row) + " of a matrix");
+  require_finite(finite, row);
+}
+
+void widen_row(const SourceMatrix& matrix, int row, float* numbers) {
+  bool finite = true;
+  for (int i = 0; i < matrix.cols; i++) {
+    numbers[i] = value_at(matrix, static_cast<size_t>(row) * matrix.cols + i);
+    finite &= std::isfinite(numbers[i]);
+  }
+  require_finite(finite, row);
 }
 
 }  // namespace lorikeet

@@ -15,6 +15,8 @@ struct SourceMatrix {
 
 /** @throws Error `adapter_invalid` for a number that is not finite in bfloat16 */
 void round_row(const SourceMatrix& matrix, int row, uint16_t* bits);
+/** In float32, which loses nothing. @throws Error `adapter_invalid` for a number that is not finite */
+void widen_row(const SourceMatrix& matrix, int row, float* numbers);
 
 /** Of a matrix of any type, in float32. */
 float value_at(const SourceMatrix& matrix, size_t i);

@@ -14,31 +14,39 @@ struct alignas(16) Columns {
   bf16 numbers[COLUMNS_AT_ONCE];
 };
 
-/** The row that an adapter has of its own for an output or a token, or null. Neighbouring rows are `stride` apart. */
-LORIKEET_BOTH const bf16* own_row(const FormRecord& form, int id, int stride) {
+/** Which of an adapter's own rows is that of an output or a token; below 0 for none. */
+LORIKEET_BOTH int own_index(const FormRecord& form, int id) {
   /* Ids ascend, so none lies behind its own number; those of whole matrices lie there. */
   int low = 0, high = id < form.num_rows ? id + 1 : form.num_rows;
-  if (id < form.num_rows && form.row_ids[id] == id) return form.rows + static_cast<int64_t>(id) * stride;
+  if (id < form.num_rows && form.row_ids[id] == id) return id;
   while (low < high) {
     const int middle = (low + high) / 2;
     if (form.row_ids[middle] < id) low = middle + 1;
     else high = middle;
   }
-  return low < form.num_rows && form.row_ids[low] == id ? form.rows + static_cast<int64_t>(low) * stride : nullptr;
+  return low < form.num_rows && form.row_ids[low] == id ? low : -1;
+}
+
+/** The row itself, or null. Neighbouring rows are `stride` apart. */
+LORIKEET_BOTH const bf16* own_row(const FormRecord& form, int id, int stride) {
+  const int index = own_index(form, id);
+  return index < 0 ? nullptr : form.rows + static_cast<int64_t>(index) * stride;
 }
 
 /** The part of |row|² of W + scale · B · A that the `worker`th of `workers` sums; rows end in zeros up to their stride. */
 LORIKEET_BOTH float changed_squares(const GainArgs& args, int output, int worker, int workers) {
   const DeltaRecord& delta = args.delta;
-  const int64_t row = static_cast<int64_t>(delta.offset + output) * args.weight_stride;
-  const bf16* own = own_row(args.own, delta.offset + output, args.weight_stride);
+  const int own = own_index(args.own, delta.offset + output);
+  const int64_t row = static_cast<int64_t>(own < 0 ? delta.offset + output : own) * args.weight_stride;
+  const bf16* const matrix = own < 0 ? args.weight : args.own.rows;
+  const float* const exact = own < 0 ? args.exact : args.own.exact_rows;
   float squares = 0.0f;
   for (int column = worker * COLUMNS_AT_ONCE; column < args.weight_stride; column += workers * COLUMNS_AT_ONCE) {
     float values[COLUMNS_AT_ONCE];
-    if (own == nullptr && args.exact != nullptr) {
-      for (int i = 0; i < COLUMNS_AT_ONCE; i++) values[i] = args.exact[row + column + i];
+    if (exact != nullptr) {
+      for (int i = 0; i < COLUMNS_AT_ONCE; i++) values[i] = exact[row + column + i];
     } else {
-      const Columns base = *reinterpret_cast<const Columns*>((own != nullptr ? own : args.weight + row) + column);
+      const Columns base = *reinterpret_cast<const Columns*>(matrix + row + column);
       for (int i = 0; i < COLUMNS_AT_ONCE; i++) values[i] = __bfloat162float(base.numbers[i]);
     }
     for (int rank = 0; rank < delta.rank; rank++) {

@@ -52,6 +52,7 @@ struct FormRecord {
   const float* norm;  /* [width]: its own weight of a norm */
   /** Rows of the weight that take the place of the base's. */
   const bf16* rows; /* [num_rows, aligned width of a row] */
+  const float* exact_rows; /* of a matrix in float32 in their place */
   const int32_t* row_ids; /* [num_rows], ascending: outputs, or tokens of an embedding */
   int32_t num_rows;
 };
@@ -330,7 +331,7 @@ void own_rows(const OwnRowsArgs& args, int num_multiprocessors, Queue queue);
 /** One delta whose outputs are brought to given lengths: gain = length / |W + scale · B · A|, of rows, or of an embedding's columns. */
 struct GainArgs {
   const bf16* weight; /* the base's, [outputs, weight_stride], of an embedding [tokens, weight_stride]; or null */
-  const float* exact; /* the same of a matrix in float32, or null */
+  const float* exact; /* the same of a matrix in float32, whose own rows are, too; or null */
   int weight_stride;
   FormRecord own; /* whose rows take the place of the base's */
   int num_tokens; /* of an embedding; otherwise 0 */
@@ -365,12 +366,11 @@ struct Routed {
 /** out[m, n] = sum_k weight[n, k] * x[m, k] with a matrix in float32: a rounded logit may choose another expert. */
 struct ExactLinearArgs {
   const bf16* x;
-  int x_stride;
+  int x_stride; /* that of the matrix, too */
   const float* weight;
-  int weight_stride;
   float* out;
   int out_stride;
-  int m, n, k; /* k whole strides */
+  int m, n;
 };
 void linear_exact(const ExactLinearArgs& args, Queue queue);
 
@@ -387,6 +387,19 @@ struct ExactLoraArgs {
   int max_rank; /* no site of any slot has more ranks */
 };
 void lora_exact(const ExactLoraArgs& args, Queue queue);
+
+/** Own rows of a matrix in float32, as OwnRowsArgs, and summed as the base's are. */
+struct OwnExactRowsArgs {
+  FormTable forms;
+  int site;
+  const RowTile* tiles;
+  int num_tiles;
+  const bf16* x;
+  int x_stride; /* that of the rows, too */
+  float* out;
+  int out_stride, n;
+};
+void own_exact_rows(const OwnExactRowsArgs& args, Queue queue);
 
 /** Gives each row its experts and their shares, and sorts rows by expert. */
 struct RouteArgs {
@@ -417,6 +430,19 @@ struct ExpertLinearArgs {
   Routed routed;
 };
 void linear_experts(const ExpertLinearArgs& args, Queue queue);
+
+/** Own rows of experts' matrices, as OwnRowsArgs: out[i, id] = own[id] · x[source of i] for every routed row i with an adapter. */
+struct OwnExpertRowsArgs {
+  const FormRecord* forms; /* [slots, num_sites] */
+  int num_sites, site; /* the first expert's */
+  const bf16* x;
+  int x_stride; /* that of the rows, too */
+  bool by_source; /* as ExpertLinearArgs */
+  bf16* out;
+  int out_stride, n;
+  Routed routed;
+};
+void own_expert_rows(const OwnExpertRowsArgs& args, Queue queue);
 
 /** Routed rows with an adapter: out = gain · out + bias. */
 struct ExpertFormArgs {

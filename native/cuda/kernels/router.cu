@@ -6,6 +6,7 @@
  */
 #include "adapter_layout.h"
 #include "device.cuh"
+#include "form_of.cuh"
 #include "kernels.h"
 #include "launch.cuh"
 
@@ -29,24 +30,29 @@ __device__ __forceinline__ void add_products(float& sum, const float4& a, const 
   sum += a.w * b.w;
 }
 
-/** A warp for OUTPUTS outputs of ROWS rows: block (outputs, rows). */
-template <int OUTPUTS, int ROWS> __global__ void __launch_bounds__(THREADS) linear_exact_kernel(ExactLinearArgs args) {
-  begin_behind_previous_kernels();
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int first_output = (blockIdx.x * WARPS + warp) * OUTPUTS, first_row = blockIdx.y * ROWS;
-  if (first_output >= args.n) return;
+/** Rows of a matrix in float32, and of x; both `stride` wide. */
+struct ExactProduct {
+  const float* weight;
+  int n;
+  const bf16* x;
+  int m, stride;
+};
+
+/** OUTPUTS rows of the matrix by ROWS of x, by a warp; `store(output, row, sum)` is called for those that there are, by one lane. */
+template <int OUTPUTS, int ROWS, typename Store> __device__ __forceinline__ void multiply_exact(const ExactProduct& product, int first_output, int first_row, Store store) {
+  const int lane = threadIdx.x % 32;
   float sums[OUTPUTS][ROWS];
 #pragma unroll
   for (int o = 0; o < OUTPUTS; o++)
 #pragma unroll
     for (int r = 0; r < ROWS; r++) sums[o][r] = 0.0f;
-  for (int k = lane * VECTOR; k < args.k; k += 32 * VECTOR) {
+  for (int k = lane * VECTOR; k < product.stride; k += 32 * VECTOR) {
     float4 weights[OUTPUTS];
 #pragma unroll
-    for (int o = 0; o < OUTPUTS; o++) weights[o] = *reinterpret_cast<const float4*>(args.weight + static_cast<int64_t>(min(first_output + o, args.n - 1)) * args.weight_stride + k);
+    for (int o = 0; o < OUTPUTS; o++) weights[o] = *reinterpret_cast<const float4*>(product.weight + static_cast<int64_t>(min(first_output + o, product.n - 1)) * product.stride + k);
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-      const float4 x = four(args.x + static_cast<int64_t>(min(first_row + r, args.m - 1)) * args.x_stride + k);
+      const float4 x = four(product.x + static_cast<int64_t>(min(first_row + r, product.m - 1)) * product.stride + k);
 #pragma unroll
       for (int o = 0; o < OUTPUTS; o++) add_products(sums[o][r], weights[o], x);
     }
@@ -56,8 +62,32 @@ template <int OUTPUTS, int ROWS> __global__ void __launch_bounds__(THREADS) line
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
       const float sum = warp_sum(sums[o][r]);
-      if (lane == 0 && first_output + o < args.n && first_row + r < args.m) args.out[static_cast<int64_t>(first_row + r) * args.out_stride + first_output + o] = sum;
+      if (lane == 0 && first_output + o < product.n && first_row + r < product.m) store(first_output + o, first_row + r, sum);
     }
+}
+
+/** Block (outputs, rows). */
+template <int OUTPUTS, int ROWS> __global__ void __launch_bounds__(THREADS) linear_exact_kernel(ExactLinearArgs args) {
+  begin_behind_previous_kernels();
+  const int first_output = (blockIdx.x * WARPS + threadIdx.x / 32) * OUTPUTS;
+  if (first_output >= args.n) return;
+  multiply_exact<OUTPUTS, ROWS>({args.weight, args.n, args.x, args.m, args.x_stride}, first_output, blockIdx.y * ROWS,
+                                [&](int output, int row, float sum) { args.out[static_cast<int64_t>(row) * args.out_stride + output] = sum; });
+}
+
+constexpr int OWN_ROWS_AT_ONCE = 8;
+
+/** Block (own rows, tile). */
+__global__ void __launch_bounds__(THREADS) own_exact_rows_kernel(OwnExactRowsArgs args) {
+  begin_behind_previous_kernels();
+  const RowTile tile = args.tiles[blockIdx.y];
+  if (tile.num_rows == 0 || tile.slot < 0) return;
+  const FormRecord form = *form_of(args.forms, args.site, tile.row);
+  const int first = blockIdx.x * WARPS + threadIdx.x / 32;
+  if (first >= form.num_rows) return;
+  const ExactProduct product = {form.exact_rows, form.num_rows, args.x + static_cast<int64_t>(tile.row) * args.x_stride, tile.num_rows, args.x_stride};
+  for (int first_row = 0; first_row < tile.num_rows; first_row += OWN_ROWS_AT_ONCE)
+    multiply_exact<1, OWN_ROWS_AT_ONCE>(product, first, first_row, [&](int own, int row, float sum) { args.out[static_cast<int64_t>(tile.row + row) * args.out_stride + form.row_ids[own]] = sum; });
 }
 
 /** Block (row). A warp takes a rank at a time, then a thread an output. */
@@ -235,6 +265,10 @@ void linear_exact(const ExactLinearArgs& args, Queue queue) {
   if (args.m == 1) launch_exact<1, 1>(args, queue);
   else if (args.m <= 64) launch_exact<1, 8>(args, queue);
   else launch_exact<4, 8>(args, queue);
+}
+
+void own_exact_rows(const OwnExactRowsArgs& args, Queue queue) {
+  launch(own_exact_rows_kernel, dim3(blocks_of(args.n), args.num_tiles), dim3(THREADS), 0, queue, args);
 }
 
 void lora_exact(const ExactLoraArgs& args, Queue queue) {

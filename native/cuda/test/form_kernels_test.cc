@@ -176,6 +176,105 @@ TEST_CASE("products with own rows are written over the outputs that they take, a
   }
 }
 
+TEST_CASE("own rows of a router are multiplied in float32, where the adapter has them") {
+  std::mt19937 random(5);
+  std::uniform_real_distribution<float> any(-1.0f, 1.0f);
+  for (int run = 0; run < 30; run++) {
+    const int k = 1 + random() % 300, n = 1 + random() % 140;
+    const std::vector<SiteSpec> sites = {{k, {0, n}, SITE_KIND_ROUTER}};
+    std::vector<Adapter> adapters(3);
+    for (int slot = 0; slot < 2; slot++) {
+      /* Whole, and its first rows. */
+      const int count = slot == 0 ? n : 1 + random() % n;
+      adapters[slot].kept.emplace_back(static_cast<size_t>(count) * k);
+      for (float& value : adapters[slot].kept[0]) value = any(random);
+      adapters[slot].replacements.push_back({0, false, false, 0, {}, matrix(count, k, adapters[slot].kept[0]), {}});
+    }
+    Attached attached;
+    const std::vector<DeviceMemory> images = attach(adapters, sites, attached);
+    const Rows rows(random, 3, run % 2 == 0 ? 64 : 16);
+    const std::vector<float> x = numbers(random, static_cast<size_t>(rows.count()) * k);
+    const DeviceMemory device_x = on_device(padded_rows(x, rows.count(), k));
+    const Out out(random, OutType::f32, rows.count(), n);
+    own_exact_rows({.forms = {attached.forms.as<FormRecord>(), 1, rows.device_slots.as<int32_t>()}, .site = 0, .tiles = rows.device_tiles.as<RowTile>(), .num_tiles = static_cast<int>(rows.tiles.size()),
+                    .x = device_x.as<bf16>(), .x_stride = aligned_width(k), .out = out.memory.as<float>(), .out_stride = aligned_width(n), .n = n},
+                   queue());
+    const std::vector<float> got = out.after();
+    for (int row = 0; row < rows.count(); row++) {
+      const std::vector<float> none, &own = rows.slots[row] < 0 || rows.slots[row] == 2 ? none : adapters[rows.slots[row]].kept[0];
+      for (int i = 0; i < n; i++) {
+        const size_t at = static_cast<size_t>(row) * n + i;
+        double wanted = out.before[at];
+        if (static_cast<size_t>(i) * k < own.size()) {
+          wanted = 0.0;
+          for (int column = 0; column < k; column++) wanted += static_cast<double>(own[static_cast<size_t>(i) * k + column]) * x[static_cast<size_t>(row) * k + column];
+        }
+        /* Rounded to bfloat16 it would be a thousand times that. */
+        REQUIRE(std::fabs(got[at] - wanted) <= 1e-6 * k);
+      }
+    }
+  }
+}
+
+TEST_CASE("own rows of experts are multiplied with the rows that each was given, whatever lies between") {
+  std::mt19937 random(6);
+  for (int run = 0; run < 30; run++) {
+    const int k = 1 + random() % 200, n = 2 * (1 + random() % 120), experts = 1 + random() % 9, num_rows = 1 + random() % 50;
+    const bool by_source = run % 2 == 0;
+    /* Site 0 is another. */
+    std::vector<SiteSpec> sites = {{k, {0, n}}};
+    for (int expert = 0; expert < experts; expert++) sites.push_back({k, {0, n / 2, n}, SITE_KIND_EXPERT, expert});
+    std::vector<Adapter> adapters(3);
+    const auto first_of = [&](int slot) { return slot == 0 ? 0 : n / 2; };
+    for (int slot = 0; slot < 2; slot++)
+      for (int expert = 0; expert < experts; expert++) {
+        const int rows = n - first_of(slot);
+        adapters[slot].kept.push_back(numbers(random, static_cast<size_t>(rows) * k));
+        if (slot == 1 && expert % 2 == 1) continue;
+        adapters[slot].replacements.push_back({1 + expert, false, false, first_of(slot), {}, matrix(rows, k, adapters[slot].kept.back()), {}});
+      }
+    Attached attached;
+    const std::vector<DeviceMemory> images = attach(adapters, sites, attached);
+    std::vector<int32_t> starts, slots, expert_of, sources;
+    for (int expert = 0; expert < experts; expert++) {
+      starts.push_back(static_cast<int>(slots.size()));
+      /* Rows of the base come between, too. */
+      for (const int slot : {-1, 0, -1, 1, 2, -1}) {
+        const int count = random() % 3 == 0 ? random() % 150 : random() % 4;
+        slots.insert(slots.end(), count, slot);
+        expert_of.insert(expert_of.end(), count, expert);
+      }
+    }
+    starts.push_back(static_cast<int>(slots.size()));
+    const int routed = static_cast<int>(slots.size());
+    slots.insert(slots.end(), 5, -1), expert_of.insert(expert_of.end(), 5, 0);
+    for (size_t i = 0; i < slots.size(); i++) sources.push_back(static_cast<int32_t>(random() % num_rows));
+    const DeviceMemory device_starts = on_device(starts), device_slots = on_device(slots), device_experts = on_device(expert_of), device_sources = on_device(sources);
+    const int x_rows = by_source ? num_rows : std::max(1, routed);
+    const std::vector<float> x = numbers(random, static_cast<size_t>(x_rows) * k);
+    const DeviceMemory device_x = on_device(padded_rows(x, x_rows, k));
+    const Out out(random, OutType::bf16, static_cast<int>(slots.size()), n);
+    own_expert_rows({.forms = attached.forms.as<FormRecord>(), .num_sites = static_cast<int>(sites.size()), .site = 1, .x = device_x.as<bf16>(), .x_stride = aligned_width(k), .by_source = by_source,
+                     .out = out.memory.as<bf16>(), .out_stride = aligned_width(n), .n = n,
+                     .routed = {.num_experts = experts, .top_k = 1, .choices = nullptr, .places = nullptr, .starts = device_starts.as<int32_t>(), .sources = device_sources.as<int32_t>(),
+                                .experts = device_experts.as<int32_t>(), .slots = device_slots.as<int32_t>(), .tiles = nullptr}},
+                    queue());
+    const std::vector<float> got = out.after();
+    for (size_t row = 0; row < slots.size(); row++) {
+      const int slot = slots[row], expert = expert_of[row], first = slot < 0 ? n : first_of(slot);
+      const bool is_own = slot == 0 || (slot == 1 && expert % 2 == 0);
+      for (int i = 0; i < n; i++) {
+        double wanted = out.before[row * n + i];
+        if (is_own && i >= first) {
+          wanted = 0.0;
+          for (int column = 0; column < k; column++) wanted += static_cast<double>(adapters[slot].kept[expert][static_cast<size_t>(i - first) * k + column]) * x[static_cast<size_t>(by_source ? sources[row] : row) * k + column];
+        }
+        REQUIRE(std::fabs(got[row * n + i] - wanted) <= out.bound(wanted, k));
+      }
+    }
+  }
+}
+
 TEST_CASE("deltas are added to outputs that are there, of either type, in tiles of either size") {
   std::mt19937 random(2);
   for (int run = 0; run < 24; run++) {

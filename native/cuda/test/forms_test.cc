@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -111,7 +112,7 @@ TEST_CASE("a length or a bias that is not finite is refused") {
   }
 }
 
-TEST_CASE("a warp's lanes sum the squares of each changed row, as by the definition") {
+TEST_CASE("a warp's lanes sum the squares of each changed row, an adapter's own in the base's place, as by the definition") {
   std::mt19937 random(6);
   for (const int in_width : {8, 33, 64, 130, 300}) {
     const std::vector<SiteSpec> sites = {{in_width, {0, 16, 32, 56}}};
@@ -132,23 +133,40 @@ TEST_CASE("a warp's lanes sum the squares of each changed row, as by the definit
         numbers[static_cast<size_t>(row) * stride + column] = __float2bfloat16(value);
         exact[static_cast<size_t>(row) * stride + column] = value;
       }
+    /* Of an exact matrix they are not rounded. */
+    const std::vector<int32_t> own_ids = {0, 5, 40};
+    std::vector<float> own_exact(own_ids.size() * stride);
+    std::vector<Columns> own_rows(own_exact.size() / COLUMNS_AT_ONCE);
+    for (size_t i = 0; i < own_exact.size(); i++) {
+      if (static_cast<int>(i % stride) < in_width) own_exact[i] = random_floats(random, 1)[0];
+      own_rows[0].numbers[i] = __float2bfloat16(own_exact[i]);
+    }
+    FormRecord own = {.gain = nullptr, .bias = nullptr, .shift = nullptr, .norm = nullptr, .rows = nullptr, .exact_rows = nullptr, .row_ids = own_ids.data(), .num_rows = 3};
     for (int i = 0; i < 2; i++) {
       const Delta& from = deltas[i];
       GainArgs args = {.weight = numbers, .exact = nullptr, .weight_stride = stride, .own = {}, .num_tokens = 0, .a = records[0].a, .a_steps = a_steps(in_width), .delta = records[0].deltas[i], .gain = nullptr, .bias = nullptr, .bad_output = nullptr};
       for (int output = 0; output < from.source.width; output++) {
-        double wanted = 0.0;
-        for (int column = 0; column < in_width; column++) {
-          double value = base[static_cast<size_t>(from.source.offset + output) * in_width + column];
-          for (int rank = 0; rank < from.source.rank; rank++)
-            value += from.source.scale * rounded(from.b[output * from.source.rank + rank]) * rounded(from.a[rank * in_width + column]);
-          wanted += value * value;
-        }
-        for (const float* matrix : {static_cast<const float*>(nullptr), static_cast<const float*>(exact.data())}) {
-          args.exact = matrix;
-          float sum = 0.0f;
-          for (int lane = 0; lane < 32; lane++) sum += changed_squares(args, output, lane, 32);
-          REQUIRE(std::fabs(sum - wanted) <= 1e-4 * wanted);
-        }
+        const auto found = std::find(own_ids.begin(), own_ids.end(), from.source.offset + output);
+        for (const bool has_own : {false, true})
+          for (const bool is_exact : {false, true}) {
+            double wanted = 0.0;
+            for (int column = 0; column < in_width; column++) {
+              double value = base[static_cast<size_t>(from.source.offset + output) * in_width + column];
+              if (has_own && found != own_ids.end()) {
+                const float number = own_exact[(found - own_ids.begin()) * stride + column];
+                value = is_exact ? number : rounded(number);
+              }
+              for (int rank = 0; rank < from.source.rank; rank++)
+                value += from.source.scale * rounded(from.b[output * from.source.rank + rank]) * rounded(from.a[rank * in_width + column]);
+              wanted += value * value;
+            }
+            own.rows = is_exact ? nullptr : own_rows[0].numbers, own.exact_rows = is_exact ? own_exact.data() : nullptr;
+            args.own = has_own ? own : FormRecord{};
+            args.exact = is_exact ? exact.data() : nullptr;
+            float sum = 0.0f;
+            for (int lane = 0; lane < 32; lane++) sum += changed_squares(args, output, lane, 32);
+            REQUIRE(std::fabs(sum - wanted) <= 1e-4 * wanted);
+          }
       }
     }
   }

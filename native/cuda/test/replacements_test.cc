@@ -68,7 +68,7 @@ TEST_CASE("an own row is found by its number, and no other one is") {
     std::vector<int32_t> ids;
     for (int id = 0; id < total; id++) if (run % 10 == 0 || random() % 3 == 0) ids.push_back(id);
     const std::vector<bf16> rows(ids.size() * STRIDE);
-    const FormRecord form = {.gain = nullptr, .bias = nullptr, .shift = nullptr, .norm = nullptr, .rows = rows.data(), .row_ids = ids.data(), .num_rows = static_cast<int32_t>(ids.size())};
+    const FormRecord form = {.gain = nullptr, .bias = nullptr, .shift = nullptr, .norm = nullptr, .rows = rows.data(), .exact_rows = nullptr, .row_ids = ids.data(), .num_rows = static_cast<int32_t>(ids.size())};
     for (int id = 0; id < total; id++) {
       const auto found = std::lower_bound(ids.begin(), ids.end(), id);
       const bf16* const wanted = found == ids.end() || *found != id ? nullptr : rows.data() + (found - ids.begin()) * STRIDE;
@@ -112,6 +112,38 @@ TEST_CASE("own rows lie with the base's stride, their numbers beside them, and v
     CHECK(reinterpret_cast<const uint8_t*>(vector) < bytes.data() + layout.bytes());
   }
   for (const SiteRecord& record : layout.records_at(bytes.data())) CHECK(record.num_deltas == 0);
+}
+
+TEST_CASE("own rows of a router keep every bit, those of experts are bfloat16, and neither sets products of layers apart") {
+  /* A router of two experts, and of each the gate and up of 8 outputs. */
+  const std::vector<SiteSpec> sites = {{40, {0, 2}, SITE_KIND_ROUTER}, {40, {0, 8, 16}, SITE_KIND_EXPERT}, {40, {0, 8, 16}, SITE_KIND_EXPERT, 1}};
+  std::vector<float> router(2 * 40), up(8 * 40);
+  for (std::vector<float>* values : {&router, &up})
+    for (size_t i = 0; i < values->size(); i++) (*values)[i] = 1.0f / static_cast<float>(3 + i);
+  router[41] = std::numeric_limits<float>::max();
+  const std::vector<SourceReplacement> replacements = {run_of(0, 0, 2, 40, router), run_of(2, 8, 8, 40, up)};
+  const AdapterLayout layout({}, sites, replacements);
+  std::vector<uint8_t> bytes(layout.bytes(), 0xff);
+  layout.write({}, bytes.data(), replacements);
+  CHECK(layout.forms() == FORM_EXPERT_ROWS);
+  CHECK(layout.site_forms() == std::vector<uint8_t>{FORM_EXPERT_ROWS, 0, FORM_EXPERT_ROWS});
+  const std::vector<FormRecord> forms = layout.forms_at(bytes.data());
+  REQUIRE(forms[0].num_rows == 2);
+  CHECK(forms[0].rows == nullptr);
+  for (int id = 0; id < 2; id++) {
+    REQUIRE(own_index(forms[0], id) == id);
+    for (int i = 0; i < 64; i++) REQUIRE(forms[0].exact_rows[id * 64 + i] == (i < 40 ? router[id * 40 + i] : 0.0f));
+  }
+  CHECK((forms[1].num_rows == 0 && forms[1].rows == nullptr && forms[1].exact_rows == nullptr));
+  REQUIRE(forms[2].num_rows == 8);
+  CHECK(forms[2].exact_rows == nullptr);
+  for (int output = 0; output < 16; output++) {
+    const bf16* const row = own_row(forms[2], output, 64);
+    REQUIRE((row != nullptr) == (output >= 8));
+    for (int i = 0; row != nullptr && i < 64; i++) REQUIRE(as_float(row[i]) == (i < 40 ? __bfloat162float(__float2bfloat16(up[(output - 8) * 40 + i])) : 0.0f));
+  }
+  router[41] = std::numeric_limits<float>::infinity();
+  CHECK_THROWS_WITH_AS(layout.write({}, bytes.data(), replacements), "the adapter has a value that is not finite in row 1 of a matrix", Error);
 }
 
 TEST_CASE("rows that the model does not have, and numbers that are not finite, are refused") {

@@ -11,7 +11,7 @@ import { ropeTable } from "../rope-table.ts";
 import { type BufferValues, type CudaAddon, type CudaEngine, type EngineOptions, type LaunchTime, loadAddon, type SourceMatrix, type SourceReplacement } from "./addon.ts";
 import { BUFFER_ROWS, PAGE_TOKENS, SITE_KIND, WEIGHT_KIND } from "./layout.ts";
 import { DTYPE, loadWeights } from "./load-weights.ts";
-import { lowerProgram, moduleBorders } from "./lower-program.ts";
+import { lowerProgram, moduleBorders, siteKinds } from "./lower-program.ts";
 
 const BYTES_PER_NUMBER = 2;
 /** Adapters' matrices begin at multiples of it. */
@@ -77,6 +77,7 @@ export async function openCudaBackend(options: CudaOptions, addon: CudaAddon = l
 function openEngine(addon: CudaAddon, options: CudaOptions, maxContext: number): CudaEngine {
   const { program } = options;
   const { buffers, launches, longestWindow } = lowerProgram(program);
+  const kinds = siteKinds(program);
   const native: EngineOptions = {
     device: options.device ?? 0,
     cublasltPath: options.cublasltPath ?? process.env["LORIKEET_CUBLASLT"] ?? "",
@@ -99,7 +100,7 @@ function openEngine(addon: CudaAddon, options: CudaOptions, maxContext: number):
     scoreScale: program.attention.scale,
     buffers: buffers.map(({ width, rows, isFloat }) => ({ width, rows: BUFFER_ROWS[rows], isFloat })),
     weights: program.weights.map(({ kind, rows, cols, numExperts = 1 }) => ({ rows, cols, kind: WEIGHT_KIND[kind], numExperts })),
-    sites: program.sites.map((site) => ({ kind: SITE_KIND[site.kind ?? "matrix"], inWidth: site.inWidth, borders: moduleBorders(site), expert: site.expert ?? 0 })),
+    sites: program.sites.map((site, id) => ({ kind: SITE_KIND[kinds[id]!], inWidth: site.inWidth, borders: moduleBorders(site), expert: site.expert ?? 0 })),
     launches,
   };
   try {

@@ -66,5 +66,5 @@ export const LAUNCH = {
 } as const;
 export const LAUNCH_WORDS = 18;
 
-/** Of a `LoraSite`; a `matrix` is one of a layer. */
-export const SITE_KIND = { matrix: 0, embedding: 1, head: 2, norm: 3 } as const;
+/** Of a `LoraSite`; a `matrix` is one of a layer that all rows share, a `router`'s is in float32. */
+export const SITE_KIND = { matrix: 0, embedding: 1, head: 2, norm: 3, router: 4, expert: 5 } as const;

@@ -7,7 +7,7 @@
  */
 import { invariant, ModelError } from "../../core/errors.ts";
 import type { BufferId, BufferSpec, LoraSite, Operation, Program, SiteId, WeightId } from "../../model/program.ts";
-import { LAUNCH, LAUNCH_OP, LAUNCH_WORDS } from "./layout.ts";
+import { LAUNCH, LAUNCH_OP, LAUNCH_WORDS, type SITE_KIND } from "./layout.ts";
 
 export interface LoweredBuffer {
   /** 0 for a buffer that no kernel touches. */
@@ -28,6 +28,12 @@ export interface LoweredProgram {
 export function moduleBorders({ outWidth, modules }: LoraSite): Int32Array {
   const borders = new Set([0, outWidth, ...modules.flatMap(({ offset, width }) => [offset, offset + width])]);
   return Int32Array.from(borders).sort();
+}
+
+/** Of every site of a program. */
+export function siteKinds({ sites, operations, weights }: Program): readonly (keyof typeof SITE_KIND)[] {
+  const routers = new Set(operations.flatMap((each) => (each.kind === "linear" && weights[each.weight]!.kind === "exact" ? [each.site] : [])));
+  return sites.map(({ kind, expert }, id) => (expert !== undefined ? "expert" : routers.has(id) ? "router" : kind ?? "matrix"));
 }
 
 type Fields = Partial<Record<keyof typeof LAUNCH, number>>;

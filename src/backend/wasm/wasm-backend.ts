@@ -19,9 +19,7 @@ import { ThreadPool } from "./pool.ts";
 import { AdapterStager, type BaseWeights } from "./stage-adapter.ts";
 
 /** Forms of adapters served beyond plain LoRA. */
-export const ADAPTER_FORMS: readonly AdapterForm[] = [
-  "dora", "lora_bias", "head_lora", "embedding_lora", "modules_to_save", "trainable_tokens", "base_bias", "base_copies", "saved_experts",
-];
+export const ADAPTER_FORMS: readonly AdapterForm[] = ["dora", "lora_bias", "head_lora", "embedding_lora", "modules_to_save", "trainable_tokens", "base_bias", "base_copies"];
 
 /** Bytes of one page, for callers that size `numExtents` by a budget. */
 export const kvPageBytes = (program: Program): number => program.numLayers * layerPageBytes(program);
