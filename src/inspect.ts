@@ -54,7 +54,7 @@ async function judge(config: Config, model: string, path: string): Promise<Judge
     about = { model, backend: backend.name };
     const weights = checkForms(await readAdapter(path, program, { ...adapterLimits(config), source, nemoQkvLayout }), backend);
     const { digest, forms = [], report } = weights;
-    return { ...about, isServed: true, digest, forms, report: backend.adapterNumbers === undefined ? report : reportOn(report, backend.adapterNumbers), problem: null };
+    return { ...about, isServed: true, digest, forms, report: backend.adapterNumbers === undefined ? report : reportOn(weights, program, backend.adapterNumbers), problem: null };
   } catch (thrown) {
     if (!(thrown instanceof LorikeetError)) throw thrown;
     return { ...about, isServed: false, digest: null, forms: [], report: null, problem: problemOf(thrown) };

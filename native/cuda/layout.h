@@ -1,7 +1,7 @@
 /* Written by scripts/generate-abi.ts from src/backend/cuda/layout.ts; do not edit. */
 #pragma once
 
-enum { ADDON_VERSION = 7 };
+enum { ADDON_VERSION = 8 };
 
 enum {
   BUFFER_ROWS_STEP = 0,

@@ -1,5 +1,6 @@
 /** What a load found and will do: the proof that an adapter is applied, for logs, listings and people. */
-import type { AdapterMatrix, Replacement } from "./adapter-weights.ts";
+import { type Program, routerSites } from "../model/program.ts";
+import type { AdapterMatrix, AdapterWeights, Replacement } from "./adapter-weights.ts";
 
 /** All modules of one name, such as `q_proj`, over all layers. */
 export interface ModuleReport {
@@ -75,7 +76,7 @@ export const summarizeReplaced = (replaced: readonly (Replacement & { readonly m
 
 const nameOf = (path: string): string => path.slice(path.lastIndexOf(".") + 1);
 
-/** How a device holds the matrices of adapters. */
+/** How a device holds the matrices of adapters, but for routers of their own, which stay float32. */
 export interface DeviceNumbers {
   /** Formats that lose nothing there. */
   readonly keeps: readonly AdapterMatrix["dtype"][];
@@ -84,8 +85,12 @@ export interface DeviceNumbers {
 }
 
 /** The report on one device, which may round what the files hold. */
-export function reportOn(report: AdapterReport, { keeps, roundsTo }: DeviceNumbers): AdapterReport {
-  const lossy = report.dtypes.filter((dtype) => !keeps.includes(dtype));
+export function reportOn({ report, deltas, replacements = [] }: Pick<AdapterWeights, "report" | "deltas" | "replacements">, program: Program, { keeps, roundsTo }: DeviceNumbers): AdapterReport {
+  const routers = routerSites(program);
+  // Biases and norms are vectors, which no device rounds.
+  const own = replacements.flatMap(({ site, values }) => (routers.has(site) || values.cols === 1 ? [] : [values]));
+  const held = new Set([...deltas.flatMap(({ a, b }) => [a, b]), ...own].map(({ dtype }) => dtype));
+  const lossy = report.dtypes.filter((dtype) => held.has(dtype) && !keeps.includes(dtype));
   if (lossy.length === 0) return report;
   return { ...report, warnings: [...report.warnings, `matrices in ${lossy.join(" and ")} are rounded to ${roundsTo} on this device`] };
 }

@@ -203,3 +203,7 @@ export interface Program {
 
 /** Sites of the layers' matrices: those that adapters of every kind change, and that their room is planned for. */
 export const layerSites = ({ sites }: Program): readonly LoraSite[] => sites.filter(({ kind }) => kind === undefined);
+
+/** Sites of routers, whose matrices are in float32. */
+export const routerSites = ({ operations, weights }: Program): ReadonlySet<SiteId> =>
+  new Set(operations.flatMap((each) => (each.kind === "linear" && each.site !== null && weights[each.weight]!.kind === "exact" ? [each.site] : [])));

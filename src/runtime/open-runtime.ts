@@ -138,7 +138,7 @@ export async function openRuntime(options: OpenOptions): Promise<Opened> {
   const { adapterNumbers } = backend.info;
   const readServed = async (path: string, source: CheckpointSource, within?: readonly string[]): Promise<AdapterWeights> => {
     const weights = checkForms(await readAdapter(path, program, { ...limits, nemoQkvLayout, source, within }), backend.info);
-    return adapterNumbers === undefined ? weights : { ...weights, report: reportOn(weights.report, adapterNumbers) };
+    return adapterNumbers === undefined ? weights : { ...weights, report: reportOn(weights, program, adapterNumbers) };
   };
   /** What the operator listed may be links to anywhere, as a hub's cache is made of them; what a request named may not. */
   const ownPaths = new Set(found.map(({ path }) => path));

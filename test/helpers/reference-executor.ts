@@ -262,26 +262,30 @@ export class ReferenceExecutor {
         const { rows: n, cols } = this.#program.weights[operation.weight]!;
         const topK = width(operation.routes) / 2;
         const isStep = specs[operation.x]!.rows === "step";
+        const used = new Map<number, ReturnType<typeof expertOf>>();
+        const expertOf = (expert: number) => {
+          const matrix = this.#own(this.#weights[operation.weight]!.subarray(expert * n * cols, (expert + 1) * n * cols), "weight", operation.site + expert, adapter);
+          const deltas = (adapter?.deltas ?? [])
+            .filter(({ site }) => site === operation.site + expert)
+            .map((delta) => ({ ...delta, a: this.#stored(matrixNumbers(delta.a)), b: this.#stored(matrixNumbers(delta.b)) }));
+          return { matrix, deltas: deltas.map((delta) => ({ ...delta, gains: delta.magnitude === undefined ? null : doraGains(matrix, cols, delta) })) };
+        };
         for (let row = 0; row < rows; row++) {
           for (let j = 0; j < topK; j++) {
             const expert = buffers[operation.routes]![row * 2 * topK + j]!;
             const from = (isStep ? row : row * topK + j) * cols;
             const input = buffers[operation.x]!.subarray(from, from + cols);
-            const matrix = this.#own(this.#weights[operation.weight]!.subarray(expert * n * cols, (expert + 1) * n * cols), "weight", operation.site + expert, adapter);
+            const { matrix, deltas } = used.getOrInsertComputed(expert, expertOf);
             const y = this.#stored(product(matrix, input, n));
-            const deltas = (adapter?.deltas ?? [])
-              .filter(({ site }) => site === operation.site + expert)
-              .map((delta) => ({ ...delta, a: this.#stored(matrixNumbers(delta.a)), b: this.#stored(matrixNumbers(delta.b)) }));
             for (const delta of deltas) {
               product(delta.b, product(delta.a, input, delta.rank), delta.width).forEach((value, i) => {
                 y[delta.offset + i]! += delta.scale * (value + (delta.bias?.[i] ?? 0));
               });
             }
             this.#stored(y);
-            for (const delta of deltas) {
-              if (delta.magnitude === undefined) continue;
-              doraGains(matrix, cols, delta).forEach((gain, i) => {
-                y[delta.offset + i]! *= gain;
+            for (const { offset, gains } of deltas) {
+              gains?.forEach((gain, i) => {
+                y[offset + i]! *= gain;
               });
             }
             this.#stored(y);

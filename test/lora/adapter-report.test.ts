@@ -2,7 +2,10 @@ import { describe, expect, test } from "bun:test";
 import { join } from "node:path";
 import { describeReport, reportOn } from "../../src/lora/adapter-report.ts";
 import { readAdapter } from "../../src/lora/read-adapter.ts";
+import { routerSites } from "../../src/model/program.ts";
 import { changedAdapter, fixtureAdapter, fixtureProgram } from "../helpers/adapter-files.ts";
+import { expertProgram, MIXTRAL } from "../helpers/expert-programs.ts";
+import { randomAdapter } from "../helpers/tiny-program.ts";
 
 const llama = fixtureProgram("base_llama");
 const reportOf = async (path: string) => (await readAdapter(path, llama)).report;
@@ -42,10 +45,23 @@ describe("a load report", () => {
   });
 
   test("tells what a device rounds, and nothing where it keeps all", async () => {
-    const report = await reportOf(fixtureAdapter("attn_r8"));
+    const adapter = await readAdapter(fixtureAdapter("attn_r8"), llama);
     const device = { keeps: ["BF16"] as const, roundsTo: "bfloat16" };
-    expect(reportOn(report, device).warnings).toEqual(["matrices in F32 are rounded to bfloat16 on this device"]);
-    expect(reportOn({ ...report, dtypes: ["BF16"] }, device)).toEqual({ ...report, dtypes: ["BF16"] });
+    expect(reportOn(adapter, llama, device).warnings).toEqual(["matrices in F32 are rounded to bfloat16 on this device"]);
+    expect(reportOn(adapter, llama, { ...device, keeps: ["F32"] })).toEqual(adapter.report);
+  });
+
+  test("tells of no rounding where only routers and vectors have more digits", () => {
+    const program = expertProgram({ num_hidden_layers: 1, ...MIXTRAL });
+    const device = { keeps: ["BF16"] as const, roundsTo: "bfloat16" };
+    const exact = randomAdapter(program, 1, { ranks: [2], dtype: "F32", form: "modules_to_save", replaced: 1 });
+    const plain = randomAdapter(program, 2, { ranks: [2], dtype: "BF16" });
+    const routers = routerSites(program);
+    const [small, large] = [true, false].map((isSmall) => exact.replacements!.filter(({ site, values }) => isSmall === (routers.has(site) || values.cols === 1)));
+    expect([small!.length, routers.size]).toEqual([4, 1]);
+    const report = { ...plain.report, dtypes: ["BF16", "F32"] as const };
+    expect(reportOn({ ...plain, report, replacements: small! }, program, device)).toEqual(report);
+    expect(reportOn({ ...plain, report, replacements: large! }, program, device).warnings).toEqual(["matrices in F32 are rounded to bfloat16 on this device"]);
   });
 
   test("reads well", async () => {

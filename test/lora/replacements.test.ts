@@ -145,7 +145,7 @@ describe("modules_to_save", () => {
     expect(new Map(describeReport(adapter.report)).get("replaced")).toBe("20 tokens of embed_tokens (trainable_tokens), norm (modules_to_save), lm_head (modules_to_save)");
     const lora = adapter.deltas.reduce((sum, { a, b }) => sum + a.bytes.length + b.bytes.length, 0);
     expect(adapter.report.numBytes).toBe(lora + 4 * 28 * (20 + 1 + 101));
-    expect(reportOn(adapter.report, { keeps: ["BF16"], roundsTo: "bfloat16" }).warnings).toEqual(["matrices in F32 are rounded to bfloat16 on this device"]);
+    expect(reportOn(adapter, untied, { keeps: ["BF16"], roundsTo: "bfloat16" }).warnings).toEqual(["matrices in F32 are rounded to bfloat16 on this device"]);
   });
 });
 

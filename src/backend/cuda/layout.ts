@@ -5,7 +5,7 @@
  */
 
 /** Of what the addon exports; change it with any change there or of a launch's fields. */
-export const ADDON_VERSION = 7;
+export const ADDON_VERSION = 8;
 
 /** Positions per KV page: 16 KiB of keys of one head 128 wide. */
 export const PAGE_TOKENS = 64;

@@ -6,7 +6,7 @@
  * the norm behind it.
  */
 import { invariant, ModelError } from "../../core/errors.ts";
-import type { BufferId, BufferSpec, LoraSite, Operation, Program, SiteId, WeightId } from "../../model/program.ts";
+import { type BufferId, type BufferSpec, type LoraSite, type Operation, type Program, routerSites, type SiteId, type WeightId } from "../../model/program.ts";
 import { LAUNCH, LAUNCH_OP, LAUNCH_WORDS, type SITE_KIND } from "./layout.ts";
 
 export interface LoweredBuffer {
@@ -31,9 +31,9 @@ export function moduleBorders({ outWidth, modules }: LoraSite): Int32Array {
 }
 
 /** Of every site of a program. */
-export function siteKinds({ sites, operations, weights }: Program): readonly (keyof typeof SITE_KIND)[] {
-  const routers = new Set(operations.flatMap((each) => (each.kind === "linear" && weights[each.weight]!.kind === "exact" ? [each.site] : [])));
-  return sites.map(({ kind, expert }, id) => (expert !== undefined ? "expert" : routers.has(id) ? "router" : kind ?? "matrix"));
+export function siteKinds(program: Program): readonly (keyof typeof SITE_KIND)[] {
+  const routers = routerSites(program);
+  return program.sites.map(({ kind, expert }, id) => (expert !== undefined ? "expert" : routers.has(id) ? "router" : kind ?? "matrix"));
 }
 
 type Fields = Partial<Record<keyof typeof LAUNCH, number>>;
