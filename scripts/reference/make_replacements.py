@@ -53,6 +53,8 @@ ADAPTERS = {
     "tokens_beside_copies": (TIED, dict(r=2, lora_alpha=5, target_modules=Q, trainable_token_indices=[50, 3, 17]), torch.float32, COPIES),
     "saved_with_biases": (TIED, dict(r=2, lora_alpha=5, target_modules=Q, modules_to_save=["1.mlp"], bias="all"), torch.float32),
     "tied_torch_file": (TIED, dict(r=2, lora_alpha=3, target_modules=["embed_tokens", "o_proj"], ensure_weight_tying=True), torch.float32, TORCH_FILE),
+    "saved_experts": ("../experts/mixtral", dict(r=2, lora_alpha=5, target_modules=Q, modules_to_save=["0.mlp.experts"]), torch.bfloat16),
+    "saved_sparse": ("../experts/qwen3_step", dict(r=2, lora_alpha=5, target_modules=Q, modules_to_save=["1.mlp"]), torch.float32),
 }
 
 

@@ -4,6 +4,8 @@
  *   A [experts * rank, in]    expert by expert
  *   B [out, rank * experts]   the expert runs fastest within a row
  *
+ * `modules_to_save` writes the parameters of its own that an adapter has, [experts, out, in].
+ *
  * Tensors are named after the module that owns the parameters. Of two parameters of one module, the first to be
  * wrapped is one `.base_layer` deeper; which is which is told by their shapes.
  *
@@ -15,6 +17,7 @@ import type { Tensor } from "../formats/safetensors.ts";
 import type { LoraSite, Program, SiteModule } from "../model/program.ts";
 
 const STACKED = /^(?:base_model\.model\.)?(.+\.experts)((?:\.base_layer)*)\.lora_([AB])(?:\.[A-Za-z0-9_-]+)?\.weight$/;
+const SAVED = /^(?:base_model\.model\.)?(.+\.experts)(?:\.modules_to_save(?:\.[A-Za-z0-9_-]+)?)?\.(\w+)$/;
 const DTYPE_BYTES = { F32: 4, F16: 2, BF16: 2 } as const;
 
 interface Stacked {
@@ -25,7 +28,7 @@ interface Stacked {
 }
 
 /**
- * The same tensors with one A and one B per expert in place of stacked ones, named after the expert's fused module.
+ * The same tensors with one A and one B, or one matrix, per expert in place of stacked ones, named after the expert's fused module.
  *
  * @throws {AdapterError} `adapter_invalid` naming the tensor whose shape fits no parameter of the base
  */
@@ -37,7 +40,19 @@ export function unstackExperts(tensors: ReadonlyMap<string, Tensor>, program: Pr
   const owners = Map.groupBy(byParameter.values(), ([site]) => ownerOf(site!.parameter!));
   const plain = new Map<string, Tensor>();
   const stacks = new Map<string, Stacked>();
+  const addApart = (of: string, parts: readonly (readonly [string, Tensor])[]): void => {
+    for (const [name, tensor] of parts) {
+      if (plain.has(name)) throw invalid(of, `changes ${quoted(name)}, which the file holds apart too`);
+      plain.set(name, tensor);
+    }
+  };
   for (const [name, tensor] of tensors) {
+    const [, holder, leaf] = SAVED.exec(name) ?? [];
+    const saved = byParameter.get(`${holder}.${leaf}`);
+    if (saved !== undefined) {
+      addApart(holder!, matrices(name, tensor, saved));
+      continue;
+    }
     const [, owner, depth, matrix] = STACKED.exec(name) ?? [];
     if (owner === undefined || !owners.has(owner)) {
       plain.set(name, tensor);
@@ -57,10 +72,7 @@ export function unstackExperts(tensors: ReadonlyMap<string, Tensor>, program: Pr
     if (sites === undefined) throw shapeError(key, a, b, owners.get(owner)!);
     if (seen.has(sites[0]!.parameter!)) throw invalid(key, `has the shape of ${sites[0]!.parameter!}, which another tensor has too`);
     seen.add(sites[0]!.parameter!);
-    for (const [name, tensor] of perExpert(key, sites, a, b)) {
-      if (plain.has(name)) throw invalid(key, `changes ${quoted(name)}, which the file holds apart too`);
-      plain.set(name, tensor);
-    }
+    addApart(key, perExpert(key, sites, a, b));
   }
   return plain;
 }
@@ -68,10 +80,24 @@ export function unstackExperts(tensors: ReadonlyMap<string, Tensor>, program: Pr
 /** The module of an expert that is all of its matrix, by the parameter's name. */
 export const wholeModule = ({ modules, outWidth }: LoraSite): SiteModule => modules.findLast(({ offset, width }) => offset === 0 && width === outWidth)!;
 
-const ownerOf = (parameter: string): string => parameter.slice(0, parameter.lastIndexOf("."));
+/** The module that a parameter is of. */
+export const ownerOf = (parameter: string): string => parameter.slice(0, parameter.lastIndexOf("."));
 
 const fits = ({ inWidth, outWidth }: LoraSite, a: Tensor, b: Tensor): boolean =>
   a.shape.length === 2 && b.shape.length === 2 && a.shape[1] === inWidth && b.shape[0] === outWidth;
+
+function matrices(name: string, { shape, bytes, ...tensor }: Tensor, sites: readonly LoraSite[]): [string, Tensor][] {
+  const { outWidth, inWidth, parameter } = sites[0]!;
+  const wanted = [sites.length, outWidth, inWidth];
+  if (shape.length !== wanted.length || shape.some((size, i) => size !== wanted[i])) {
+    throw new AdapterError("adapter_invalid", `tensor ${quoted(name)} has shape [${shape.join(", ")}], but this base needs [${wanted.join(", ")}] for ${parameter!}`);
+  }
+  const matrixBytes = bytes.length / sites.length;
+  return sites.map((site, expert) => [
+    `${wholeModule(site).path}.weight`,
+    { ...tensor, shape: [outWidth, inWidth], bytes: bytes.subarray(expert * matrixBytes, (expert + 1) * matrixBytes) },
+  ]);
+}
 
 function perExpert(key: string, sites: readonly LoraSite[], a: Tensor, b: Tensor): [string, Tensor][] {
   const [stackedRank, inWidth] = a.shape as [number, number];

@@ -39,7 +39,7 @@ export function targetedModules(config: AdapterConfig, { sites }: Program): Targ
       parameters.set(module.path, parameter);
     }
     if (site.kind === "norm" || (site.kind !== undefined && config.targetModules.kind === "all-linear")) continue;
-    const matched = site.modules.filter((module) => isTarget(module) && !isExcluded(module) && isInLayers(module, site.layer) && !isSaved(config, module));
+    const matched = site.modules.filter((module) => isTarget(module) && !isExcluded(module) && isInLayers(module, site.layer) && !isSaved(config, module, site));
     for (const { path } of matched) paths.add(path);
     // Another spelling is only asked for where the base's own names are not targeted.
     const own = matched.filter((module) => module.own);

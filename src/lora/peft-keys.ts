@@ -38,12 +38,13 @@ const TENSORS: readonly (readonly [RegExp, PeftKey["part"]])[] = [
   [/^(.+)\.base_layer\.bias$/, "base_bias"],
   [new RegExp(`^(.+?)(?:\\.modules_to_save${NAME})?\\.weight$`), "weight"],
   [new RegExp(`^(.+?)(?:\\.modules_to_save${NAME})?\\.bias$`), "base_bias"],
+  // A parameter of all experts; those that the base has were taken apart before.
+  [new RegExp(`^(.+\\.experts)(?:\\.modules_to_save${NAME})?\\.\\w+_proj$`), "weight"],
 ];
 
 /** Tensors of forms that are not served, by what marks them. */
 const OTHER_FORMS: readonly (readonly [RegExp, string])[] = [
   [/\.lora_diag|\.lora_bottleneck|\.hada_|\.lokr_|\.oft_|\.ia3_/, "of another adapter method; only LoRA is served"],
-  [/\.experts(\.modules_to_save)?\.\w+_proj$/, "all experts of a layer at once; retrain without them in modules_to_save"],
 ];
 
 /**

@@ -86,10 +86,10 @@ function readReplacement({ name, tensor, place, part }: PlacedTensor, { config, 
       return replaced(rows, "weight", "trainable_tokens", matrix);
     }
     case "original":
-      if (!isSaved(config, module)) throw unnamed(name, "modules_to_save");
+      if (!isSaved(config, module, site)) throw unnamed(name, "modules_to_save");
       return null;
     case "base_bias": {
-      const form = isSaved(config, module) ? "modules_to_save" : "base_bias";
+      const form = isSaved(config, module, site) ? "modules_to_save" : "base_bias";
       if (form === "base_bias" && (config.bias === "none" || (config.bias === "lora_only" && !adapted.has(module.path)))) throw unnamed(name, "bias");
       if (!biased.has(id)) throw new AdapterError("adapter_invalid", `tensor ${quoted(name)} is a bias, which module ${module.path} of this base does not have`);
       const values = columnOf(vectorOf(name, tensor));
@@ -97,7 +97,7 @@ function readReplacement({ name, tensor, place, part }: PlacedTensor, { config, 
       return replaced(module.offset, "bias", form, values);
     }
     default: {
-      const isWhole = part === "weight" && isSaved(config, module);
+      const isWhole = part === "weight" && isSaved(config, module, site);
       // PEFT also writes an embedding or a head because it is adapted, or the vocabulary has another size.
       if (!isWhole && !isEdge) throw unnamed(name, "modules_to_save");
       const values = site.kind === "norm" ? columnOf(vectorOf(name, tensor)) : matrixOf(name, tensor);
@@ -147,7 +147,8 @@ function checkPresent(found: readonly PlacedReplacement[], program: Program, { c
       if (!here.some((each) => each.part === part && !isListed(each) && covers(each.module, module))) throw missing(module, `the ${part}`, field);
     };
     for (const module of site.modules.filter(({ own }) => own)) {
-      const isWhole = isSaved(config, module);
+      // In any spelling: transformers 5 has other names for routers.
+      const isWhole = site.modules.some((each) => each.offset === module.offset && each.width === module.width && isSaved(config, each, site));
       if (isWhole) need(module, "weight", "modules_to_save");
       if (!biased.has(id)) continue;
       if (isWhole) need(module, "bias", "modules_to_save");

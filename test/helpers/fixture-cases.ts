@@ -63,11 +63,11 @@ const nemoCases: readonly FixtureCase[] = readGolden("peft/nemo/golden.json").ma
 export const FIXTURE_CASES: readonly FixtureCase[] = [
   ...peftCases, ...nemoCases, ...casesOf("architectures"), ...casesOf("forms"), ...casesOf("experts"), ...casesOf("activated"), ...casesOf("replacements"),
 ];
-export const NUM_FIXTURE_CASES = 21 + 6 + 27 + 13 + 11 + 10 + 27;
+export const NUM_FIXTURE_CASES = 21 + 6 + 27 + 13 + 11 + 10 + 29;
 
 /** Cases of bases with experts, and of those without. */
 const hasExperts = ({ base }: FixtureCase): boolean => /\/experts\/|base_mixtral/.test(base);
-export const NUM_EXPERT_CASES = 5 + 11 + 1;
+export const NUM_EXPERT_CASES = 5 + 11 + 3;
 export const EXPERT_CASES: readonly FixtureCase[] = FIXTURE_CASES.filter(hasExperts);
 export const NUM_DENSE_CASES = NUM_FIXTURE_CASES - NUM_EXPERT_CASES;
 export const DENSE_CASES: readonly FixtureCase[] = FIXTURE_CASES.filter((one) => !hasExperts(one));

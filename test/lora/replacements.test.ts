@@ -17,6 +17,8 @@ const architecture = (name: string): Program => buildDecoderProgram(readModelCon
 const tied = architecture("llama_bias");
 /** Norms of heads. */
 const untied = architecture("qwen3");
+/** Experts in every layer, five of them, and in the second of two, four of them. */
+const [mixtral, sparse] = [architecture("../experts/mixtral"), architecture("../experts/qwen3_step")];
 const of = (name: string, program: Program): Promise<AdapterWeights> => readAdapter(fixtureAdapter(`../replacements/${name}`), program);
 const changed = (name: string, change: AdapterChange): string => changedAdapter(`../replacements/${name}`, change);
 
@@ -108,6 +110,31 @@ describe("modules_to_save", () => {
     const norms = untied.sites.filter(({ kind }) => kind === "norm");
     expect(norms.length).toBe(9);
     expect((await of("saved_norms", untied)).replacements!.map(({ site }) => untied.sites[site]!)).toEqual(norms);
+  });
+
+  test("of a layer is all that is in it: its router, and a matrix of each expert from the parameter of all", async () => {
+    const kinds = (names: readonly string[]) => names.map((name) => `model.layers.1.mlp.${name}`);
+    expect(replaced(await of("saved_sparse", sparse), sparse)).toEqual(kinds([
+      "gate weight modules_to_save 0+4",
+      ...[0, 1, 2, 3].map((expert) => `experts.${expert}.gate_up_proj weight modules_to_save 0+24`),
+      ...[0, 1, 2, 3].map((expert) => `experts.${expert}.down_proj weight modules_to_save 0+24`),
+    ]));
+    // A name of the base that transformers 5 does not have means the same here.
+    const { digest, replacements } = await of("saved_experts", mixtral);
+    expect(replacements!.length).toBe(10);
+    for (const names of [["0.block_sparse_moe.experts"], ["layers.0.mlp.experts"], ["0.mlp.experts", "1.mlp.experts.down_proj"]]) {
+      expect((await readAdapter(changed("saved_experts", set("modules_to_save", names)), mixtral)).digest).toBe(digest);
+    }
+  });
+
+  test("of experts has each one's rows of the parameter", async () => {
+    const parameter = Float32Array.from({ length: 5 * 28 * 20 }, (_, i) => i);
+    const numbered = add("model.layers.0.mlp.experts.modules_to_save.default.down_proj", { dtype: "F32", shape: [5, 28, 20], bytes: new Uint8Array(parameter.buffer) });
+    const change: AdapterChange = { tensors: (tensors) => (remove("experts.down_proj").tensors!(tensors), numbered.tensors!(tensors)) };
+    const { replacements } = await readAdapter(changed("saved_experts", change), mixtral);
+    const third = replacements!.find(({ site }) => mixtral.sites[site]!.name === "model.layers.0.block_sparse_moe.experts.2.down_proj")!;
+    expect(third.values).toMatchObject({ rows: 28, cols: 20 });
+    expect(new Float32Array(new Uint8Array(third.values.bytes).buffer)).toEqual(parameter.subarray(2 * 28 * 20, 3 * 28 * 20));
   });
 
   test("of a tied base is what it names, and both with ensure_weight_tying", async () => {
@@ -202,9 +229,9 @@ describe("the digest changes with", () => {
   });
 });
 
-const remove = (end: string): AdapterChange => ({
+const remove = (...ends: string[]): AdapterChange => ({
   tensors: (tensors) => {
-    for (const name of [...tensors.keys()]) if (name.endsWith(end)) tensors.delete(name);
+    for (const name of [...tensors.keys()]) if (ends.some((end) => name.endsWith(end))) tensors.delete(name);
   },
 });
 const set = (field: string, value: unknown): AdapterChange => ({ config: (json) => (json[field] = value) });
@@ -226,7 +253,17 @@ const BAD: readonly (readonly [string, string, Program, AdapterChange, string, s
   ["a classifier", "saved_head", tied, add("score.weight", floats([2, 36])), 'is for module "score", which the base model does not have'],
   ["LoRA on a module that is saved too", "saved_linear", tied, { config: (json) => (json["modules_to_save"] = ["v_proj", "1.mlp", "0.self_attn.o_proj", "1.self_attn.o_proj"]) }, "is for a module that target_modules of adapter_config.json does not name"],
   ["modules_to_save that is a number", "saved_head", tied, set("modules_to_save", 3), "modules_to_save must be a string or a list of strings"],
-  ["all experts of a layer", "saved_head", tied, add("model.layers.0.mlp.experts.gate_up_proj", floats([2, 8, 36])), "all experts of a layer at once", "adapter_unsupported"],
+  ["all experts of a layer that has none", "saved_head", tied, add("model.layers.0.mlp.experts.gate_up_proj", floats([2, 8, 36])), 'is for module "model.layers.0.mlp.experts", which the base model does not have'],
+  ["experts of another number", "saved_experts", mixtral, add("model.layers.0.mlp.experts.down_proj", floats([4, 28, 20])), "has shape [4, 28, 20], but this base needs [5, 28, 20] for model.layers.0.mlp.experts.down_proj"],
+  ["experts of one matrix", "saved_experts", mixtral, add("model.layers.0.mlp.experts.down_proj", floats([140, 20])), "has shape [140, 20], but this base needs [5, 28, 20]"],
+  ["experts with NaN", "saved_experts", mixtral, add("model.layers.0.mlp.experts.down_proj", floats([5, 28, 20], Number.NaN)), "experts.0.down_proj.weight\" has a value that is not finite at row 0, column 0"],
+  ["experts without their other parameter", "saved_experts", mixtral, remove("experts.down_proj"), "modules_to_save of adapter_config.json names the weight of module model.layers.0.block_sparse_moe.experts.0.w2, which the file does not have"],
+  ["experts that are not named", "saved_experts", mixtral, set("modules_to_save", ["1.mlp.experts"]), "that modules_to_save of adapter_config.json does not name"],
+  ["a single expert of those that are there together", "saved_experts", mixtral, add("model.layers.0.block_sparse_moe.experts.2.gate_up_proj.weight", floats([40, 28])), "of module model.layers.0.block_sparse_moe.experts.2.gate_up_proj is there twice"],
+  ["a part of a single expert of those that are there together", "saved_experts", mixtral, add("model.layers.0.block_sparse_moe.experts.2.w3.weight", floats([20, 28])), "module model.layers.0.block_sparse_moe.experts.2.w3 overlaps another that is replaced too"],
+  ["all experts twice", "saved_experts", mixtral, add("model.layers.0.mlp.experts.modules_to_save.down_proj", floats([5, 28, 20])), 'changes "model.layers.0.block_sparse_moe.experts.0.down_proj.weight", which the file holds apart too'],
+  ["a layer of experts without its router", "saved_sparse", sparse, remove("mlp.gate.weight"), "names the weight of module model.layers.1.mlp.gate, which the file does not have"],
+  ["a router by a name of transformers 5 that is not there", "saved_router", mixtral, { config: (json) => (json["modules_to_save"] = ["mlp.gate", "norm"]), ...remove("block_sparse_moe.gate.weight", "mlp.gate.weight") }, "names the weight of module model.layers.0.block_sparse_moe.gate, which the file does not have"],
   ["an embedding without its B", "embedding", tied, remove("lora_embedding_B"), "model.embed_tokens has no lora_B.weight"],
   ["an embedding for another vocabulary", "embedding", tied, add("model.embed_tokens.lora_embedding_A", floats([3, 99])), "has shape [3, 99], but this base and the configured rank 3 need [3, 101]"],
   ["an embedding spelled as a linear layer", "embedding", tied, { tensors: (tensors) => tensors.set(`${P}model.embed_tokens.lora_A.weight`, tensors.get(`${P}model.embed_tokens.lora_embedding_A`)!) && tensors.delete(`${P}model.embed_tokens.lora_embedding_A`) }, "is not spelled as an embedding's, which module model.embed_tokens is"],
