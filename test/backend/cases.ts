@@ -377,15 +377,18 @@ export function samplingCases(name: string, open: OpenBackend, format: WeightFor
         const allowed = new Int32Array(Math.ceil(300 / 32));
         for (const id of ids) allowed[id >> 5]! |= 1 << (id & 31);
         const best = byLikelihood.find((id) => ids.includes(id))!;
+        // Where numbers are rounded, tokens that are about as likely may change places.
+        const isAsLikely = (id: number, other: number): boolean => Math.abs(reference[id]! - reference[other]!) <= 2 * TOLERANCE[format];
+        const numAsLikely = byLikelihood.filter((id) => isAsLikely(id, best)).length;
         const greedy = (await sample(samplingWith({ logprobs: 2 }), 0, [], allowed))!;
-        expect(greedy.id).toBe(best);
+        expect(ids.filter((id) => isAsLikely(id, best))).toContain(greedy.id);
         expect(greedy.top.map(({ id }) => id)).toEqual(byLikelihood.slice(0, 2));
-        expect(greedy.rank).toBe(byLikelihood.indexOf(best) + 1);
+        expect(Math.abs(greedy.rank - byLikelihood.indexOf(greedy.id) - 1)).toBeLessThan(Math.max(1, 2 * numAsLikely));
         for (const cut of [{}, { topK: 3 }, { topP: 0.7 }, { minP: 0.2 }]) {
           for (let i = 0; i < 40; i++) expect(ids).toContain((await sample({ ...samplingWith(), temperature: 4, ...cut }, i, [], allowed))!.id);
         }
         const top = (await sample({ ...samplingWith(), temperature: 4, topK: 1 }, 7, [], allowed))!;
-        expect(top.id).toBe(best);
+        expect(top.id).toBe(greedy.id);
       }
       expect(await sample(samplingWith(), 0, [], new Int32Array(10))).toBeNull();
       expect((await sample(samplingWith()))!.id).toBe(byLikelihood[0]!);
