@@ -24,9 +24,11 @@ export async function* pace(backend: Backend, rows: number, step: () => Step): A
       const next = isAhead ? backend.run(step()) : null;
       const { computeMs } = await underWay;
       const now = performance.now();
-      if (!Number.isNaN(from)) yield { wall: now - from, native: computeMs };
-      from = isAhead ? now : performance.now();
+      const wall = now - from;
+      from = now;
+      // Before others are told: who has heard enough must find no step under way that nobody waits for.
       underWay = next ?? backend.run(step());
+      if (!Number.isNaN(wall)) yield { wall, native: computeMs };
     }
   } finally {
     await underWay;
