@@ -110,9 +110,6 @@ export function parseAdapterConfig(json: JsonObject): AdapterConfig {
   if (invocation !== null) refuseBeforeInvocation(json);
   const layers = layerList(json["layers_to_transform"]);
   const targetParameters = parameterNames(json["target_parameters"]);
-  for (const field of ["use_dora", "lora_bias"]) {
-    if (targetParameters.length > 0 && json[field] === true) throw unsupported(field, "is set together with target_parameters, which PEFT does not train");
-  }
   const targetModules = targetParameters.length > 0 && !isSet(json["target_modules"]) ? NO_MODULES : moduleNames(json["target_modules"], "target_modules");
   if (targetModules === null) throw invalid("target_modules", "is missing; it must be a list of names, a pattern, or \"all-linear\"");
   if (layers !== null && targetModules.kind === "pattern") {

@@ -41,9 +41,9 @@ export function targetedModules(config: AdapterConfig, { sites }: Program): Targ
     if (site.kind === "norm" || (site.kind !== undefined && config.targetModules.kind === "all-linear")) continue;
     const matched = site.modules.filter((module) => isTarget(module) && !isExcluded(module) && isInLayers(module, site.layer) && !isSaved(config, module, site));
     for (const { path } of matched) paths.add(path);
-    // Another spelling is only asked for where the base's own names are not targeted.
-    const own = matched.filter((module) => module.own);
-    for (const module of own.length > 0 ? own : matched) required.push({ site, module, field: "target_modules" });
+    // Another spelling is only asked for where the base's own names are not targeted, excluded ones neither: `.*v_proj` is also a qkv_proj's.
+    const speaksOwn = site.modules.some((module) => module.own && isTarget(module));
+    for (const module of matched.filter(({ own }) => own || !speaksOwn)) required.push({ site, module, field: "target_modules" });
   }
   if (paths.size === 0) throw nothingMatches(config, sites);
   return { paths, required, patternKey: (path) => parameters.get(path) ?? path };

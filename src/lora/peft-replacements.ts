@@ -10,7 +10,7 @@ import type { AdapterConfig } from "./adapter-config.ts";
 import type { AdapterMatrix, Replacement } from "./adapter-weights.ts";
 import { matrixOf, type PlacedDelta, type PlacedReplacement, vectorOf } from "./assemble-adapter.ts";
 import type { ModulePlace, PlacedTensor } from "./place-tensors.ts";
-import { isSaved } from "./saved-modules.ts";
+import { areExpertsSaved, isSaved } from "./saved-modules.ts";
 import { sharesTokens, tiedSites, withTiedRows } from "./weight-tying.ts";
 
 /**
@@ -141,7 +141,10 @@ function sortedRows(name: string, matrix: AdapterMatrix, tokens: readonly number
 function checkPresent(found: readonly PlacedReplacement[], program: Program, { config, adapted, biased }: About): void {
   const missing = (module: SiteModule, what: string, field: string): AdapterError =>
     new AdapterError("adapter_invalid", `${field} of adapter_config.json names ${what} of module ${module.path}, which the file does not have`, { field });
+  // With transformers 5 an expert has no modules, so that names of modules are those of dense layers alone.
+  const hasExperts = found.some(({ site }) => program.sites[site]!.expert !== undefined);
   program.sites.forEach((site, id) => {
+    if (site.expert !== undefined && !hasExperts && !areExpertsSaved(config, site)) return;
     const here = found.filter((each) => each.site === id);
     const need = (module: SiteModule, part: Replacement["part"], field: string): void => {
       if (!here.some((each) => each.part === part && !isListed(each) && covers(each.module, module))) throw missing(module, `the ${part}`, field);

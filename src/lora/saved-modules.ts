@@ -10,16 +10,22 @@ import { ownerOf } from "./expert-parameters.ts";
  *
  * @source peft 0.21, utils/other.py `_set_trainable`
  */
-export function isSaved({ modulesToSave }: Pick<AdapterConfig, "modulesToSave">, { path }: SiteModule, { parameter }: LoraSite): boolean {
+export const isSaved = (config: Saved, { path }: SiteModule, { parameter }: LoraSite): boolean =>
+  isNamed(config, path) || (parameter !== undefined && isNamed(config, ownerOf(parameter)));
+
+/** Whether what holds all experts is saved, as against modules in each of them. */
+export const areExpertsSaved = (config: Saved, { parameter, modules }: LoraSite): boolean =>
+  [...modules.map(({ path }) => path.replace(/\.\d+\.\w+$/, "")), ...(parameter === undefined ? [] : [ownerOf(parameter)])].some((path) => isNamed(config, path));
+
+type Saved = Pick<AdapterConfig, "modulesToSave">;
+
+function isNamed({ modulesToSave }: Saved, path: string): boolean {
   if (modulesToSave.length === 0) return false;
-  const isNamed = (whole: string): boolean => {
-    for (let end = whole.length; end > 0; end = whole.lastIndexOf(".", end - 1)) {
-      const around = whole.slice(0, end);
-      if (modulesToSave.some((name) => around.endsWith(name))) return true;
-    }
-    return false;
-  };
-  return isNamed(path) || (parameter !== undefined && isNamed(ownerOf(parameter)));
+  for (let end = path.length; end > 0; end = path.lastIndexOf(".", end - 1)) {
+    const around = path.slice(0, end);
+    if (modulesToSave.some((name) => around.endsWith(name))) return true;
+  }
+  return false;
 }
 
 /** Names that are of no module of this base: PEFT passes over them too, and names those of classifiers by itself. */

@@ -35,6 +35,7 @@ export function translatePeft(
   const config = withTiedNames(given, program);
   const placed = placeTensors(unstackExperts(tensors, program), program);
   const targeted = targetedModules(config, program);
+  if (targeted.required.some(({ field }) => field === "target_parameters")) refuseBesideParameters(config);
   const pairs = pairTensors(placed.filter(isLora), targeted.paths);
   checkComplete(targeted.required, pairs);
 
@@ -63,6 +64,13 @@ export function translatePeft(
     warnings: [...config.warnings, ...unknownModules(config, program)],
     ...(config.invocation === null ? {} : { invocation: inVocabulary(config.invocation, program) }),
   }, replacements);
+}
+
+/** PEFT names parameters by itself at times, also of experts that the base does not have. */
+function refuseBesideParameters({ useDora, loraBias }: AdapterConfig): void {
+  if (!useDora && !loraBias) return;
+  const field = useDora ? "use_dora" : "lora_bias";
+  throw new AdapterError("adapter_unsupported", `adapter_config.json: ${field} is set together with target_parameters, which PEFT does not train`, { field });
 }
 
 /** One that no prompt can hold would be the base model under another name. */

@@ -80,6 +80,23 @@ describe("a parameter of all experts", () => {
     expect(changed({ config: (config) => Object.assign(config, fields) })).rejects.toMatchObject({ errorCode: code, message: expect.stringContaining(message) });
   });
 
+  test("is no hindrance for DoRA where the base has no experts", async () => {
+    const named = changedAdapter("dora", { config: (config) => (config["target_parameters"] = ["mlp.experts.gate_up_proj"]) });
+    const llama = fixtureProgram("base_llama");
+    expect((await readAdapter(named, llama)).digest).toBe((await readAdapter(fixtureAdapter("dora"), llama)).digest);
+  });
+
+  test("takes no part in modules_to_save, whose names are then those of dense layers", async () => {
+    const program = fixtureProgram("../experts/qwen3_step");
+    const dense = program.sites.find(({ name, expert }) => name.endsWith("mlp.gate_up_proj") && expert === undefined)!;
+    const saved = changedAdapter("../experts/qwen3_step-one_parameter", {
+      config: (config) => (config["modules_to_save"] = ["up_proj"]),
+      tensors: (tensors) => tensors.set(`base_model.model.model.layers.${dense.layer}.mlp.up_proj.weight`, of(dense.outWidth / 2, dense.inWidth)),
+    });
+    const { replacements } = await readAdapter(saved, program);
+    expect(replacements!.map(({ site, rows, values }) => [program.sites[site], rows, values.rows])).toEqual([[dense, dense.outWidth / 2, dense.outWidth / 2]]);
+  });
+
   test("of a dense base is none that it has", async () => {
     expect(readAdapter(fixtureAdapter("moe_params"), fixtureProgram("base_llama"))).rejects.toThrow("which the base model does not have");
   });

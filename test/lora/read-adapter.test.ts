@@ -82,6 +82,16 @@ describe("PEFT fixtures", () => {
     expect(excluded).not.toContainEqual(["model.layers.0.mlp.gate_up_proj", 48]);
   });
 
+  test("a pattern that a stacked name matches as well asks for nothing where the base's own is excluded", async () => {
+    const change: AdapterChange = {
+      config: (json) => Object.assign(json, { target_modules: ".*(v_proj|down_proj)", exclude_modules: ["v_proj"] }),
+      tensors: (tensors) => {
+        for (const name of [...tensors.keys()]) if (!name.includes("down_proj")) tensors.delete(name);
+      },
+    };
+    expect((await readAdapter(changedAdapter("all_r4", change), llama)).report.modules.map(({ name }) => name)).toEqual(["down_proj"]);
+  });
+
   test("a fused adapter on a fused base covers the whole output", async () => {
     const { deltas } = await read("phi3_fused");
     expect(deltas.length).toBe(8);
