@@ -17,7 +17,7 @@ export interface MountOptions {
   readonly prefix?: string;
   /** API keys, one of which every request must send; none by default, where the application checks who asks. Shares are by name. */
   readonly apiKeys?: readonly (string | NamedKey)[];
-  /** Keys that may load and unload adapters; without one nobody may, by HTTP. */
+  /** Keys that may load and unload adapters, from below the `adapterRoot` of the `LLM`; without one nobody may, by HTTP. */
   readonly adminKeys?: readonly string[];
   /** Name of the base model in requests; the name of its directory by default. */
   readonly servedModelName?: string;
