@@ -42,6 +42,12 @@ const TENSORS: readonly (readonly [RegExp, PeftKey["part"]])[] = [
   [new RegExp(`^(.+\\.experts)(?:\\.modules_to_save${NAME})?\\.\\w+_proj$`), "weight"],
 ];
 
+/** What VeLoRA and MonteCLoRA keep for their next step of training: both are plain LoRA otherwise. */
+const TRAINING = /\.lora_(?:velora_embed|monteclora_sampler)(?:\.|$)/;
+
+/** Whether a tensor is for training alone. */
+export const isForTraining = (name: string): boolean => TRAINING.test(name);
+
 /** Tensors of forms that are not served, by what marks them. */
 const OTHER_FORMS: readonly (readonly [RegExp, string])[] = [
   [/\.lora_diag|\.lora_bottleneck|\.hada_|\.lokr_|\.oft_|\.ia3_/, "of another adapter method; only LoRA is served"],

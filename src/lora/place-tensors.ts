@@ -4,7 +4,7 @@ import { quoted } from "../formats/format-error.ts";
 import type { Tensor } from "../formats/safetensors.ts";
 import type { LoraSite, Program, SiteId, SiteModule } from "../model/program.ts";
 import { moduleNames } from "./module-match.ts";
-import { parsePeftKey, type PeftKey } from "./peft-keys.ts";
+import { isForTraining, parsePeftKey, type PeftKey } from "./peft-keys.ts";
 
 export interface ModulePlace {
   readonly id: SiteId;
@@ -24,7 +24,7 @@ export function placeTensors(tensors: ReadonlyMap<string, Tensor>, program: Prog
   const places = new Map(
     program.sites.flatMap((site, id) => site.modules.map((module): [string, ModulePlace] => [module.path, { id, site, module }])),
   );
-  return [...tensors].map(([name, tensor]) => {
+  return [...tensors].filter(([name]) => !isForTraining(name)).map(([name, tensor]) => {
     const { module, part, ofEmbedding } = parsePeftKey(name, (path) => places.has(path));
     const place = places.get(module);
     if (place !== undefined) return { name, tensor, place, part, ofEmbedding };

@@ -82,6 +82,17 @@ describe("PEFT fixtures", () => {
     expect(excluded).not.toContainEqual(["model.layers.0.mlp.gate_up_proj", 48]);
   });
 
+  test("what VeLoRA and MonteCLoRA keep for training is passed over", async () => {
+    const trained = changedAdapter("all_r4", {
+      config: (json) => Object.assign(json, { velora_config: { num_groups: 4 }, monteclora_config: { num_samples: 2 } }),
+      tensors: (tensors) => {
+        const [name, matrix] = [...tensors][0]!;
+        for (const end of ["lora_velora_embed", "lora_monteclora_sampler.expert_weights_prior"]) tensors.set(name.replace(/lora_[AB]\.weight$/, end), matrix);
+      },
+    });
+    expect((await readAdapter(trained, llama)).digest).toBe((await read("all_r4")).digest);
+  });
+
   test("a pattern that a stacked name matches as well asks for nothing where the base's own is excluded", async () => {
     const change: AdapterChange = {
       config: (json) => Object.assign(json, { target_modules: ".*(v_proj|down_proj)", exclude_modules: ["v_proj"] }),
