@@ -12,6 +12,8 @@ namespace lorikeet {
 namespace {
 
 constexpr int SMALL_ROWS = 256; /* the largest bucket */
+constexpr int COPIED_WORDS = 4; /* at a time, by threads */
+static_assert(RESULT_HEADER_WORDS % COPIED_WORDS == 0 && RESULT_WORDS % COPIED_WORDS == 0);
 /** Of q, k and v at rank 21; adapters with more make room for themselves. */
 constexpr int INITIAL_TOTAL_RANK = 64;
 
@@ -125,7 +127,7 @@ void Engine::allocate() {
   const BlockLayout largest = BlockLayout::of(row_capacity_, sampled_capacity_, decode_item_capacity_, row_capacity_, most_tiles, max_sampled_tiles(smallest_tiles, sampled_capacity_));
   const size_t most_listed = static_cast<size_t>(MAX_TABLES_PER_PAGE) * o.num_pages;
   /* Twice where an adapter comes to act within a step: its sequence is there two times then. */
-  const size_t block_words = largest.pages_at + 2 * most_listed + o.max_sequences;
+  const size_t block_words = round_up<size_t>(largest.pages_at + 2 * most_listed + o.max_sequences, COPIED_WORDS);
   block_ = DeviceMemory(block_words * sizeof(int32_t), "step blocks");
   for (PinnedMemory& host_block : host_blocks_) host_block = PinnedMemory(block_words * sizeof(int32_t));
   const size_t most_penalties = std::min(most_listed * PAGE_TOKENS, static_cast<size_t>(o.max_sequences) * std::min(o.max_context, o.vocabulary));
@@ -166,7 +168,8 @@ StepUnderWay Engine::ask_for_results(const int32_t* block, std::chrono::steady_c
   const StepUnderWay step = {next_place_, block[STEP_HEADER_NUM_SAMPLED], given};
   if (step.num_sampled > 0) {
     const size_t bytes = static_cast<size_t>(step.num_sampled) * RESULT_WORDS * sizeof(int32_t);
-    check(cudaMemcpyAsync(host_results_[step.place].as<int32_t>() + RESULT_HEADER_WORDS, results_.as<int32_t>() + RESULT_HEADER_WORDS, bytes, cudaMemcpyDeviceToHost, *main_), "reading a step's result");
+    copy_by_threads(results_.as<int32_t>() + RESULT_HEADER_WORDS, host_results_[step.place].as<int32_t>() + RESULT_HEADER_WORDS, bytes, *main_);
+    check(cudaGetLastError(), "reading a step's result");
   }
   check(cudaEventRecord(sampled_[step.place], *main_), "reading a step's result");
   next_place_ = (next_place_ + 1) % MAX_UNDER_WAY;
@@ -202,13 +205,14 @@ Engine::Run Engine::send(const int32_t* block, size_t num_words) {
   } else {
     run.layout = BlockLayout::of(run.padded_rows, run.padded_sampled, shape.decode_items, shape.prefill_items, shape.tiles, shape.sampled_tiles);
   }
-  const size_t words = plan_.words_of(run.layout);
+  const size_t words = round_up<size_t>(plan_.words_of(run.layout), COPIED_WORDS);
   const PinnedMemory& host_block = host_blocks_[next_place_];
   if (words * sizeof(int32_t) > host_block.bytes()) throw Error("step_invalid", "a step lists more pages than the engine holds");
   const size_t change_bytes = static_cast<size_t>(shape.changes) * sizeof(int32_t);
   if (change_bytes > changes_.bytes()) throw Error("step_invalid", "a step lists more penalties and allowed tokens than the engine holds");
   plan_.write(run.layout, run.has_adapters ? take_tags() : 0, host_block.as<int32_t>());
-  check(cudaMemcpyAsync(block_.as<void>(), host_block.as<void>(), words * sizeof(int32_t), cudaMemcpyHostToDevice, *main_), "sending a step");
+  copy_by_threads(host_block.as<void>(), block_.as<void>(), words * sizeof(int32_t), *main_);
+  check(cudaGetLastError(), "sending a step");
   if (change_bytes > 0) check(cudaMemcpyAsync(changes_.as<void>(), plan_.changes(), change_bytes, cudaMemcpyHostToDevice, *main_), "sending penalties");
   return run;
 }

@@ -478,6 +478,16 @@ struct SampleArgs {
 };
 void sample(const SampleArgs& args, Queue queue);
 
+/* ---- between host and device ----------------------------------------------------------------------------------- */
+
+/**
+ * Copies to or from page-locked host memory by a kernel. The device's copy engines take one copy after the other, and a step would
+ * wait for the adapter that is on its way.
+ *
+ * @param bytes a multiple of 16, as both addresses are
+ */
+void copy_by_threads(const void* from, void* to, size_t bytes, cudaStream_t stream);
+
 /* ---- loading --------------------------------------------------------------------------------------------------- */
 
 /** Writes rows of numbers as stored into a matrix; `bad_row` becomes the least row that is not finite. */
