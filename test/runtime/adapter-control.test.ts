@@ -34,6 +34,13 @@ function open(input: Partial<LocalRuntimeInput> = {}, backendOptions: Partial<Fa
   return { ...bench, reads, ask };
 }
 
+/** Steps from the sixth on wait until they are let go, so that a request is under way for as long as a test likes. */
+function heldSteps() {
+  const held = Promise.withResolvers<void>();
+  let numSteps = 0;
+  return { letGo: held.resolve, beforeResult: () => (++numSteps > 5 ? held.promise : Promise.resolve()) };
+}
+
 function tokensOf(content: string, count = 8): number[] {
   const all = [1, 2];
   for (let i = 0; i < count; i++) all.push(nextToken(content, 0n, i, all, 1000));
@@ -155,7 +162,8 @@ describe("loading an adapter", () => {
 
 describe("replacing an adapter", () => {
   test("lets requests end on what they began with, gives new ones the new content, then frees the old", async () => {
-    const { runtime, backend, ask } = open();
+    const { letGo, beforeResult } = heldSteps();
+    const { runtime, backend, ask } = open({}, { beforeResult });
     await runtime.loadAdapter({ name: "sql", path: "one", intId: 3 });
     const old = await ask("sql", 200);
     const early = collect(old);
@@ -165,6 +173,7 @@ describe("replacing an adapter", () => {
       { name: "sql", digest: "two", state: "host", numLive: 0 },
       { name: "sql", digest: "one", state: "draining", tier: "device", numLive: 1 },
     ]);
+    letGo();
     expect((await collect(await ask("sql"))).ids).toEqual(tokensOf("two"));
     expect((await early).ids).toEqual(tokensOf("one", 200));
     await until(() => runtime.adapters().length === 1);
@@ -195,11 +204,13 @@ describe("replacing an adapter", () => {
 
 describe("unloading an adapter", () => {
   test("takes its name at once, and its memory when its last request has ended", async () => {
-    const { runtime, backend, ask } = open();
+    const { letGo, beforeResult } = heldSteps();
+    const { runtime, backend, ask } = open({}, { beforeResult });
     await runtime.loadAdapter({ name: "sql", path: "one" });
     const running = collect(await ask("sql", 100));
     while (backend.steps < 5) await Bun.sleep(0);
     expect(await runtime.unloadAdapter({ name: "sql" })).toMatchObject({ name: "sql", state: "draining", numLive: 1 });
+    letGo();
     expect(await codeOf(runtime.resolveAdapter({ name: "sql" }))).toBe("adapter_not_found");
     expect(await codeOf(runtime.unloadAdapter({ name: "sql" }))).toBe("adapter_not_found");
     expect((await running).ids).toEqual(tokensOf("one", 100));
