@@ -11,10 +11,8 @@ import { createActor, type ActorRefFrom, type AnyActorRef } from "xstate";
 import type { Backend } from "../backend/backend.ts";
 import type { Clock } from "../core/clock.ts";
 import type { AdapterId, RequestId } from "../core/ids.ts";
-import type { Engine } from "../engine/engine.ts";
 import type { HostLru } from "../lora/host-lru.ts";
 import type { SlotPool } from "../lora/slot-pool.ts";
-import type { ScheduleTable } from "../schedule/schedule-table.ts";
 import type { Sequence } from "../schedule/sequence.ts";
 import type { AdapterFetcherFact } from "./adapter-fetcher/adapter-fetcher.events.ts";
 import { adapterFetcherMachine } from "./adapter-fetcher/adapter-fetcher.machine.ts";
@@ -23,7 +21,7 @@ import { adapterLoaderMachine } from "./adapter-loader/adapter-loader.machine.ts
 import type { HostCacheFact } from "./host-cache/host-cache.events.ts";
 import { hostCacheMachine } from "./host-cache/host-cache.machine.ts";
 import type { RequestSchedulerFact } from "./request-scheduler/request-scheduler.events.ts";
-import { requestSchedulerMachine } from "./request-scheduler/request-scheduler.machine.ts";
+import { requestSchedulerMachine, type RequestSchedulerInput } from "./request-scheduler/request-scheduler.machine.ts";
 import type { SlotAllocatorFact } from "./slot-allocator/slot-allocator.events.ts";
 import { slotAllocatorMachine } from "./slot-allocator/slot-allocator.machine.ts";
 
@@ -69,13 +67,7 @@ export interface TiersInput {
   readonly onFatal: (error: unknown) => void;
 }
 
-export interface SystemInput extends TiersInput {
-  readonly table: ScheduleTable;
-  readonly engine: Pick<Engine, "run" | "take">;
-  readonly stepsAhead: 0 | 1;
-  readonly yieldTurn: () => Promise<void>;
-  readonly onStepTime: (elapsedMs: number) => void;
-}
+export interface SystemInput extends TiersInput, RequestSchedulerInput {}
 
 /** What holds adapters, whoever asks for them. */
 export interface Tiers {

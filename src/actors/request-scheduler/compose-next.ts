@@ -9,7 +9,6 @@ import type { RequestSchedulerFact } from "./request-scheduler.events.ts";
 export interface Composed {
   /** Without entries when nothing can run. */
   readonly plan: StepPlan;
-  readonly composedMs: number;
   readonly facts: readonly RequestSchedulerFact[];
 }
 
@@ -18,7 +17,7 @@ export function composeNext(table: ScheduleTable, nowMs: number): Composed {
   const ended = expire(table, nowMs).map(endedFact);
   turnOver(table);
   const facts = [...ended, ...changeLeases(table).map(leaseFact)];
-  return { plan: composeStep(table, nowMs), composedMs: nowMs, facts };
+  return { plan: composeStep(table, nowMs), facts };
 }
 
 export const leaseFact = (change: LeaseChange): RequestSchedulerFact => ({

@@ -14,38 +14,23 @@
  * writes them to each request's stream; and of steps this machine hears what others have to know (`run-steps.ts`).
  */
 import { assign, emit, enqueueActions, setup } from "xstate";
-import type { Clock } from "../../core/clock.ts";
 import { toLorikeetError, type LorikeetError } from "../../core/errors.ts";
 import type { AdapterId, RequestId, SlotId } from "../../core/ids.ts";
-import type { Engine } from "../../engine/engine.ts";
 import { enqueue as enqueueSequence } from "../../schedule/admission.ts";
 import type { StepPlan } from "../../schedule/compose-step.ts";
 import { blockLease, changeLeases, grantLease, refuseLease } from "../../schedule/leases.ts";
 import { endAll, endingOf, endSequence, failure } from "../../schedule/retire.ts";
-import type { ScheduleTable } from "../../schedule/schedule-table.ts";
 import type { Sequence } from "../../schedule/sequence.ts";
 import { settleStep } from "../../schedule/settle-step.ts";
 import { awaitTurn } from "./await-turn.ts";
 import { composeNext, endedFact, leaseFact } from "./compose-next.ts";
 import type { RequestSchedulerCommand, RequestSchedulerFact } from "./request-scheduler.events.ts";
-import { runSteps, type StepsEvent } from "./run-steps.ts";
+import { runSteps, type RunStepsInput, type StepsEvent } from "./run-steps.ts";
 
-export interface RequestSchedulerInput {
-  readonly table: ScheduleTable;
-  readonly engine: Pick<Engine, "run" | "take">;
-  /** Steps that the engine takes while another is under way. */
-  readonly stepsAhead: 0 | 1;
-  readonly clock: Clock;
-  /** Resolves in a later turn of the event loop. */
-  readonly yieldTurn: () => Promise<void>;
-  /** Hears of the time that each step took from its composition on, or from the end of the step before, in milliseconds. */
-  readonly onStepTime: (elapsedMs: number) => void;
-}
+/** What steps run on; which is the first of them is found here. */
+export type RequestSchedulerInput = Omit<RunStepsInput, "plan" | "composedMs">;
 
-interface RequestSchedulerContext extends RequestSchedulerInput {
-  /** The first of the steps to run. */
-  readonly plan: StepPlan;
-  readonly composedMs: number;
+interface RequestSchedulerContext extends RunStepsInput {
   readonly isDraining: boolean;
 }
 
@@ -108,7 +93,8 @@ export const requestSchedulerMachine = setup({
       for (const change of changeLeases(context.table)) enqueue.emit(leaseFact(change));
     }),
     compose: enqueueActions(({ context, enqueue }) => {
-      const { plan, composedMs, facts } = composeNext(context.table, context.clock.nowMs());
+      const composedMs = context.clock.nowMs();
+      const { plan, facts } = composeNext(context.table, composedMs);
       for (const fact of facts) enqueue.emit(fact);
       enqueue.assign({ plan, composedMs });
     }),

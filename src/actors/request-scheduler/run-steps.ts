@@ -15,7 +15,9 @@ export interface RunStepsInput {
   /** Steps that the engine takes while another is under way. */
   readonly stepsAhead: 0 | 1;
   readonly clock: Clock;
+  /** Resolves in a later turn of the event loop. */
   readonly yieldTurn: () => Promise<void>;
+  /** Hears of the time that each step took from its composition on, or from the end of the step before, in milliseconds. */
   readonly onStepTime: (elapsedMs: number) => void;
   /** The first step, with entries, and when it was composed. */
   readonly plan: StepPlan;
@@ -62,8 +64,9 @@ export const runSteps = fromCallback<EventObject, RunStepsInput>(({ input, sendB
   };
   /** @returns what others have to know */
   const startNext = (): readonly RequestSchedulerFact[] => {
-    const { plan, composedMs, facts } = composeNext(table, clock.nowMs());
-    if (plan.entries.length > 0) start(plan, composedMs);
+    const nowMs = clock.nowMs();
+    const { plan, facts } = composeNext(table, nowMs);
+    if (plan.entries.length > 0) start(plan, nowMs);
     return facts;
   };
 
