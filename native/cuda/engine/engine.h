@@ -220,6 +220,8 @@ class Engine {
   Pending pending_of(const Run& run, const LaunchSpec& launch) const;
   /** For a kernel that looks for one of `forms`. */
   FormTable form_table(const Run& run, uint32_t forms) const;
+  /** For a kernel that is launched because of forms alone. */
+  FormTable forms_of(const int32_t* row_slot) const { return {forms_.as<FormRecord>(), static_cast<int>(options_.sites.size()), row_slot}; }
 
   /** Whether products read adapters along with the weights. */
   bool is_streamed(const Run& run) const { return run.padded_rows <= limits_.streamed_rows && !is_apart(run); }

@@ -46,7 +46,7 @@ void Engine::launch_exact_linear(const Run& run, const LaunchSpec& launch) {
   if (has_expert_rows(run, launch[LAUNCH_SITE], 1)) {
     const AdapterRows rows = adapter_rows(run, false);
     const OwnExactRowsArgs own = {
-        .forms = {forms_.as<FormRecord>(), static_cast<int>(options_.sites.size()), rows.row_slot},
+        .forms = forms_of(rows.row_slot),
         .site = launch[LAUNCH_SITE],
         .tiles = rows.tiles,
         .num_tiles = rows.num_tiles,

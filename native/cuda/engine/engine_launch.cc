@@ -68,7 +68,9 @@ bf16* Engine::kv_of_layer(int layer) const {
 }
 
 FormTable Engine::form_table(const Run& run, uint32_t forms) const {
-  return {run.forms & forms ? forms_.as<FormRecord>() : nullptr, static_cast<int>(options_.sites.size()), block_at<int32_t>(run.layout.row_slots_at)};
+  FormTable table = forms_of(block_at<int32_t>(run.layout.row_slots_at));
+  if (!(run.forms & forms)) table.records = nullptr;
+  return table;
 }
 
 void Engine::launch_embed(const Run& run, const LaunchSpec& launch) {
@@ -274,7 +276,7 @@ void Engine::launch_linear(const Run& run, const LaunchSpec& launch) {
   else launch_adapted(run, launch, args);
   if (!aside && !(forms & FORM_OUTPUTS)) return;
   const FormArgs applied = {
-      .forms = {forms_.as<FormRecord>(), static_cast<int>(options_.sites.size()), adapter_rows(run, is_head(site)).row_slot},
+      .forms = forms_of(adapter_rows(run, is_head(site)).row_slot),
       .site = site,
       .product = aside ? product_.as<float>() : nullptr,
       .delta = !apart && leaves_delta(run, launch[LAUNCH_OUT]) ? deltas_[launch[LAUNCH_OUT]].as<bf16>() : nullptr,
@@ -294,7 +296,7 @@ void Engine::launch_apart(const Run& run, const LaunchSpec& launch, const Linear
   matmul_->run(args, false, main_queue());
   if (site_forms_[site] & FORM_ROWS) {
     const OwnRowsArgs own = {
-        .forms = {forms_.as<FormRecord>(), static_cast<int>(options_.sites.size()), rows.row_slot},
+        .forms = forms_of(rows.row_slot),
         .site = site,
         .tiles = rows.tiles,
         .num_tiles = rows.num_tiles,

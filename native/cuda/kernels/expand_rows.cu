@@ -140,7 +140,6 @@ template <int D> __global__ void __launch_bounds__(THREADS, 2) expand_rope_kv_wr
 /** Blocks that the outputs of all tiles are cut into: whole waves, nearly, of as many as a multiprocessor holds at once. */
 constexpr int SILU_BLOCKS_PER_MULTIPROCESSOR = 6, ROPE_BLOCKS_PER_MULTIPROCESSOR = 2;
 
-
 /** @param width outputs, or heads, that tiles and parts of them are shared out by, `step` at a time */
 template <typename Args> void launch_parts(void (*kernel)(Args, LoraArgs, int), const Args& args, const LoraArgs& lora, int width, int step, int blocks, Queue queue) {
   const int steps = (width + step - 1) / step, parts = std::clamp(blocks / std::max(1, lora.num_tiles), 1, steps), block_steps = (steps + parts - 1) / parts;
