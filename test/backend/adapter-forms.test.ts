@@ -2,10 +2,11 @@
 import { describe, expect, test } from "bun:test";
 import { openWasmBackend } from "../../src/backend/wasm/wasm-backend.ts";
 import { asPageId, asSlotId, NO_SLOT, type SlotId } from "../../src/core/ids.ts";
-import type { AdapterForm, AdapterWeights, Replacement } from "../../src/lora/adapter-weights.ts";
+import type { AdapterForm } from "../../src/lora/adapter-weights.ts";
 import { attach, detach } from "../helpers/attach.ts";
-import { logSoftmax, readWeight, ReferenceExecutor } from "../helpers/reference-executor.ts";
+import { logSoftmax, ReferenceExecutor } from "../helpers/reference-executor.ts";
 import { samplingWith } from "../helpers/sampling.ts";
+import { tiedEdges } from "../helpers/tied-edges.ts";
 import { randomAdapter, randomWeights, TINY, tinyProgram } from "../helpers/tiny-program.ts";
 import { largestError, LIMITS, runJobs, SHAPES, tokensOf } from "./cases.ts";
 
@@ -115,16 +116,7 @@ test("weights whose changed rows have no length are refused", async () => {
 });
 
 describe("rows of the base's own", () => {
-  const program = tinyProgram({ ...TINY, tied: true });
-  const weights = randomWeights(program, 5);
-  const plain = randomAdapter(program, 1, { ranks: [2], dtype: "BF16" });
-  const embed = program.weights[0]!;
-  const edges = program.sites.flatMap(({ kind }, site) => (kind === "embedding" || kind === "head" ? [site] : []));
-  const withRows = (form: Replacement["form"], change: number): AdapterWeights => {
-    const numbers = Float32Array.from(readWeight(weights, embed), (value, i) => (i % 7 === 0 ? value + change : value));
-    const values = { dtype: "F32", rows: embed.rows, cols: embed.cols, bytes: new Uint8Array(numbers.buffer) } as const;
-    return { ...plain, replacements: edges.map((site) => ({ site, part: "weight", form, rows: 0, values })) };
-  };
+  const { program, weights, plain, embed, withRows } = tiedEdges();
 
   test.each(["float32", "bfloat16", "int8"] as const)("copies of %s weights take no memory and change nothing, others do", async (format) => {
     const backend = await openWasmBackend({ ...LIMITS, program, weights, format });

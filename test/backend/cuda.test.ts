@@ -8,11 +8,12 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import type { Backend } from "../../src/backend/backend.ts";
 import { asPageId, asSlotId, NO_SLOT, type SlotId } from "../../src/core/ids.ts";
 import type { SampledToken } from "../../src/core/sampling.ts";
-import type { AdapterForm, AdapterWeights, Replacement } from "../../src/lora/adapter-weights.ts";
+import type { AdapterForm } from "../../src/lora/adapter-weights.ts";
 import { attach, detach } from "../helpers/attach.ts";
-import { logSoftmax, readWeight, ReferenceExecutor } from "../helpers/reference-executor.ts";
+import { logSoftmax, ReferenceExecutor } from "../helpers/reference-executor.ts";
 import { noCudaReason, openCuda } from "../helpers/cuda.ts";
 import { samplingWith } from "../helpers/sampling.ts";
+import { tiedEdges } from "../helpers/tied-edges.ts";
 import { randomAdapter, randomWeights, TINY, type TinyShape, tinyProgram } from "../helpers/tiny-program.ts";
 import { inRandomBatches, jobsOf, largestError, LIMITS, runJobs, samplingCases, SHAPES, slotCases, tokensOf } from "./cases.ts";
 
@@ -273,16 +274,7 @@ describe.skipIf(noCudaReason !== null)("cuda: forms side by side", () => {
 });
 
 describe.skipIf(noCudaReason !== null)("cuda: rows of the base's own", () => {
-  const program = tinyProgram({ ...TINY, tied: true });
-  const weights = randomWeights(program, 5);
-  const plain = randomAdapter(program, 1, { ranks: [2], dtype: "BF16" });
-  const embed = program.weights[0]!;
-  const edges = program.sites.flatMap(({ kind }, site) => (kind === "embedding" || kind === "head" ? [site] : []));
-  const withRows = (form: Replacement["form"], change: number): AdapterWeights => {
-    const numbers = Float32Array.from(readWeight(weights, embed), (value, i) => (i % 7 === 0 ? value + change : value));
-    const values = { dtype: "F32", rows: embed.rows, cols: embed.cols, bytes: new Uint8Array(numbers.buffer) } as const;
-    return { ...plain, replacements: edges.map((site) => ({ site, part: "weight", form, rows: 0, values })) };
-  };
+  const { program, weights, plain, embed, withRows } = tiedEdges();
 
   test("copies of the base take no memory and change nothing, others do", async () => {
     const backend = await openCuda({ ...LIMITS, program, weights, format: "bfloat16" });
